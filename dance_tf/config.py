@@ -1,0 +1,413 @@
+"""Configuration as frozen dataclasses, with presets, JSON round trip and dotted overrides.
+
+Imports no TensorFlow. Every default that the DANCE paper is only remembered to
+have (not seen in its text) is marked "not confirmed".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from typing import Any
+
+from dance_tf.errors import UserError
+from dance_tf.structs import DATAFLOWS
+
+__all__ = [
+    "PRESETS",
+    "AcceleratorSpaceConfig",
+    "DataConfig",
+    "EvaluatorConfig",
+    "ExperimentConfig",
+    "HardwareConfig",
+    "MachineConfig",
+    "RetrainConfig",
+    "SearchConfig",
+    "SpaceConfig",
+    "config_from_json",
+    "config_to_json",
+    "override",
+    "preset",
+]
+
+
+def _nearest(name: str, names: typing.Iterable[str]) -> str:
+    names = list(names)
+    match = difflib.get_close_matches(name, names, n=1)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; there are {', '.join(sorted(names))}"
+
+
+def _one_of(where: str, value: str, allowed: typing.Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{where} is {value!r}, not one of {', '.join(allowed)}")
+
+
+def _positive(record: Any, where: str, *fields: str) -> None:
+    for field in fields:
+        if not getattr(record, field) > 0:
+            raise UserError(f"{where}.{field} is {getattr(record, field)}, not positive")
+
+
+def _not_negative(record: Any, where: str, *fields: str) -> None:
+    for field in fields:
+        if not getattr(record, field) >= 0:
+            raise UserError(f"{where}.{field} is {getattr(record, field)}, which is negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineConfig:
+    """What all accelerators of a space share."""
+
+    technology: str = "cacti_45nm"  # a table of hardware/technology.py
+    rf_mode: str = "shared"  # or "split": one register file per operand
+    global_buffer_kib: int = 128
+    global_buffer_words_per_cycle: float = 16.0  # reads, and as many writes
+    dram_words_per_cycle: float | None = 6.4  # one bus for reads and writes; None: no limit
+    clock_mhz: float = 200.0
+    word_bits: int = 16
+    accounting: str = "timeloop_2020"  # or "timeloop_2025": first visits of outputs are not fills
+    mapping_objective: str = "edp"  # what the best mapping of a layer minimises
+
+    def __post_init__(self) -> None:
+        _one_of("hardware.machine.rf_mode", self.rf_mode, ("shared", "split"))
+        _one_of("hardware.machine.accounting", self.accounting, ("timeloop_2020", "timeloop_2025"))
+        _one_of(
+            "hardware.machine.mapping_objective",
+            self.mapping_objective,
+            ("edp", "latency", "energy"),
+        )
+        _positive(self, "hardware.machine", "global_buffer_kib", "clock_mhz", "word_bits")
+        _positive(self, "hardware.machine", "global_buffer_words_per_cycle")
+        if self.dram_words_per_cycle is not None:
+            _positive(self, "hardware.machine", "dram_words_per_cycle")
+
+    @property
+    def global_buffer_words(self) -> int:
+        """Capacity of the global buffer in words."""
+        return self.global_buffer_kib * 1024 * 8 // self.word_bits
+
+    def rf_words(self, rf_bytes: Any) -> Any:
+        """Words of a register file of `rf_bytes` (a number or an array)."""
+        return rf_bytes * 8 // self.word_bits
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceleratorSpaceConfig:
+    """The values that each field of an accelerator may take; ranges not confirmed."""
+
+    pe_x: tuple[int, ...] = tuple(range(8, 25))
+    pe_y: tuple[int, ...] = tuple(range(8, 25))
+    rf_bytes: tuple[int, ...] = (16, 32, 64, 128, 256)
+    dataflow: tuple[str, ...] = DATAFLOWS
+
+    def __post_init__(self) -> None:
+        for field in ("pe_x", "pe_y", "rf_bytes"):
+            values = getattr(self, field)
+            if not values or list(values) != sorted(set(values)) or values[0] < 1:
+                raise UserError(
+                    f"hardware.accelerators.{field} is {values}, not increasing positive integers"
+                )
+        if not self.dataflow or len(set(self.dataflow)) != len(self.dataflow):
+            raise UserError(f"hardware.accelerators.dataflow is {self.dataflow}: empty or repeated")
+        for value in self.dataflow:
+            _one_of("hardware.accelerators.dataflow", value, DATAFLOWS)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareConfig:
+    """Machine and accelerator space."""
+
+    machine: MachineConfig = MachineConfig()
+    accelerators: AcceleratorSpaceConfig = AcceleratorSpaceConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceConfig:
+    """Network space: a name of supernet/search_space.py and its three numbers.
+
+    None takes the named space's own value.
+    """
+
+    name: str = "cifar_mbconv_small"
+    width_multiplier: float | None = None
+    input_size: int | None = None
+    num_classes: int | None = None  # None: that of the data set
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Images."""
+
+    dataset: str = "digits"  # "digits" (embedded) or any TFDS image-classification data set
+    data_dir: str | None = None  # None: TFDS_DATA_DIR, then the library's own default
+    architecture_fraction: float = 0.2  # of the train split, held out for the architecture step
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.architecture_fraction < 1.0:
+            raise UserError(
+                f"data.architecture_fraction is {self.architecture_fraction}, not between 0 and 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatorConfig:
+    """Evaluator: which one, its shape, and how the neural one is trained."""
+
+    kind: str = "neural"  # or "exact"
+    path: str | None = None  # folder of a trained neural evaluator; None: the shipped one
+    num_blocks: int = 5  # residual fully connected blocks in each network
+    generator_units: int = 128  # not confirmed
+    estimator_units: int = 128  # not confirmed
+    training_steps: int = 20_000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    soft_fraction: float = 0.5  # of the training architectures that are mixtures
+    softmin_temperature: float = 0.05  # exact evaluator, at a uniform mixture
+
+    def __post_init__(self) -> None:
+        _one_of("evaluator.kind", self.kind, ("neural", "exact"))
+        _positive(self, "evaluator", "num_blocks", "generator_units", "estimator_units")
+        _positive(self, "evaluator", "training_steps", "batch_size", "learning_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Co-search: supernet weights, architecture parameters and the hardware cost."""
+
+    epochs: int = 120  # not confirmed
+    warmup_epochs: int = 40  # weights only, paths drawn uniformly (ProxylessNAS)
+    batch_size: int = 256
+    weight_learning_rate: float = 0.025  # SGD, Nesterov 0.9, cosine (ProxylessNAS)
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.1
+    arch_learning_rate: float = 1e-3  # Adam, betas (0, 0.999) (ProxylessNAS)
+    arch_every: int = 5  # weight steps for each architecture step (ProxylessNAS)
+    gumbel_temperature: float = 1.0
+    objective: str = "EDAP"  # or "linear"
+    lambda_latency: float = 1.0  # weights of "linear", on normalised metrics
+    lambda_energy: float = 1.0
+    lambda_area: float = 1.0
+    lambda_2: float = 0.5  # weight of the hardware cost in the loss
+    lambda_2_warmup_epochs: int = 10  # raised linearly from 0 over these architecture epochs
+    log_every: int = 20  # steps between history lines
+    max_zero_share: float = 0.5  # warn when a larger share of the skippable blocks is Zero
+
+    def __post_init__(self) -> None:
+        _one_of("search.objective", self.objective, ("EDAP", "linear"))
+        _positive(self, "search", "epochs", "batch_size", "weight_learning_rate", "arch_every")
+        _positive(self, "search", "arch_learning_rate", "gumbel_temperature", "log_every")
+        _not_negative(self, "search", "warmup_epochs", "lambda_2", "lambda_2_warmup_epochs")
+        _not_negative(self, "search", "lambda_latency", "lambda_energy", "lambda_area")
+        _not_negative(self, "search", "weight_decay", "label_smoothing")
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(
+                f"search.warmup_epochs ({self.warmup_epochs}) leaves no epoch of"
+                f" search.epochs ({self.epochs}) for the architecture"
+            )
+        if self.objective == "linear" and not (
+            self.lambda_latency or self.lambda_energy or self.lambda_area
+        ):
+            raise UserError("search.objective is linear and all three of its weights are 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainConfig:
+    """Training of the derived network from scratch."""
+
+    epochs: int = 300  # not confirmed
+    batch_size: int = 128
+    learning_rate: float = 0.05  # SGD, Nesterov 0.9, cosine
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive(self, "retrain", "epochs", "batch_size", "learning_rate")
+        _not_negative(self, "retrain", "weight_decay", "label_smoothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything that determines a run."""
+
+    hardware: HardwareConfig = HardwareConfig()
+    space: SpaceConfig = SpaceConfig()
+    data: DataConfig = DataConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+    search: SearchConfig = SearchConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    seed: int = 0
+
+
+def _digits() -> ExperimentConfig:
+    """The embedded default: minutes on two cores."""
+    return ExperimentConfig(
+        search=SearchConfig(
+            epochs=10,
+            warmup_epochs=4,
+            batch_size=64,
+            weight_learning_rate=0.1,
+            arch_learning_rate=0.05,
+            arch_every=1,
+            lambda_2_warmup_epochs=3,
+            log_every=5,
+        ),
+        retrain=RetrainConfig(epochs=30, batch_size=32, learning_rate=0.1),
+    )
+
+
+def _cifar10_small() -> ExperimentConfig:
+    """CIFAR-10 at 16x16 and half width, within an hour on two cores."""
+    return ExperimentConfig(
+        data=DataConfig(dataset="cifar10"),
+        search=SearchConfig(
+            epochs=8,
+            warmup_epochs=3,
+            batch_size=128,
+            weight_learning_rate=0.1,
+            arch_learning_rate=0.02,
+            arch_every=4,
+            lambda_2_warmup_epochs=2,
+        ),
+        retrain=RetrainConfig(epochs=20, batch_size=128, learning_rate=0.1),
+    )
+
+
+def _cifar10() -> ExperimentConfig:
+    """The schedule of the paper's space, for a machine with a GPU."""
+    return ExperimentConfig(
+        space=SpaceConfig(name="cifar_mbconv"),
+        data=DataConfig(dataset="cifar10"),
+        search=SearchConfig(),
+        retrain=RetrainConfig(),
+    )
+
+
+def _tiny() -> ExperimentConfig:
+    """Two blocks and a few accelerators: seconds; for tests and for a first look."""
+    return ExperimentConfig(
+        hardware=HardwareConfig(
+            accelerators=AcceleratorSpaceConfig(
+                pe_x=(8, 12, 16), pe_y=(8, 12, 16), rf_bytes=(16, 64)
+            )
+        ),
+        space=SpaceConfig(name="tiny_mbconv"),
+        evaluator=EvaluatorConfig(kind="exact"),
+        search=SearchConfig(
+            epochs=2,
+            warmup_epochs=1,
+            batch_size=64,
+            arch_learning_rate=0.05,
+            arch_every=1,
+            lambda_2_warmup_epochs=1,
+            log_every=1,
+        ),
+        retrain=RetrainConfig(epochs=1, batch_size=64),
+    )
+
+
+#: Preset name to the function that makes it.
+PRESETS = {"digits": _digits, "cifar10_small": _cifar10_small, "cifar10": _cifar10, "tiny": _tiny}
+
+
+def preset(name: str) -> ExperimentConfig:
+    """Return the preset of that name.
+
+    Raises:
+        UserError: If there is none, with the nearest name.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}{_nearest(name, PRESETS)}")
+    return PRESETS[name]()
+
+
+def config_to_json(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the config as plain JSON data."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_json(data: Any) -> ExperimentConfig:
+    """Build a config from JSON data; missing fields take their defaults.
+
+    Raises:
+        UserError: On an unknown name, a wrong type or a value out of range.
+    """
+    return _build(ExperimentConfig, data, "")
+
+
+def override(config: ExperimentConfig, assignments: typing.Iterable[str]) -> ExperimentConfig:
+    """Return `config` with assignments such as ``search.epochs=2`` applied, typed by the field.
+
+    Raises:
+        UserError: On an unknown name (with the nearest one), a wrong type or a bad value.
+    """
+    data = config_to_json(config)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set={assignment}: expected NAME=VALUE, such as search.epochs=2")
+        node, cls = data, ExperimentConfig
+        *parents, leaf = path.strip().split(".")
+        for depth, name in enumerate((*parents, leaf)):
+            hints = typing.get_type_hints(cls)
+            if name not in hints:
+                raise UserError(f"--set={assignment}: no field {name!r}{_nearest(name, hints)}")
+            is_record = dataclasses.is_dataclass(hints[name])
+            if is_record != (depth < len(parents)):
+                what = "is a group of fields" if is_record else "has no fields"
+                raise UserError(f"--set={assignment}: {name!r} {what}")
+            if is_record:
+                node, cls = node[name], hints[name]
+        node[leaf] = _parse(text.strip(), typing.get_type_hints(cls)[leaf], assignment)
+    return config_from_json(data)
+
+
+def _build(cls: Any, data: Any, path: str) -> Any:
+    if not isinstance(data, dict):
+        raise UserError(f"config: {path.rstrip('.') or 'the file'} is not an object")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in data.items():
+        if name not in hints:
+            raise UserError(f"config: unknown field {path + name!r}{_nearest(name, hints)}")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = _build(hint, value, f"{path}{name}.")
+        else:
+            values[name] = _typed(value, hint, path + name)
+    return cls(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Return a JSON value as the field's type, or raise."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            return tuple(_typed(v, typing.get_args(option)[0], where) for v in value)
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if value != value or value in (float("inf"), float("-inf")):
+                break
+            return float(value)
+        if option in (int, str) and type(value) is option:
+            return value
+    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise UserError(f"config: {where} is {value!r}, not {names}")
+
+
+def _parse(text: str, hint: Any, assignment: str) -> Any:
+    """Read the text of an assignment as JSON where the field is not a string."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if str in options:
+        return None if text == "null" and type(None) in options else text
+    if text == "None":
+        text = "null"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise UserError(f"--set={assignment}: cannot read {text!r} as a value") from None

@@ -1,0 +1,152 @@
+"""Passive records that the packages hand to each other: fields, shapes and units.
+
+Value records are frozen dataclasses that check themselves; records that carry
+arrays or tensors are NamedTuples. Importing this module imports no TensorFlow.
+
+Axes: A accelerators, L layers, M mappings, B samples, D searchable blocks,
+O candidate ops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from dance_tf.errors import UserError
+
+__all__ = [
+    "DATAFLOWS",
+    "DIMENSIONS",
+    "METRICS",
+    "Accelerator",
+    "Accelerators",
+    "Architecture",
+    "Cost",
+    "Evaluation",
+    "Layer",
+    "Workload",
+]
+
+#: Loop dimensions of a layer: batch, output channels, input channels, output
+#: width, output height, filter width, filter height. The order of every axis of
+#: length 7.
+DIMENSIONS = ("N", "K", "C", "P", "Q", "R", "S")
+
+#: Dataflows in the order of their integer code.
+DATAFLOWS = ("weight_stationary", "output_stationary", "row_stationary")
+
+#: The order of every axis of length 3 that holds metrics.
+METRICS = ("latency_ms", "energy_mj", "area_mm2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One convolution-like layer as seven loop bounds.
+
+    A depthwise layer has K channels and C = 1. A dense layer has P = Q = R = S = 1.
+    Padding is folded into the input size. Stride and dilation are (width, height).
+    """
+
+    name: str
+    kind: str  # "conv" or "depthwise"
+    N: int
+    K: int
+    C: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("conv", "depthwise"):
+            raise UserError(
+                f"layer {self.name!r}: kind is {self.kind!r}, not 'conv' or 'depthwise'"
+            )
+        for field in (*DIMENSIONS, "stride", "dilation"):
+            value = getattr(self, field)
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values):
+                raise UserError(
+                    f"layer {self.name!r}: {field} is {value!r}, not a positive integer"
+                )
+        if self.kind == "depthwise" and self.C != 1:
+            raise UserError(f"layer {self.name!r}: a depthwise layer has C = 1, not {self.C}")
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Loop bounds in the order of DIMENSIONS."""
+        return tuple(getattr(self, d) for d in DIMENSIONS)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer."""
+        product = 1
+        for bound in self.dims:
+            product *= bound
+        return product
+
+
+class Workload(NamedTuple):
+    """Layers as arrays. Rows of zeros in `dims` are padding and cost nothing."""
+
+    dims: Any  # int32 [L, 7], in the order of DIMENSIONS
+    is_depthwise: Any  # bool [L]
+    stride: Any  # int32 [L, 2], (width, height)
+    dilation: Any  # int32 [L, 2], (width, height)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """One accelerator: PE array, register file per PE in bytes, dataflow by name."""
+
+    pe_x: int
+    pe_y: int
+    rf_bytes: int
+    dataflow: str
+
+    def __post_init__(self) -> None:
+        for field in ("pe_x", "pe_y", "rf_bytes"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"accelerator: {field} is {value!r}, not a positive integer")
+        if self.dataflow not in DATAFLOWS:
+            raise UserError(
+                f"accelerator: dataflow is {self.dataflow!r}, not one of {', '.join(DATAFLOWS)}"
+            )
+
+
+class Accelerators(NamedTuple):
+    """Many accelerators as arrays of shape [A]."""
+
+    pe_x: Any  # int32
+    pe_y: Any  # int32
+    rf_bytes: Any  # int32
+    dataflow: Any  # int32, index into DATAFLOWS
+
+
+class Cost(NamedTuple):
+    """Cost of running something on accelerators; infinite where it cannot run."""
+
+    latency_cycles: Any
+    energy_pj: Any
+    area_um2: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One network of a space: the name of the chosen candidate op per searchable block."""
+
+    space: str
+    ops: tuple[str, ...]
+
+
+class Evaluation(NamedTuple):
+    """What an evaluator says of architectures.
+
+    `metrics` is differentiable in the mixture weights; `accelerator_index` is not.
+    """
+
+    metrics: Any  # float32 [B, 3] in the order of METRICS
+    accelerator_index: Any  # int32 [B], row of the accelerator space

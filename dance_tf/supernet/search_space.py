@@ -1,0 +1,293 @@
+"""The shipped network spaces as plain data: blocks, candidate ops, layer shapes.
+
+Source of `cifar_mbconv`: the DANCE authors' slides (13 layers, nine searchable
+blocks in three stages, MBConv kernel 3/5/7 x expansion 3/6 plus Zero).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dance_tf.config import SpaceConfig
+from dance_tf.errors import UserError
+from dance_tf.hardware.workload import conv, dense, depthwise
+from dance_tf.structs import Architecture, Layer
+
+__all__ = ["OP_NAMES", "SPACES", "Block", "NetworkSpace", "make_space", "op_kernel_expansion"]
+
+#: Candidate ops in the order of their index; the same for every block.
+OP_NAMES = (
+    "mbconv3_e3",
+    "mbconv3_e6",
+    "mbconv5_e3",
+    "mbconv5_e6",
+    "mbconv7_e3",
+    "mbconv7_e6",
+    "zero",
+)
+
+
+def op_kernel_expansion(op_name: str) -> tuple[int, int] | None:
+    """Return kernel size and expansion of an MBConv op, None of `zero`."""
+    if op_name == "zero":
+        return None
+    kernel, expansion = op_name.removeprefix("mbconv").split("_e")
+    return int(kernel), int(expansion)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One searchable position."""
+
+    in_channels: int
+    out_channels: int
+    output_size: int
+    stride: int
+
+    @property
+    def is_skippable(self) -> bool:
+        """Whether the block has an identity around it, so that Zero is a network."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSpace:
+    """A chain network with searchable blocks between fixed layers.
+
+    Fixed: a 3x3 convolution to `stem_channels`, a 3x3 MBConv of expansion 1 to
+    `first_channels`, and after the blocks a 1x1 convolution to `head_channels`,
+    global average pooling and a dense layer. Channels are after the width multiplier.
+    """
+
+    name: str
+    input_size: int
+    num_classes: int
+    width_multiplier: float
+    stem_channels: int
+    first_channels: int
+    head_channels: int
+    blocks: tuple[Block, ...]
+    op_names: tuple[str, ...] = OP_NAMES
+    image_channels: int = 3
+
+    @property
+    def num_blocks(self) -> int:
+        """D."""
+        return len(self.blocks)
+
+    @property
+    def num_ops(self) -> int:
+        """O."""
+        return len(self.op_names)
+
+    @property
+    def op_mask(self) -> np.ndarray:
+        """Which candidate ops each block has, bool [D, O]."""
+        return np.asarray(
+            [[op != "zero" or b.is_skippable for op in self.op_names] for b in self.blocks]
+        )
+
+    @property
+    def num_architectures(self) -> int:
+        """How many networks the space holds."""
+        product = 1
+        for count in self.op_mask.sum(axis=1):
+            product *= int(count)
+        return product
+
+    def fixed_layers(self) -> tuple[Layer, ...]:
+        """Return the layers that every network of the space has."""
+        size = self.input_size
+        last = self.blocks[-1]
+        stem, first, head = self.stem_channels, self.first_channels, self.head_channels
+        return (
+            conv(
+                "stem",
+                in_channels=self.image_channels,
+                out_channels=stem,
+                output_size=size,
+                kernel=3,
+            ),
+            depthwise("first/depthwise", channels=stem, output_size=size, kernel=3),
+            conv("first/project", in_channels=stem, out_channels=first, output_size=size, kernel=1),
+            conv(
+                "head",
+                in_channels=last.out_channels,
+                out_channels=head,
+                output_size=last.output_size,
+                kernel=1,
+            ),
+            dense("classifier", in_features=head, out_features=self.num_classes),
+        )
+
+    def op_layers(self, block_index: int, op_name: str) -> tuple[Layer, ...]:
+        """Return the layers of one candidate op at one block; none for `zero`."""
+        block = self.blocks[block_index]
+        kernel_expansion = op_kernel_expansion(op_name)
+        if kernel_expansion is None:
+            return ()
+        kernel, expansion = kernel_expansion
+        hidden = block.in_channels * expansion
+        prefix = f"block{block_index}/{op_name}"
+        return (
+            conv(
+                f"{prefix}/expand",
+                in_channels=block.in_channels,
+                out_channels=hidden,
+                output_size=block.output_size * block.stride,
+                kernel=1,
+            ),
+            depthwise(
+                f"{prefix}/depthwise",
+                channels=hidden,
+                output_size=block.output_size,
+                kernel=kernel,
+                stride=block.stride,
+            ),
+            conv(
+                f"{prefix}/project",
+                in_channels=hidden,
+                out_channels=block.out_channels,
+                output_size=block.output_size,
+                kernel=1,
+            ),
+        )
+
+    def layers(self, architecture: Architecture) -> tuple[Layer, ...]:
+        """Return all layers of a network, in the order in which they run."""
+        fixed = self.fixed_layers()
+        searched = [
+            layer
+            for index, op in enumerate(self.validate(architecture).ops)
+            for layer in self.op_layers(index, op)
+        ]
+        return (*fixed[:3], *searched, *fixed[3:])
+
+    def validate(self, architecture: Architecture) -> Architecture:
+        """Return the architecture if it is a network of this space.
+
+        Raises:
+            UserError: If the space, the number of blocks or an op does not fit.
+        """
+        if architecture.space != self.name:
+            raise UserError(f"architecture is of space {architecture.space!r}, not {self.name!r}")
+        if len(architecture.ops) != self.num_blocks:
+            raise UserError(
+                f"architecture has {len(architecture.ops)} ops; {self.name} has"
+                f" {self.num_blocks} blocks"
+            )
+        for index, op in enumerate(architecture.ops):
+            if op not in self.op_names:
+                match = difflib.get_close_matches(str(op), self.op_names, n=1)
+                hint = f"; did you mean {match[0]!r}?" if match else ""
+                raise UserError(
+                    f"architecture: unknown op {op!r} at block {index}{hint}"
+                    f" (ops are {', '.join(self.op_names)})"
+                )
+            if not self.op_mask[index, self.op_names.index(op)]:
+                raise UserError(
+                    f"architecture: op {op!r} is not allowed at block {index}, which changes"
+                    " the size or the number of channels"
+                )
+        return architecture
+
+    def from_indices(self, op_indices: Sequence[int]) -> Architecture:
+        """Return the architecture of op indices [D]."""
+        return self.validate(
+            Architecture(self.name, tuple(self.op_names[int(i)] for i in op_indices))
+        )
+
+    def to_indices(self, architecture: Architecture) -> np.ndarray:
+        """Return the op indices, int32 [D], of an architecture."""
+        ops = self.validate(architecture).ops
+        return np.asarray([self.op_names.index(op) for op in ops], np.int32)
+
+    def sample(self, num: int, seed: int) -> np.ndarray:
+        """Draw op indices, int32 [num, D], uniformly over the networks of the space."""
+        rng = np.random.default_rng(seed)
+        columns = [rng.choice(np.flatnonzero(row), size=num) for row in self.op_mask]
+        return np.stack(columns, axis=-1).astype(np.int32)
+
+
+#: Plain data of the shipped spaces: channels before the width multiplier, and
+#: for each stage (blocks, channels, stride of its first block).
+SPACES: dict[str, dict[str, Any]] = {
+    "cifar_mbconv": {
+        "width_multiplier": 1.0,
+        "input_size": 32,
+        "stem": 32,
+        "first": 16,
+        "stages": ((3, 32, 1), (3, 64, 2), (3, 128, 2)),
+        "head": 1280,
+    },
+    "cifar_mbconv_small": {
+        "width_multiplier": 0.5,
+        "input_size": 16,
+        "stem": 32,
+        "first": 16,
+        "stages": ((3, 32, 1), (3, 64, 2), (3, 128, 2)),
+        "head": 1280,
+    },
+    # Two blocks, small enough to enumerate; for tests and for a first look.
+    "tiny_mbconv": {
+        "width_multiplier": 1.0,
+        "input_size": 8,
+        "stem": 8,
+        "first": 8,
+        "stages": ((1, 16, 2), (1, 16, 1)),
+        "head": 32,
+    },
+}
+
+
+def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
+    """Build a shipped space, with the config's numbers in place of its own where given.
+
+    Args:
+        config: Name and numbers.
+        num_classes: Of the data set; used where the config does not say.
+    Raises:
+        UserError: If the name is unknown or a number does not fit the space.
+    """
+    if config.name not in SPACES:
+        match = difflib.get_close_matches(config.name, SPACES, n=1)
+        hint = f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(SPACES)}"
+        raise UserError(f"unknown space {config.name!r}{hint}")
+    data = SPACES[config.name]
+    width = data["width_multiplier"] if config.width_multiplier is None else config.width_multiplier
+    size = data["input_size"] if config.input_size is None else config.input_size
+    classes = num_classes if config.num_classes is None else config.num_classes
+    if not width > 0:
+        raise UserError(f"space.width_multiplier is {width}, not positive")
+    if classes < 2:
+        raise UserError(f"space.num_classes is {classes}, not at least 2")
+    total_stride = int(np.prod([stride for _, _, stride in data["stages"]]))
+    if size < total_stride or size % total_stride:
+        raise UserError(f"space.input_size is {size}, not a positive multiple of {total_stride}")
+
+    def channels(count: int) -> int:
+        return max(1, round(count * width))
+
+    blocks = []
+    previous, resolution = channels(data["first"]), size
+    for num, stage_channels, stage_stride in data["stages"]:
+        for position in range(num):
+            stride = stage_stride if position == 0 else 1
+            resolution //= stride
+            blocks.append(Block(previous, channels(stage_channels), resolution, stride))
+            previous = channels(stage_channels)
+    return NetworkSpace(
+        name=config.name,
+        input_size=size,
+        num_classes=classes,
+        width_multiplier=width,
+        stem_channels=channels(data["stem"]),
+        first_channels=channels(data["first"]),
+        head_channels=channels(data["head"]),
+        blocks=tuple(blocks),
+    )
