@@ -1,0 +1,241 @@
+"""What the command lines share: flags defined once, the config they make, the way to fail.
+
+A tool has its own `flags.FlagValues`, so that any number of tools can be imported
+in one process, by any path, and no flag is defined twice:
+
+    from absl import flags
+    from tools import flags as common
+
+    FLAGS = common.shared_flags(*common.EXPERIMENT, "output_dir")
+    _REFERENCE = flags.DEFINE_string("reference", None, "Help.", flag_values=FLAGS)
+
+    def main(argv):
+        del argv  # Always the program's name alone.
+        from dance_tf import data  # What needs TensorFlow is imported here.
+        config = common.experiment_config(FLAGS)
+        ...
+
+    if __name__ == "__main__":
+        common.run(main, FLAGS)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+
+from dance_tf.config import (
+    PRESETS,
+    ExperimentConfig,
+    config_from_json,
+    override,
+    preset,
+)
+from dance_tf.errors import UserError
+
+__all__ = [
+    "EXPERIMENT",
+    "call",
+    "experiment_config",
+    "output_dir",
+    "read_json",
+    "run",
+    "shared_flags",
+]
+
+# Read by TensorFlow when a tool imports it, which is later than this line.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+#: Names of the shared flags that make an ExperimentConfig, and of the table's cache.
+EXPERIMENT = (
+    "preset",
+    "config",
+    "set",
+    "dataset",
+    "data_dir",
+    "evaluator",
+    "seed",
+    "cache_dir",
+)
+
+_STRINGS = {
+    "preset": f"Configuration to start from: {', '.join(PRESETS)}. Without --config: digits.",
+    "config": "JSON file to start from, such as the config.json of an earlier run.",
+    "dataset": "digits (embedded) or the name of a TFDS image-classification data set.",
+    "data_dir": "Folder of prepared TFDS data sets. Otherwise TFDS_DATA_DIR, otherwise TFDS's own.",
+    "cache_dir": "Folder where cost tables are kept between runs.",
+    "output_dir": "Folder to write results to.",
+}
+
+
+def shared_flags(*names: str) -> flags.FlagValues:
+    """Return the flags of one tool, holding the shared ones of these names."""
+    values = flags.FlagValues()
+    for name in names:
+        if name in _STRINGS:
+            flags.DEFINE_string(name, None, _STRINGS[name], flag_values=values)
+        elif name == "set":
+            flags.DEFINE_multi_string(
+                name,
+                [],
+                "Change one field of the configuration, such as --set=search.epochs=2. Repeatable.",
+                flag_values=values,
+            )
+        elif name == "seed":
+            flags.DEFINE_integer(
+                name,
+                None,
+                "Seed of everything random.",
+                lower_bound=0,
+                upper_bound=2**31 - 1,
+                flag_values=values,
+            )
+        elif name == "evaluator":
+            flags.DEFINE_enum(
+                name,
+                None,
+                ["neural", "exact"],
+                "Cost during the search: the trained networks, or the whole table.",
+                flag_values=values,
+            )
+        elif name == "resume":
+            flags.DEFINE_boolean(
+                name,
+                False,
+                "Go on from the last checkpoint in --output_dir.",
+                flag_values=values,
+            )
+        else:
+            raise KeyError(name)
+    return values
+
+
+def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
+    """Return the configuration that parsed flags ask for.
+
+    A preset or a file, then each --set in order, then the flags that name one field.
+
+    Raises:
+        UserError: On an unknown name, a bad value, or a file that cannot be read.
+    """
+    given = {name: values[name].value for name in EXPERIMENT if name in values}
+    if given.get("config") and given.get("preset"):
+        raise UserError("--preset and --config both say where to start: give one of them")
+    if given.get("config"):
+        config = config_from_json(read_json(given["config"]))
+    else:
+        config = preset(given.get("preset") or "digits")
+    config = override(config, given.get("set") or [])
+    data = {k: given[k] for k in ("dataset", "data_dir") if given.get(k) is not None}
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
+    if given.get("evaluator") is not None:
+        evaluator = dataclasses.replace(config.evaluator, kind=given["evaluator"])
+        config = dataclasses.replace(config, evaluator=evaluator)
+    if given.get("seed") is not None:
+        config = dataclasses.replace(config, seed=given["seed"])
+    return config
+
+
+def output_dir(values: flags.FlagValues) -> str:
+    """Return the absolute path of --output_dir, `~` expanded; nothing is created.
+
+    Raises:
+        UserError: If the flag is missing or names something that is not a folder.
+    """
+    if not values["output_dir"].value:
+        raise UserError("--output_dir is missing: name the folder to write results to")
+    path = os.path.abspath(os.path.expanduser(values["output_dir"].value))
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"--output_dir={path} is a file: name a folder")
+    return path
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file that a user named.
+
+    Raises:
+        UserError: If it cannot be read or is not strict JSON.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise UserError(f"{path}: holds {constant}, which is not JSON")
+
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
+            return json.load(file, parse_constant=refuse)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def run(main: Callable[[list[str]], int | None], values: flags.FlagValues) -> NoReturn:
+    """Run a tool on the process's arguments and exit; see `call`."""
+    sys.exit(call(main, values, sys.argv))
+
+
+def call(
+    main: Callable[[list[str]], int | None], values: flags.FlagValues, argv: Sequence[str]
+) -> int:
+    """Parse flags, run a tool, and return its exit status.
+
+    The status is what `main` returns (None is 0), 1 after a UserError or a file that
+    cannot be used, 2 after a wrong flag; the last two print one line on stderr.
+
+    Args:
+        main: Called with the program's name as its only argument.
+        values: The tool's flags; parsed anew, so a process may call a tool again.
+        argv: Program's name and arguments.
+    """
+    name = os.path.basename(argv[0]).removesuffix(".py")
+    if {"-h", "-help", "--help", "--helpshort", "--helpfull"} & set(argv[1:]):
+        sys.stdout.write(_help(main, values, name))
+        return 0
+    values.unparse_flags()
+    values.set_gnu_getopt(True)
+    try:
+        rest = values(list(argv))
+        if len(rest) > 1:
+            raise flags.Error(f"unexpected argument {rest[1]!r}: options are --NAME=VALUE")
+    except flags.Error as error:
+        print(f"{name}: {' '.join(str(error).split())} (--help lists the flags)", file=sys.stderr)
+        return 2
+    try:
+        return main(rest) or 0
+    except UserError as error:
+        print(f"{name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader of stdout has left; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:
+    """Return the tool's docstring and its flags, own ones first."""
+    text = (sys.modules[main.__module__].__doc__ or "").strip()
+    lines = [text, "", f"usage: python -m tools.{name} [--FLAG=VALUE ...]", "", "flags:"]
+    is_shared = {*_STRINGS, *EXPERIMENT, "resume"}
+    for flag_name in sorted(values, key=lambda n: (n in is_shared, n)):
+        flag = values[flag_name]
+        shown = f"--[no]{flag_name}" if flag.boolean else f"--{flag_name}"
+        # Enum flags carry their choices in the help text, repeated ones a remark of absl's.
+        help_text = flag.help.partition(";\n")[0]
+        if flag.default not in (None, [], False):
+            help_text += f" (default {flag.default_as_str})"
+        lines.append(f"  {shown}")
+        lines += textwrap.wrap(help_text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines) + "\n"
