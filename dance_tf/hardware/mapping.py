@@ -1,0 +1,215 @@
+"""Loop-nest mappings: one as a record, many as arrays, JSON and a printed form.
+
+A mapping tiles, orders and spreads the seven loops of a layer over DRAM, global
+buffer, PE array and register file. The JSON form is a list of levels, outer to
+inner; each has temporal loops (outer to inner) and, at the global buffer, spatial
+loops on X and on Y:
+
+    [{"level": "dram", "temporal": [["K", 3]]},
+     {"level": "global_buffer", "temporal": [["P", 32]], "spatial_x": [["C", 8]], ...},
+     {"level": "register_file", "temporal": [["R", 3]]}]
+
+A split register file has three levels in its place: input_spad, weight_spad, psum_spad.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dance_tf.errors import UserError
+from dance_tf.structs import DIMENSIONS, Layer
+
+__all__ = [
+    "SHARED_LEVELS",
+    "SPLIT_LEVELS",
+    "Level",
+    "Mapping",
+    "MappingBatch",
+    "format_loop_nest",
+    "mapping_from_json",
+    "mapping_to_json",
+    "to_batch",
+]
+
+SHARED_LEVELS = ("dram", "global_buffer", "register_file")
+SPLIT_LEVELS = ("dram", "global_buffer", "input_spad", "weight_spad", "psum_spad")
+
+_Loops = tuple[tuple[str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """Loops of one level, outer to inner; loops with bound 1 are left out."""
+
+    name: str
+    temporal: _Loops = ()
+    spatial_x: _Loops = ()
+    spatial_y: _Loops = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+    """Levels of one mapping, outer to inner: SHARED_LEVELS or SPLIT_LEVELS."""
+
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        names = tuple(level.name for level in self.levels)
+        if names not in (SHARED_LEVELS, SPLIT_LEVELS):
+            raise UserError(
+                f"mapping: levels are {', '.join(names)}, not {', '.join(SHARED_LEVELS)}"
+                f" or {', '.join(SPLIT_LEVELS)}"
+            )
+        for level in self.levels:
+            if level.name != "global_buffer" and (level.spatial_x or level.spatial_y):
+                raise UserError(f"mapping: {level.name} has spatial loops; only global_buffer may")
+            for dim, bound in (*level.temporal, *level.spatial_x, *level.spatial_y):
+                if dim not in DIMENSIONS:
+                    raise UserError(f"mapping: {level.name} has a loop over {dim!r}")
+                if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
+                    raise UserError(f"mapping: bound of {dim} at {level.name} is {bound!r}")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the register file is split by operand."""
+        return len(self.levels) == len(SPLIT_LEVELS)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Product of all factors of each dimension, in the order of DIMENSIONS."""
+        product = dict.fromkeys(DIMENSIONS, 1)
+        for level in self.levels:
+            for dim, bound in (*level.temporal, *level.spatial_x, *level.spatial_y):
+                product[dim] *= bound
+        return tuple(product.values())
+
+    def check(self, layer: Layer) -> None:
+        """Raise UserError unless the factors multiply out to the layer's dimensions."""
+        for dim, product, bound in zip(DIMENSIONS, self.dims, layer.dims, strict=True):
+            if product != bound:
+                raise UserError(
+                    f"mapping: factors of {dim} multiply to {product}, layer {layer.name!r}"
+                    f" has {bound}"
+                )
+
+
+class MappingBatch(NamedTuple):
+    """M mappings, each of its own layer, as arrays with M last.
+
+    `bound` and `dim` hold the temporal loops, outer to inner: `num_dram` slots of
+    DRAM, then those of the global buffer and, where the register file is split, 7 of
+    the input file and 7 of the weight file. Slots of bound 1 are empty. `inner` holds
+    the factors of the innermost register file, whose order does not matter.
+    """
+
+    bound: Any  # int32 [T, M]
+    dim: Any  # int32 [T, M], index into DIMENSIONS
+    spatial_x: Any  # int32 [7, M]
+    spatial_y: Any  # int32 [7, M]
+    inner: Any  # int32 [7, M]
+    stride: Any  # int32 [2, M], (width, height)
+    dilation: Any  # int32 [2, M]
+    is_depthwise: Any  # bool [M]
+
+
+def mapping_from_json(data: Any) -> Mapping:
+    """Build a mapping from its JSON form; unknown keys of a level are ignored.
+
+    Raises:
+        UserError: If it is not a mapping.
+    """
+    try:
+        levels = tuple(
+            Level(
+                name=level["level"],
+                temporal=_loops(level.get("temporal", [])),
+                spatial_x=_loops(level.get("spatial_x", [])),
+                spatial_y=_loops(level.get("spatial_y", [])),
+            )
+            for level in data
+        )
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"mapping: not a list of levels with loops ({error!r})") from None
+    return Mapping(levels)
+
+
+def mapping_to_json(mapping: Mapping) -> list[dict[str, Any]]:
+    """Return the mapping as plain JSON data."""
+    return [
+        {
+            "level": level.name,
+            "temporal": [list(loop) for loop in level.temporal],
+            "spatial_x": [list(loop) for loop in level.spatial_x],
+            "spatial_y": [list(loop) for loop in level.spatial_y],
+        }
+        for level in mapping.levels
+    ]
+
+
+def format_loop_nest(mapping: Mapping) -> str:
+    """Return the mapping as an indented loop nest, outer loop first."""
+    lines, depth = [], 0
+    for level in mapping.levels:
+        lines.append(f"{'  ' * depth}[{level.name}]")
+        for keyword, loops in (
+            ("for", level.temporal),
+            ("parallel_for_x", level.spatial_x),
+            ("parallel_for_y", level.spatial_y),
+        ):
+            for dim, bound in loops:
+                lines.append(f"{'  ' * depth}{keyword} {dim} in range({bound})")
+                depth += 1
+    lines.append(f"{'  ' * depth}multiply_accumulate")
+    return "\n".join(lines)
+
+
+def to_batch(mappings: Sequence[Mapping], layers: Sequence[Layer]) -> tuple[MappingBatch, int]:
+    """Return mappings of layers as arrays, and the number of DRAM slots.
+
+    Raises:
+        UserError: If a mapping does not multiply out to its layer, or shared and split
+            register files are mixed.
+    """
+    if len({mapping.is_split for mapping in mappings}) > 1:
+        raise UserError("mappings with shared and with split register files cannot be mixed")
+    for mapping, layer in zip(mappings, layers, strict=True):
+        mapping.check(layer)
+    num = len(mappings)
+    slots = [
+        max((len(m.levels[i].temporal) for m in mappings), default=0) for i in range(2)
+    ]  # DRAM, global buffer
+    slots += [7, 7] if num and mappings[0].is_split else []
+    if any(len(level.temporal) > 7 for m in mappings for level in m.levels[2:]):
+        raise UserError("mapping: a register file has more than seven loops")
+    starts = np.cumsum([0, *slots])
+    bound = np.ones((starts[-1], num), np.int32)
+    dim = np.zeros((starts[-1], num), np.int32)
+    factors = np.ones((3, 7, num), np.int32)
+    for column, mapping in enumerate(mappings):
+        for start, level in zip(starts[:-1], mapping.levels[:-1], strict=True):
+            for offset, (name, value) in enumerate(level.temporal):
+                bound[start + offset, column] = value
+                dim[start + offset, column] = DIMENSIONS.index(name)
+        parallel, innermost = mapping.levels[1], mapping.levels[-1]
+        for row, loops in enumerate((parallel.spatial_x, parallel.spatial_y, innermost.temporal)):
+            for name, value in loops:
+                factors[row, DIMENSIONS.index(name), column] *= value
+    batch = MappingBatch(
+        bound=bound,
+        dim=dim,
+        spatial_x=factors[0],
+        spatial_y=factors[1],
+        inner=factors[2],
+        stride=np.asarray([layer.stride for layer in layers], np.int32).reshape(-1, 2).T,
+        dilation=np.asarray([layer.dilation for layer in layers], np.int32).reshape(-1, 2).T,
+        is_depthwise=np.asarray([layer.kind == "depthwise" for layer in layers], bool),
+    )
+    return batch, slots[0]
+
+
+def _loops(data: Any) -> _Loops:
+    return tuple((str(dim), bound) for dim, bound in data if bound != 1)
