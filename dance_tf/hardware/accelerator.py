@@ -25,7 +25,7 @@ HEADS = ("pe_x", "pe_y", "rf_bytes", "dataflow")
 class AcceleratorSpace:
     """All accelerators whose fields take the configured values."""
 
-    config: AcceleratorSpaceConfig = AcceleratorSpaceConfig()
+    config: AcceleratorSpaceConfig = dataclasses.field(default_factory=AcceleratorSpaceConfig)
 
     @property
     def head_sizes(self) -> tuple[int, ...]:
