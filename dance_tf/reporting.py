@@ -1,0 +1,298 @@
+"""What a run tells: progress line, history, tables, TensorBoard scalars; JSON and CSV files.
+
+Progress goes to stderr, results to stdout and to files. Every file is written
+aside and then renamed, except the history, which grows line by line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from dance_tf.errors import UserError
+from dance_tf.strict_json import (
+    parse_json,
+    read_json,
+    read_text,
+    strict_data,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "HistoryWriter",
+    "ProgressLine",
+    "ScalarLog",
+    "format_table",
+    "read_csv",
+    "read_history",
+    "read_json",
+    "strict_data",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
+
+
+# History: one JSON object per line, appended and flushed
+
+
+class HistoryWriter:
+    """Append records to a JSONL file, each flushed as it is written.
+
+    Without `resume_step` the file starts anew. With it, records are kept up to the
+    first whose `step` is greater (of `phase`, where given), and the rest, written
+    between the last checkpoint and the end of the interrupted run, is dropped; so is
+    a last line that was only half written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, resume_step: int | None = None, phase: str | None = None
+    ) -> None:
+        kept: list[dict[str, Any]] = []
+        if resume_step is not None and os.path.exists(path):
+            for record in read_history(path):
+                is_of_phase = phase is None or record.get("phase") == phase
+                if is_of_phase and record.get("step", 0) > resume_step:
+                    break
+                kept.append(record)
+        write_text(path, "".join(map(_history_line, kept)))
+        self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record."""
+        self._file.write(_history_line(record))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> HistoryWriter:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+
+def _history_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(strict_data(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return the records of a history file; a half-written last line is passed over.
+
+    Raises:
+        UserError: If any other line is not a JSON object.
+    """
+    lines = read_text(path).split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last "\n" is no line
+        record = parse_json(line, f"{os.fspath(path)} line {number}")
+        if not isinstance(record, dict):
+            raise UserError(f"{os.fspath(path)} line {number}: not a JSON object")
+        records.append(record)
+    return records
+
+
+# Progress
+
+
+class ProgressLine:
+    """Say on stderr how far a phase is: one line, rewritten on a terminal.
+
+    ``search  42%  step 210/500  loss 1.234  exact_edap 0.81  12.3 steps/s  0:24 left``
+
+    Elsewhere (a file, a pipe) plain lines, one per interval, and always the last step.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        interval_s: float | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._phase, self._total = phase, max(int(total_steps), 1)
+        self._stream = sys.stderr if stream is None else stream
+        self._is_terminal = self._stream.isatty()
+        self._interval_s = interval_s or (0.2 if self._is_terminal else 10.0)
+        self._clock, self._began = clock, clock()
+        self._start_step = start_step  # a resumed run must not count old steps as fast ones
+        self._last_time, self._last_step = -math.inf, -1
+        self._values: dict[str, Any] = {}
+
+    def update(self, step: int, **values: Any) -> None:
+        """Report that `step` steps are done.
+
+        Args:
+            step: 0..total_steps.
+            **values: What to show; a name once shown stays until it is given anew. Floats
+                are shown with four digits, None is left out.
+        """
+        self._values.update(values)
+        now = self._clock()
+        is_last = step >= self._total and self._last_step < self._total
+        if now - self._last_time < self._interval_s and not is_last:
+            return
+        self._last_time, self._last_step = now, step
+        line = self._line(step, now - self._began)
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line cannot be rewritten
+            line = "\r" + line[:width] + "\x1b[K" + ("\n" if step >= self._total else "")
+        else:
+            line += "\n"
+        self._stream.write(line)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """End the line, so that what follows on the terminal begins a new one."""
+        if self._is_terminal and 0 <= self._last_step < self._total:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+    def _line(self, step: int, elapsed_s: float) -> str:
+        percent = min(100 * step // self._total, 100)
+        parts = [f"{self._phase} {percent:3d}%", f"step {step}/{self._total}"]
+        parts += [f"{k} {_show(v)}" for k, v in self._values.items() if v is not None]
+        done = step - self._start_step
+        if done > 0 and elapsed_s > 0:
+            rate = done / elapsed_s
+            parts.append(f"{rate:.3g} steps/s")
+            left_s = math.ceil(max(self._total - step, 0) / rate)
+            hours, minutes, seconds = left_s // 3600, left_s // 60 % 60, left_s % 60
+            clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+            parts.append(f"{clock} left")
+        return "  ".join(parts)
+
+
+def _show(value: Any) -> str:
+    """Return a cell or a progress value as text: floats with four digits, None as a dash."""
+    if value is None:
+        return "-"
+    if hasattr(value, "item"):  # a numpy or TensorFlow scalar
+        value = value.item()
+    elif hasattr(value, "numpy"):
+        value = value.numpy().item()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# TensorBoard
+
+
+class ScalarLog:
+    """Write scalars for TensorBoard."""
+
+    def __init__(self, log_dir: str | os.PathLike) -> None:
+        import tensorflow as tf  # late: reading results needs no TensorFlow
+
+        self._summary = tf.summary
+        self._writer = tf.summary.create_file_writer(os.fspath(log_dir))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the numbers among `values` at a step; what is not a number is left out."""
+        with self._writer.as_default():
+            for name, value in values.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    self._summary.scalar(name, value, step=step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+# Tables
+
+
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a plain-text table: columns of numbers to the right, others to the left."""
+    body = [list(row) for row in rows]
+    for row in body:
+        if len(row) != len(headers):
+            raise ValueError(f"a row has {len(row)} cells, the header {len(headers)}: {row!r}")
+    cells = [list(headers), *([_show(v) for v in row] for row in body)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    is_right = [
+        bool(body) and all(v is None or _is_number(v) for v in column)
+        for column in zip(*body, strict=True)
+    ] or [False] * len(headers)
+    lines = [
+        "  ".join(
+            c.rjust(w) if right else c.ljust(w)
+            for c, w, right in zip(row, widths, is_right, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or hasattr(value, "item") or hasattr(value, "numpy")
+
+
+def write_csv(
+    path: str | os.PathLike, headers: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Write a CSV file: comma, one newline per row on every system, no blank lines."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: str | os.PathLike, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV file with a header; a spreadsheet's BOM, CRLF and blank lines do no harm.
+
+    Args:
+        path: File, comma separated.
+        columns: Columns that must be there.
+    Returns:
+        One dict per row, values as text without blanks around.
+    Raises:
+        UserError: If a column is missing, a row has another number of cells, or cells are
+            separated by ";".
+    """
+    where = os.fspath(path)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    rows = [(reader.line_num, [c.strip() for c in row]) for row in reader]
+    rows = [(number, row) for number, row in rows if any(row)]
+    if not rows:
+        raise UserError(f"{where}: empty; expected a header with {', '.join(columns)}")
+    _, header = rows[0]
+    for separator, name in ((";", "';'"), ("\t", "tabs")):
+        if any(separator in cell for cell in header):
+            raise UserError(
+                f"{where}: cells are separated by {name}, not by commas;"
+                " save it as comma-separated CSV"
+            )
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise UserError(f"{where}: no column {missing[0]!r}; the header has {', '.join(header)}")
+    records = []
+    for number, row in rows[1:]:
+        if len(row) != len(header):
+            raise UserError(
+                f"{where} line {number}: {len(row)} cells, but the header has {len(header)}"
+            )
+        records.append(dict(zip(header, row, strict=True)))
+    return records

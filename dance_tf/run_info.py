@@ -1,0 +1,113 @@
+"""How a result came about: command, versions, commit, devices, seed, times."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+from dance_tf.strict_json import write_json
+
+__all__ = ["collect", "now", "write"]
+
+#: Distributions whose version can change a result.
+PACKAGES = ("dance-tf", "tensorflow", "keras", "numpy", "tensorflow-datasets", "ai-edge-litert")
+
+
+def now() -> datetime.datetime:
+    """Return the time, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def collect(
+    seed: int | None,
+    started: datetime.datetime,
+    *,
+    ended: datetime.datetime | None = None,
+    is_deterministic: bool | None = None,
+) -> dict[str, Any]:
+    """Return what has to be known to repeat a run, as JSON data.
+
+    Args:
+        seed: The run's seed.
+        started: When it began, from `now()`.
+        ended: When it ended; None while it runs.
+        is_deterministic: Whether op determinism was switched on (TensorFlow has a public
+            switch but no public question); None if the run did not decide.
+    """
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "working_directory": os.getcwd(),
+        "versions": {"python": platform.python_version(), **_package_versions()},
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "num_cpus": _num_cpus(),
+        "devices": _devices(),
+        "seed": seed,
+        "is_deterministic": is_deterministic,
+        "started_at": started.isoformat(timespec="seconds"),
+        "ended_at": None if ended is None else ended.isoformat(timespec="seconds"),
+        "wall_time_s": None if ended is None else round((ended - started).total_seconds(), 3),
+    }
+
+
+def write(path: str | os.PathLike, info: dict[str, Any]) -> None:
+    """Write the data of `collect` as a JSON file."""
+    write_json(path, info)
+
+
+def _package_versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this source tree, with "-dirty" if tracked files differ from it.
+
+    None where there is no git, and where the package is installed inside someone else's
+    repository (a virtual environment in their checkout), whose commit says nothing of us.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", os.path.basename(__file__)) is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    is_dirty = commit and git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if is_dirty else commit
+
+
+def _num_cpus() -> int | None:
+    """Return the CPUs that this process may use, not those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _devices() -> list[dict[str, str]]:
+    import tensorflow as tf  # late: importing this module stays cheap
+
+    devices = []
+    for device in tf.config.list_physical_devices():
+        details = tf.config.experimental.get_device_details(device)
+        name = details.get("device_name") or platform.processor() or platform.machine()
+        devices.append({"type": device.device_type, "name": name})
+    return devices
