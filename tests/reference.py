@@ -445,3 +445,40 @@ def best_mapping(layer: dict, accelerator: dict, objective: str = "edp", **machi
         if best is None or keys[objective](found) < keys[objective](best):
             best = found | {"mapping": mapping, "layer": padded}
     return best
+
+
+# --- random mappings --------------------------------------------------------------------
+
+
+def random_mapping(rng, rf_mode: str = "shared") -> tuple[dict, list[dict]]:
+    """Draw a small layer and any mapping of it, whatever its tiles weigh.
+
+    Args:
+        rng: A numpy Generator.
+        rf_mode: "shared" or "split".
+    """
+    kind = str(rng.choice(["conv", "depthwise"], p=[0.75, 0.25]))
+    names = ["register_file"] if rf_mode == "shared" else ["input_spad", "weight_spad", "psum_spad"]
+    mapping = [
+        {"level": name, "keeps": list(OPERANDS), "temporal": [], "spatial_x": [], "spatial_y": []}
+        for name in ["dram", "global_buffer", *names]
+    ]
+    if rf_mode == "split":
+        for level, operand in zip(mapping[2:], ("inputs", "weights", "outputs"), strict=True):
+            level["keeps"] = [operand]
+    places = [(i, "temporal") for i in range(len(mapping))]
+    places += [(1, "spatial_x"), (1, "spatial_y")]
+    layer = dict.fromkeys(DIMENSIONS, 1)
+    # At most six loops of bound 2 or 3, each dimension perhaps at several places.
+    for _ in range(int(rng.integers(3, 7))):
+        dim = str(rng.choice(list(DIMENSIONS), p=[0.05, 0.1, 0.1, 0.25, 0.2, 0.2, 0.1]))
+        if kind == "depthwise" and dim == "C":
+            continue
+        level, loops = places[int(rng.integers(len(places)))]
+        if dim not in [d for d, _ in mapping[level][loops]]:
+            bound = int(rng.integers(2, 5 if loops == "temporal" else 4))
+            mapping[level][loops].append([dim, bound])
+            layer[dim] *= bound
+    stride = [int(s) for s in rng.choice([1, 1, 2, 3], size=2)]
+    dilation = [int(s) for s in rng.choice([1, 1, 2, 4], size=2)]
+    return {"type": kind, **layer, "stride": stride, "dilation": dilation}, mapping
