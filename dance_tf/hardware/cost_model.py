@@ -74,11 +74,6 @@ class AccessCounts(NamedTuple):
         return self.rf_reads + self.rf_fills + self.rf_updates
 
     @property
-    def global_buffer_accesses(self) -> Any:
-        """Reads, fills and updates of the global buffer, [3, M]."""
-        return self.global_buffer_reads + self.global_buffer_fills + self.global_buffer_updates
-
-    @property
     def dram_accesses(self) -> Any:
         """Reads and updates of DRAM, [3, M]."""
         return self.dram_reads + self.dram_updates
@@ -391,13 +386,16 @@ def mapping_cost(
     """
     tech = technology(machine.technology)
     dtype = counts.macs.dtype
-    buffer_pj, _ = tech.global_buffer(machine.global_buffer_kib)
+    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
     rf_pj = tf.cast(tech.register_file_pj(rf_words), dtype)
     hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
     terms = cycle_terms(counts, machine)
     mac_pj = tech.mac_pj.value * counts.macs
     register_file_pj = rf_pj * tf.reduce_sum(counts.rf_accesses, axis=0)
-    global_buffer_pj = buffer_pj * tf.reduce_sum(counts.global_buffer_accesses, axis=0)
+    global_buffer_pj = read_pj * tf.reduce_sum(counts.global_buffer_reads, axis=0)
+    global_buffer_pj += write_pj * tf.reduce_sum(
+        counts.global_buffer_fills + counts.global_buffer_updates, axis=0
+    )
     dram_pj = tech.dram_pj.value * tf.reduce_sum(counts.dram_accesses, axis=0)
     wire_pj = tf.cast(hop_pj, dtype) * wire_hops(counts, is_row_stationary=is_row_stationary)
     return MappingCost(
@@ -419,7 +417,7 @@ def mapping_cost(
 def accelerator_area_um2(pe_x: Any, pe_y: Any, rf_words: Any, machine: MachineConfig) -> np.ndarray:
     """Return area in um2, float64 [A], of arrays of PEs with register files of `rf_words`."""
     tech = technology(machine.technology)
-    _, buffer_um2 = tech.global_buffer(machine.global_buffer_kib)
+    buffer_um2 = tech.global_buffer_area_um2(machine.global_buffer_kib)
     files = 3 if machine.rf_mode == "split" else 1
     per_pe = files * tech.register_file_um2(rf_words) + tech.mac_um2.value
     return buffer_um2 + np.asarray(pe_x, np.float64) * np.asarray(pe_y) * per_pe
