@@ -22,7 +22,6 @@ in one process, by any path, and no flag is defined twice:
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import textwrap
@@ -39,13 +38,13 @@ from dance_tf.config import (
     preset,
 )
 from dance_tf.errors import UserError
+from dance_tf.strict_json import read_json
 
 __all__ = [
     "EXPERIMENT",
     "call",
     "experiment_config",
     "output_dir",
-    "read_json",
     "run",
     "shared_flags",
 ]
@@ -129,7 +128,7 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     if given.get("config") and given.get("preset"):
         raise UserError("--preset and --config both say where to start: give one of them")
     if given.get("config"):
-        config = config_from_json(read_json(given["config"]))
+        config = config_from_json(read_json(os.path.expanduser(given["config"])))
     else:
         config = preset(given.get("preset") or "digits")
     config = override(config, given.get("set") or [])
@@ -155,25 +154,6 @@ def output_dir(values: flags.FlagValues) -> str:
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"--output_dir={path} is a file: name a folder")
     return path
-
-
-def read_json(path: str) -> Any:
-    """Read a JSON file that a user named.
-
-    Raises:
-        UserError: If it cannot be read or is not strict JSON.
-    """
-
-    def refuse(constant: str) -> NoReturn:
-        raise UserError(f"{path}: holds {constant}, which is not JSON")
-
-    try:
-        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
-            return json.load(file, parse_constant=refuse)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
 
 
 def run(main: Callable[[list[str]], int | None], values: flags.FlagValues) -> NoReturn:

@@ -1,0 +1,115 @@
+"""The BUILD files as the imports ask for them: one target per file with its direct deps.
+
+`python -m tests.repo.build_files` writes them; test_build_files.py compares.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+from tests.repo.source import (
+    DISTRIBUTIONS,
+    ROOT,
+    external_imports,
+    first_party_imports,
+    python_files,
+)
+
+__all__ = ["build_files", "label", "target_name"]
+
+_HEADER = '''"""Generated from the imports: `make build_files`."""
+
+'''
+
+#: Files that a target reads when it runs.
+_DATA = {
+    "dance_tf/evaluator/loading.py": ["//saved_models"],
+}
+
+#: Folders whose tests read the repository itself, which a sandbox does not hold.
+_MANUAL = "tests/repo"
+
+
+def target_name(path: str) -> str:
+    """Return the name of a file's target."""
+    return pathlib.PurePosixPath(path).stem
+
+
+def label(path: str) -> str:
+    """Return the absolute label of a file's target."""
+    return f"//{pathlib.PurePosixPath(path).parent}:{target_name(path)}"
+
+
+def _kind(path: str) -> str:
+    """Return the rule for a file."""
+    name = pathlib.PurePosixPath(path).name
+    if name.startswith("test_"):
+        return "py_test"
+    is_program = "\nif __name__ == " in (ROOT / path).read_text(encoding="utf-8")
+    return "py_binary" if is_program else "py_library"
+
+
+def _deps(path: str) -> list[str]:
+    """Return the sorted labels of what a file imports, shortened inside its package."""
+    package = f"//{pathlib.PurePosixPath(path).parent}:"
+    own = {label(target).replace(package, ":") for target in first_party_imports(path)}
+    conftest = "tests/conftest.py"
+    if _kind(path) == "py_test" and conftest in python_files():
+        own.add(label(conftest).replace(package, ":"))
+    external = {
+        "@pypi//" + re.sub(r"[-.]", "_", DISTRIBUTIONS[name]) for name in external_imports(path)
+    }
+    return sorted(own) + sorted(external)
+
+
+def _attribute(name: str, value: object) -> str:
+    if isinstance(value, list) and len(value) > 1:
+        items = "".join(f"        {json.dumps(item)},\n" for item in value)
+        return f"    {name} = [\n{items}    ],\n"
+    return f"    {name} = {json.dumps(value)},\n"
+
+
+def _target(path: str) -> str:
+    name = pathlib.PurePosixPath(path).name
+    kind = _kind(path)
+    lines = [_attribute("name", target_name(path)), _attribute("srcs", [name])]
+    if path in _DATA:
+        lines.append(_attribute("data", _DATA[path]))
+    if path.startswith("tests/") and kind != "py_test":
+        lines.append("    testonly = True,\n")
+    if kind == "py_test" and path.startswith(_MANUAL):
+        lines.append(_attribute("tags", ["manual"]))
+    deps = _deps(path)
+    if deps:
+        lines.append(_attribute("deps", deps))
+    return f"{kind}(\n{''.join(lines)})\n"
+
+
+def build_files() -> dict[str, str]:
+    """Return path and text of the BUILD file of every folder that holds Python files."""
+    packages: dict[str, list[str]] = {}
+    for path in python_files():
+        packages.setdefault(str(pathlib.PurePosixPath(path).parent), []).append(path)
+    texts = {}
+    for folder, paths in packages.items():
+        rules = ", ".join(json.dumps(rule) for rule in sorted({_kind(path) for path in paths}))
+        load = f'load("@rules_python//python:defs.bzl", {rules})\n\n'
+        visibility = 'package(default_visibility = ["//visibility:public"])\n\n'
+        targets = "\n".join(_target(path) for path in paths)
+        texts[f"{folder}/BUILD"] = _HEADER + load + visibility + targets
+    return texts
+
+
+def main() -> None:
+    """Write every BUILD file whose text has changed."""
+    for path, text in build_files().items():
+        file = ROOT / path
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The repository's files and the imports in them; what the checks of this folder read."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import pathlib
+import subprocess
+import sys
+
+__all__ = [
+    "DISTRIBUTIONS",
+    "ROOT",
+    "external_imports",
+    "first_party_imports",
+    "imported_names",
+    "python_files",
+    "repository_files",
+    "tool_names",
+]
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+#: Import name to the distribution that provides it, where we use one.
+DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "ai_edge_litert": "ai-edge-litert",
+    "hypothesis": "hypothesis",
+    "importlib_resources": "importlib_resources",
+    "keras": "keras",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "pytest": "pytest",
+    "sklearn": "scikit-learn",
+    "tensorflow": "tensorflow",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+@functools.cache
+def repository_files() -> tuple[str, ...]:
+    """Return the paths of all files that are tracked, or new and not ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
+    return tuple(sorted({path for path in listed if path and (ROOT / path).is_file()}))
+
+
+def python_files() -> tuple[str, ...]:
+    """Return the paths of all Python files."""
+    return tuple(path for path in repository_files() if path.endswith(".py"))
+
+
+def tool_names() -> tuple[str, ...]:
+    """Return NAME of every `python -m tools.NAME`."""
+    paths = [p.removeprefix("tools/") for p in python_files() if p.startswith("tools/")]
+    return tuple(p.removesuffix(".py") for p in paths if p not in ("__init__.py", "flags.py"))
+
+
+@functools.cache
+def imported_names(path: str) -> frozenset[str]:
+    """Return the dotted names that a file imports anywhere, `from a import b` as a.b."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"), path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"{path}:{node.lineno}: relative import")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def _first_party_file(name: str) -> str | None:
+    """Return the file of a dotted name: the module itself, or the one that holds the name."""
+    parts = name.split(".")
+    for end in (len(parts), len(parts) - 1):
+        stem = "/".join(parts[:end])
+        for path in (f"{stem}.py", f"{stem}/__init__.py"):
+            if path in python_files():
+                return path
+    return None
+
+
+@functools.cache
+def first_party_imports(path: str) -> frozenset[str]:
+    """Return the files of this repository that a file imports from."""
+    found = set()
+    for name in imported_names(path):
+        if name.partition(".")[0] in {p.partition("/")[0] for p in python_files()}:
+            target = _first_party_file(name)
+            if target is None:
+                raise ValueError(f"{path}: imports {name}, which does not exist")
+            found.add(target)
+    return frozenset(found - {path})
+
+
+@functools.cache
+def external_imports(path: str) -> frozenset[str]:
+    """Return the top-level names that a file imports from other distributions."""
+    own = {p.partition("/")[0] for p in python_files()}
+    names = {name.partition(".")[0] for name in imported_names(path)}
+    return frozenset(names - own - set(sys.stdlib_module_names))
