@@ -482,3 +482,33 @@ def random_mapping(rng, rf_mode: str = "shared") -> tuple[dict, list[dict]]:
     stride = [int(s) for s in rng.choice([1, 1, 2, 3], size=2)]
     dilation = [int(s) for s in rng.choice([1, 1, 2, 4], size=2)]
     return {"type": kind, **layer, "stride": stride, "dilation": dilation}, mapping
+
+
+def sliding_mappings() -> Iterator[tuple[dict, list[dict]]]:
+    """Yield mappings whose input box slides, goes on, goes back or stands still at a wrap.
+
+    All orders of an output loop, a filter loop and an idle one over all small bounds,
+    tiles, strides and dilations; along the width and along the height.
+    """
+    orders = (("out", "tap"), ("tap", "out"), ("tap", "idle", "out"), ("tap", "out", "idle"))
+    for axes in ({"out": "P", "tap": "R"}, {"out": "Q", "tap": "S"}):
+        choices = itertools.product((2, 3), (2, 3), (1, 2), (1, 2, 3), (1, 2, 3), (1, 2), orders)
+        for out, tap, rf_out, rf_tap, stride, dilation, order in choices:
+            names = axes | {"idle": "K"}
+            bounds = {"out": out, "tap": tap, "idle": 2}
+            layer = dict.fromkeys(DIMENSIONS, 1)
+            layer |= {axes["out"]: out * rf_out, axes["tap"]: tap * rf_tap}
+            layer |= {"K": 2 if "idle" in order else 1, "type": "conv"}
+            temporal = (
+                [],
+                [[names[loop], bounds[loop]] for loop in order],
+                [[axes["out"], rf_out], [axes["tap"], rf_tap]],
+            )
+            mapping = [
+                {"level": name, "keeps": list(OPERANDS), "temporal": loops}
+                | {"spatial_x": [], "spatial_y": []}
+                for name, loops in zip(
+                    ("dram", "global_buffer", "register_file"), temporal, strict=True
+                )
+            ]
+            yield layer | {"stride": stride, "dilation": dilation}, mapping

@@ -43,10 +43,12 @@ def test_cost_is_that_of_the_runs(case):
         assert sum(cost["wires"].values()) == pytest.approx(case.cost["wire_energy_pj"], rel=1e-7)
 
 
-def test_formula_equals_walking_on_random_mappings():
+def test_formula_equals_walking():
     rng = np.random.default_rng(0)
-    for _ in range(300):
-        layer, mapping = reference.random_mapping(rng)
+    pairs = [
+        reference.random_mapping(rng, mode) for mode in ("shared", "split") for _ in range(200)
+    ]
+    for layer, mapping in [*pairs, *reference.sliding_mappings()]:
         for accounting in ("timeloop_2020", "timeloop_2025"):
             walked = reference.walk_counts(layer, mapping, accounting)
             assert reference.closed_counts(layer, mapping, accounting) == walked, (layer, mapping)
