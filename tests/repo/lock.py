@@ -28,8 +28,11 @@ def main() -> None:
         re.sub(r"[-_.]+", "-", package["name"]).lower(): package["version"] for package in packages
     }
     version = ".".join(map(str, sys.version_info[:2]))
-    header = f"# Written by `make lock` with Python {version}; for Bazel. Others read requirements.txt.\n"
-    LOCK.write_text(header + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))
+    lines = [
+        f"# For Bazel; others read requirements.txt. Written by `make lock`, Python {version}."
+    ]
+    lines += [f"{name}=={pins[name]}" for name in sorted(pins)]
+    LOCK.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,186 @@
+"""Flags of the command lines: what they make, and how mistakes end."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from absl import flags
+
+from dance_tf.config import config_to_json, override, preset
+from dance_tf.errors import UserError
+from tools import flags as common
+
+
+def _parsed(*arguments: str) -> flags.FlagValues:
+    values = common.shared_flags(*common.EXPERIMENT, "output_dir", "resume")
+    values(["tool", *arguments])
+    return values
+
+
+def _call(main, *arguments: str) -> int:
+    values = common.shared_flags(*common.EXPERIMENT, "output_dir")
+    flags.DEFINE_string("reference", None, "A file.", flag_values=values)
+    flags.DEFINE_integer("num_layers", 3, "How many.", flag_values=values)
+    return common.call(main, values, ["/some where/tool.py", *arguments])
+
+
+def test_default_is_the_digits_preset():
+    assert common.experiment_config(_parsed()) == preset("digits")
+
+
+def test_later_flags_win_over_set_and_set_over_the_preset():
+    config = common.experiment_config(
+        _parsed(
+            "--preset=cifar10_small",
+            "--set=search.epochs=9",
+            "--set=search.epochs=11",
+            "--set=seed=4",
+            "--seed=7",
+            "--dataset=mnist",
+            "--data_dir=a b",
+            "--evaluator=exact",
+        )
+    )
+    expected = override(
+        preset("cifar10_small"),
+        [
+            "search.epochs=11",
+            "seed=7",
+            "data.dataset=mnist",
+            "data.data_dir=a b",
+            "evaluator.kind=exact",
+        ],
+    )
+    assert config == expected
+
+
+def test_config_file_gives_back_the_config(tmp_path: pathlib.Path):
+    config = override(preset("tiny"), ["seed=3", "search.lambda_2=0.25"])
+    file = tmp_path / "my config.json"
+    file.write_text(json.dumps(config_to_json(config)), encoding="utf-8")
+    assert common.experiment_config(_parsed(f"--config={file}")) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset=digit"], "did you mean 'digits'"),
+        (["--set=search.epoch=2"], "did you mean 'epochs'"),
+        (["--set=search.epochs=two"], "search.epochs=two"),
+        (["--set=search"], "NAME=VALUE"),
+        (["--config=/no/such.json"], "/no/such.json"),
+        (["--config=x.json", "--preset=tiny"], "give one of them"),
+    ],
+)
+def test_bad_configuration_says_what_and_how(arguments: list[str], words: str):
+    with pytest.raises(UserError, match="(?s)" + words) as error:
+        common.experiment_config(_parsed(*arguments))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"seed": NaN}', '{"seed": 1', "[1]", '{"sead": 1}'])
+def test_bad_config_file_is_one_line(tmp_path: pathlib.Path, text: str):
+    file = tmp_path / "config.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        common.experiment_config(_parsed(f"--config={file}"))
+    assert "\n" not in str(error.value)
+
+
+def test_output_dir_is_expanded_once_and_not_created(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home of me"))
+    monkeypatch.chdir(tmp_path)
+    path = common.output_dir(_parsed("--output_dir=~/my runs"))
+    assert path == str(tmp_path / "home of me" / "my runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_dir_that_is_a_file_or_missing_is_refused(tmp_path: pathlib.Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        common.output_dir(_parsed(f"--output_dir={tmp_path / 'file'}"))
+    with pytest.raises(UserError, match="--output_dir is missing"):
+        common.output_dir(_parsed())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--num_layer=2"], "num_layers"),
+        (["--num_layers=two"], "--num_layers=two"),
+        (["--evaluator=none"], "neural|exact"),
+        (["--seed=-1"], "--seed=-1"),
+        (["--seed"], "seed"),
+        (["digits"], "unexpected argument 'digits'"),
+        (["--seed=1", "digits", "--num_layers=2"], "unexpected argument 'digits'"),
+    ],
+)
+def test_wrong_flag_ends_with_2_and_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture
+):
+    assert _call(lambda argv: pytest.fail("main ran"), *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tool: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.parametrize("asking", ["--help", "-h", "--helpfull", "-help"])
+def test_help_lists_every_flag_on_stdout(asking: str, capsys: pytest.CaptureFixture):
+    assert _call(lambda argv: pytest.fail("main ran"), "--seed=1", asking) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for name in (*common.EXPERIMENT, "output_dir", "reference", "num_layers"):
+        assert f"  --{name}\n" in out
+    assert "Flags of the command lines" in out  # the docstring of main's module
+    assert "(default '3')" in out
+
+
+def test_status_is_that_of_main():
+    assert _call(lambda argv: None) == 0
+    assert _call(lambda argv: 143) == 143
+
+
+def test_users_mistake_and_unusable_file_end_with_1_and_one_line(capsys: pytest.CaptureFixture):
+    def mistaken(argv):
+        raise UserError("no such op\nas this")
+
+    def missing(argv):
+        pathlib.Path("/no/such/file").read_text(encoding="utf-8")
+
+    assert _call(mistaken) == 1
+    assert _call(missing) == 1
+    assert capsys.readouterr().err == (
+        "tool: no such op as this\ntool: /no/such/file: No such file or directory\n"
+    )
+
+
+def test_own_fault_keeps_its_traceback():
+    def faulty(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _call(faulty)
+
+
+def test_a_second_call_starts_from_the_defaults():
+    seen = []
+    values = common.shared_flags("set", "seed")
+
+    def main(argv):
+        seen.append((values["seed"].value, list(values["set"].value)))
+
+    assert common.call(main, values, ["tool", "--seed=1", "--set=a=1", "--set=b=2"]) == 0
+    assert common.call(main, values, ["tool", "--set=c=3"]) == 0
+    assert common.call(main, values, ["tool"]) == 0
+    assert seen == [(1, ["a=1", "b=2"]), (None, ["c=3"]), (None, [])]
+
+
+def test_shared_flags_refuses_a_name_it_does_not_know():
+    with pytest.raises(KeyError):
+        common.shared_flags("sead")
