@@ -369,10 +369,8 @@ def spatial_choices(layer: dict, accelerator: dict) -> Iterator[tuple[dict, dict
                     k = -(-layer["K"] // copies) * copies
                     c = -(-layer["C"] // c_y) * c_y
                     padded = layer | {"Q": q, "K": k, "C": c}
-                    if layer["type"] == "depthwise" and c > 1:
-                        continue
-                    needs_padding = (k, c) != (layer["K"], layer["C"])
-                    if needs_padding and 8 * macs_of(padded) > 9 * macs_of(layer):
+                    has_copies = max(k_x, c_y, k_y) > 1
+                    if has_copies and 8 * macs_of(padded) > 9 * macs_of(layer):
                         continue
                     yield padded, {"Q": on_x, "K": k_x}, {"S": layer["S"], "C": c_y, "K": k_y}
 
