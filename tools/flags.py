@@ -11,8 +11,9 @@ in one process, by any path, and no flag is defined twice:
 
     def main(argv):
         del argv  # Always the program's name alone.
+        config = common.experiment_config(FLAGS)  # Mistakes show before the wait.
+        common.load_tensorflow()
         from dance_tf import data  # What needs TensorFlow is imported here.
-        config = common.experiment_config(FLAGS)
         ...
 
     if __name__ == "__main__":
@@ -44,6 +45,7 @@ __all__ = [
     "EXPERIMENT",
     "call",
     "experiment_config",
+    "load_tensorflow",
     "output_dir",
     "run",
     "shared_flags",
@@ -154,6 +156,27 @@ def output_dir(values: flags.FlagValues) -> str:
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"--output_dir={path} is a file: name a folder")
     return path
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and look for its devices, without its lines on stderr.
+
+    They come from C++ before it reads any log level. TF_CPP_MIN_LOG_LEVEL=0 shows them.
+    What goes wrong is raised as ever; run_info.json names the devices found.
+    """
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def run(main: Callable[[list[str]], int | None], values: flags.FlagValues) -> NoReturn:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -11,6 +13,8 @@ from absl import flags
 from dance_tf.config import config_to_json, override, preset
 from dance_tf.errors import UserError
 from tools import flags as common
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _parsed(*arguments: str) -> flags.FlagValues:
@@ -184,3 +188,15 @@ def test_a_second_call_starts_from_the_defaults():
 def test_shared_flags_refuses_a_name_it_does_not_know():
     with pytest.raises(KeyError):
         common.shared_flags("sead")
+
+
+def test_tensorflow_loads_without_a_word():
+    program = (
+        "import sys; from tools import flags; assert 'tensorflow' not in sys.modules;"
+        " flags.load_tensorflow(); import tensorflow as tf;"
+        " print(float(tf.function(lambda x: x + 1, jit_compile=True)(tf.ones(()))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("2.0\n", "")
