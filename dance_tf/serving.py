@@ -1,0 +1,159 @@
+"""SavedModels as TensorFlow Serving wants them: version folders, and a client that checks.
+
+TensorFlow Serving looks for `<base>/<integer>/saved_model.pb` and passes over every
+other name, so a folder under another name is invisible until it is renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.errors import UserError
+
+__all__ = ["SIGNATURE", "ServedModel", "check_version", "next_version", "staging_folder"]
+
+#: The signature that every export has.
+SIGNATURE = "serving_default"
+
+_MAX_VERSION = 2**63 - 1  # TensorFlow Serving reads a signed 64-bit integer
+
+
+@contextlib.contextmanager
+def staging_folder(parent: str) -> Iterator[str]:
+    """Yield a new folder inside `parent` in which to write what is then renamed.
+
+    At the end it is removed with what is still in it; after an error so are the folders
+    above it that were made for it.
+    """
+    made = []
+    folder = os.path.abspath(parent)
+    while not os.path.isdir(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
+    os.makedirs(parent, exist_ok=True)
+    # Not tempfile.mkdtemp: its folders are closed to other users, such as a server's.
+    staging = os.path.join(parent, f".partial_{uuid.uuid4().hex}")
+    os.mkdir(staging)
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):  # someone else has put something there
+            for folder in made:
+                os.rmdir(folder)
+        raise
+    shutil.rmtree(staging)
+
+
+def check_version(version: int | str) -> int:
+    """Return a version as an integer; leading zeros are dropped, so that 007 is 7.
+
+    Raises:
+        UserError: If it is not a number that TensorFlow Serving would serve.
+    """
+    text = str(version)
+    if isinstance(version, bool) or not re.fullmatch("[0-9]+", text) or int(text) > _MAX_VERSION:
+        raise UserError(
+            f"version is {version!r}, not a whole number: TensorFlow Serving passes over folders"
+            " with other names; give 1, 2, 3 and so on, or none for the next one"
+        )
+    return int(text)
+
+
+def versions(base_dir: str) -> dict[int, str]:
+    """Return the versions in a base folder, number to path, ascending."""
+    names = os.listdir(base_dir) if os.path.isdir(base_dir) else []
+    found = {int(n): os.path.join(base_dir, n) for n in names if re.fullmatch("[0-9]+", n)}
+    return dict(sorted(found.items()))
+
+
+def next_version(base_dir: str) -> int:
+    """Return the highest version in a base folder plus one; 1 in an empty one."""
+    return max(versions(base_dir), default=0) + 1
+
+
+class ServedModel:
+    """Call a SavedModel by its serving signature, as a serving client would.
+
+    One sample (no batch axis on any input) gets exactly one batch axis; batches pass as
+    they are. The result always has the batch axis.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Load a SavedModel.
+
+        Args:
+            path: Its folder, or a base folder of versions, of which the highest is taken.
+        Raises:
+            UserError: If there is none, or it has no signature `serving_default`.
+        """
+        self.path = os.fspath(path)
+        if not os.path.exists(os.path.join(self.path, "saved_model.pb")):
+            found = versions(self.path)
+            if not found:
+                raise UserError(f"{self.path}: neither a SavedModel nor a folder of versions")
+            self.path = found[max(found)]
+        try:
+            # The loaded object owns the variables, so it must live as long as the function.
+            self._loaded = tf.saved_model.load(self.path)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{self.path}: cannot load the SavedModel: {reason}") from None
+        if SIGNATURE not in self._loaded.signatures:
+            raise UserError(f"{self.path}: no signature {SIGNATURE!r}")
+        self._function = self._loaded.signatures[SIGNATURE]
+
+    @property
+    def inputs(self) -> dict[str, tf.TensorSpec]:
+        """Name to shape and dtype."""
+        return dict(self._function.structured_input_signature[1])
+
+    @property
+    def outputs(self) -> dict[str, tf.TensorSpec]:
+        """Name to shape and dtype."""
+        return dict(self._function.structured_outputs)
+
+    def __call__(self, **inputs: Any) -> dict[str, np.ndarray]:
+        """Return the outputs by name, each with the batch axis first.
+
+        Args:
+            **inputs: One array per input, either all with or all without the batch axis.
+        Raises:
+            UserError: On an unknown or missing name, or a shape or dtype that does not fit.
+        """
+        specs = self.inputs
+        for name in {*inputs} ^ {*specs}:
+            what = "no value for input" if name in specs else "unknown input"
+            raise UserError(f"{what} {name!r}; the inputs are {', '.join(sorted(specs))}")
+        arrays = {name: _as_dtype(name, inputs[name], specs[name].dtype) for name in specs}
+        is_sample = [arrays[name].ndim == specs[name].shape.rank - 1 for name in specs]
+        if all(is_sample):
+            arrays = {name: array[None] for name, array in arrays.items()}
+        for name, array in arrays.items():
+            if not specs[name].shape.is_compatible_with(array.shape):
+                expected = specs[name].shape[1:].as_list()
+                raise UserError(
+                    f"input {name!r} has shape {list(np.shape(inputs[name]))}; one sample has"
+                    f" {expected}, a batch one axis more in front"
+                )
+        sizes = {name: len(array) for name, array in arrays.items()}
+        if len(set(sizes.values())) > 1:
+            raise UserError(f"the inputs have different batch sizes: {sizes}")
+        outputs = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _as_dtype(name: str, value: Any, dtype: tf.DType) -> np.ndarray:
+    try:
+        return np.asarray(value).astype(dtype.as_numpy_dtype, casting="same_kind")
+    except (TypeError, ValueError):
+        raise UserError(f"input {name!r} cannot be read as {dtype.name}") from None
