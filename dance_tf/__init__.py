@@ -1,0 +1,109 @@
+"""Differentiable co-exploration of networks and accelerators.
+
+`import dance_tf` is cheap: a name is imported from its module, and TensorFlow with
+it, when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dance_tf.config import ExperimentConfig, config_from_json, config_to_json, override, preset
+    from dance_tf.data import load_images
+    from dance_tf.errors import UserError
+    from dance_tf.evaluator.exact import ExactEvaluator
+    from dance_tf.evaluator.loading import load_evaluator
+    from dance_tf.evaluator.neural import NeuralEvaluator
+    from dance_tf.export import export_network
+    from dance_tf.hardware.accelerator import AcceleratorSpace
+    from dance_tf.hardware.cost_table import CostTable, load_or_build_table
+    from dance_tf.hardware.objective import EDAP, Objective
+    from dance_tf.hardware.oracle import best_accelerators
+    from dance_tf.search.dance import DanceSearch, SearchProblem
+    from dance_tf.search.result import SearchResult
+    from dance_tf.search.retrain import retrain
+    from dance_tf.structs import Accelerator, Architecture, Layer
+    from dance_tf.supernet.search_space import NetworkSpace, make_space
+    from dance_tf.supernet.supernet import Supernet, build_network, derive
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EDAP",
+    "Accelerator",
+    "AcceleratorSpace",
+    "Architecture",
+    "CostTable",
+    "DanceSearch",
+    "ExactEvaluator",
+    "ExperimentConfig",
+    "Layer",
+    "NetworkSpace",
+    "NeuralEvaluator",
+    "Objective",
+    "SearchProblem",
+    "SearchResult",
+    "Supernet",
+    "UserError",
+    "best_accelerators",
+    "build_network",
+    "config_from_json",
+    "config_to_json",
+    "derive",
+    "export_network",
+    "load_evaluator",
+    "load_images",
+    "load_or_build_table",
+    "make_space",
+    "override",
+    "preset",
+    "retrain",
+]
+
+#: Name to the module that it is imported from; the imports above, for the interpreter.
+_HOMES = {
+    "EDAP": "hardware.objective",
+    "Accelerator": "structs",
+    "AcceleratorSpace": "hardware.accelerator",
+    "Architecture": "structs",
+    "CostTable": "hardware.cost_table",
+    "DanceSearch": "search.dance",
+    "ExactEvaluator": "evaluator.exact",
+    "ExperimentConfig": "config",
+    "Layer": "structs",
+    "NetworkSpace": "supernet.search_space",
+    "NeuralEvaluator": "evaluator.neural",
+    "Objective": "hardware.objective",
+    "SearchProblem": "search.dance",
+    "SearchResult": "search.result",
+    "Supernet": "supernet.supernet",
+    "UserError": "errors",
+    "best_accelerators": "hardware.oracle",
+    "build_network": "supernet.supernet",
+    "config_from_json": "config",
+    "config_to_json": "config",
+    "derive": "supernet.supernet",
+    "export_network": "export",
+    "load_evaluator": "evaluator.loading",
+    "load_images": "data",
+    "load_or_build_table": "hardware.cost_table",
+    "make_space": "supernet.search_space",
+    "override": "config",
+    "preset": "config",
+    "retrain": "search.retrain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dance_tf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"dance_tf.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
