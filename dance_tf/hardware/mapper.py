@@ -22,6 +22,7 @@ import tensorflow as tf
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
+from dance_tf.hardware.access_counts import count_accesses
 from dance_tf.hardware.mapping import SHARED_LEVELS, Level, Mapping, MappingBatch
 from dance_tf.hardware.mapspace import RULES, MappingTable, Spread, enumerate_mappings, spreads
 from dance_tf.hardware.technology import technology
@@ -288,7 +289,7 @@ def _kernel(machine: MachineConfig) -> Any:
             dilation=tf.broadcast_to(steps[2:, None], [2, _CHUNK]),
             is_depthwise=tf.broadcast_to(kind[0], [_CHUNK]),
         )
-        counts = cost_model.count_accesses(
+        counts = count_accesses(
             batch,
             num_dram_slots=_NUM_SLOTS - 7,
             accounting=machine.accounting,

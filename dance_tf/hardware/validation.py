@@ -17,6 +17,7 @@ import numpy as np
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
+from dance_tf.hardware.access_counts import OPERANDS, count_accesses
 from dance_tf.hardware.mapping import Mapping, mapping_from_json, to_batch
 from dance_tf.structs import DIMENSIONS, Layer
 
@@ -24,7 +25,6 @@ __all__ = ["ReferenceCase", "parse_reference", "parse_wires", "validate"]
 
 _KINDS = ("reads", "fills", "updates", "tile_words")
 _FILES = {"weights": "weight_spad", "inputs": "input_spad", "outputs": "psum_spad"}
-_OPERANDS = cost_model.OPERANDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parse_wires(data: Any, where: str) -> dict[str, np.ndarray]:
     wires = {}
     for name, entry in data.items():
         try:
-            by_operand = [float(entry["by_operand"][operand]) for operand in _OPERANDS]
+            by_operand = [float(entry["by_operand"][operand]) for operand in OPERANDS]
             total = float(entry["wire_energy_pj"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: entry {name!r}: {error!r}") from None
@@ -154,7 +154,7 @@ def validate(
 
 def _evaluate(cases: Sequence[ReferenceCase], machine: MachineConfig, is_split: bool) -> Any:
     batch, num_dram_slots = to_batch([c.mapping for c in cases], [c.layer for c in cases])
-    counts = cost_model.count_accesses(
+    counts = count_accesses(
         batch, num_dram_slots=num_dram_slots, is_split=is_split, accounting=machine.accounting
     )
     cost = cost_model.mapping_cost(counts, machine=machine, **_array_fields(cases))
@@ -186,7 +186,7 @@ def _array_fields(cases: Sequence[ReferenceCase]) -> dict[str, np.ndarray]:
 def _levels(counts: Any, m: int, is_split: bool) -> dict[str, np.ndarray]:
     """Return our counts of mapping m as the reference has them: level to [3, 4]."""
     levels: dict[str, np.ndarray] = {}
-    for o, operand in enumerate(_OPERANDS):
+    for o, operand in enumerate(OPERANDS):
         file = _FILES[operand] if is_split else "register_file"
         for level, prefix in (("dram", "dram"), ("global_buffer",) * 2, (file, "rf")):
             rows = levels.setdefault(level, np.zeros((3, len(_KINDS))))
@@ -227,7 +227,7 @@ def _case(item: dict[str, Any]) -> ReferenceCase:
     walked = {level: rows.copy() for level, rows in counts.items()}
     for entry in item.get("walked", []):
         rows = walked[entry["level"]]
-        rows[_OPERANDS.index(entry["operand"]), _KINDS.index(entry["count"])] = entry["value"]
+        rows[OPERANDS.index(entry["operand"]), _KINDS.index(entry["count"])] = entry["value"]
     return ReferenceCase(
         name=str(item["name"]),
         layer=record,
@@ -255,7 +255,7 @@ def _case(item: dict[str, Any]) -> ReferenceCase:
 def _counts(accesses: dict[str, dict[str, float]]) -> np.ndarray:
     rows = np.zeros((3, len(_KINDS)))
     for operand, values in accesses.items():
-        rows[_OPERANDS.index(operand)] = [values[kind] for kind in _KINDS]
+        rows[OPERANDS.index(operand)] = [values[kind] for kind in _KINDS]
     return rows
 
 
@@ -263,7 +263,7 @@ def _check_keeps(levels: list[dict[str, Any]]) -> None:
     """Refuse mappings that bypass a level: all operands are kept at all levels here."""
     kept = {file: {operand} for operand, file in _FILES.items()}
     for level in levels:
-        wanted = kept.get(level["level"], set(_OPERANDS))
+        wanted = kept.get(level["level"], set(OPERANDS))
         if set(level.get("keeps", wanted)) != wanted:
             raise UserError(f"{level['level']} keeps {level['keeps']}: bypassing is not modelled")
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
+from dance_tf.hardware.access_counts import count_accesses
 from dance_tf.hardware.mapping import MappingBatch, mapping_from_json, to_batch
 from tests import reference
 from tests.conformance import cases as conformance
@@ -136,7 +137,7 @@ def test_batch_equals_single_calls(drawn, counted):
 
 
 def _count_and_cost(batch, num_dram_slots):
-    counts = cost_model.count_accesses(batch, num_dram_slots=num_dram_slots)
+    counts = count_accesses(batch, num_dram_slots=num_dram_slots)
     rows = tf.shape(batch.stride)[1]
     found = cost_model.mapping_cost(
         counts,
