@@ -45,6 +45,7 @@ __all__ = [
     "export_saved_model",
     "load_network",
     "read_accelerator",
+    "sample_images",
     "write_accelerator",
 ]
 
@@ -144,6 +145,19 @@ def export_network(
                 os.rename(target, os.path.join(staging, f".old_{name}"))
             os.rename(os.path.join(staging, name), target)
     return report
+
+
+def sample_images(dataset: Any, split: str, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first images of a split and their labels, at most `num` of them.
+
+    Args:
+        dataset: protocols.ImageDataset; its order without a seed is fixed.
+        split: "architecture" to calibrate (never seen by the network's weights), "test" to
+            compare.
+        num: How many.
+    """
+    images, labels = next(iter(dataset.split(split, batch_size=num)))
+    return np.asarray(images), np.asarray(labels)
 
 
 def load_network(path: str) -> keras.Model:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dance_tf.errors import UserError
 from dance_tf.serving import SIGNATURE, ServedModel, check_version, next_version, staging_folder
-from dance_tf.structs import METRICS
+from dance_tf.structs import METRICS, Evaluation
 
 __all__ = ["export_evaluator"]
 
@@ -31,8 +31,8 @@ def export_evaluator(
     `pe_x`, `pe_y`, `rf_bytes`, `dataflow` (position in structs.DATAFLOWS) int32 [B].
 
     Args:
-        evaluator: protocols.Evaluator with the `table` (hardware.cost_table.CostTable) it
-            belongs to.
+        evaluator: protocols.Evaluator with either the `domain` or the `table` it speaks
+            about; both have `space` and `accelerators`.
         base_dir: Folder of versions; made if missing.
         version: A whole number, 007 being 7; None: the highest in `base_dir` plus one.
     Returns:
@@ -49,11 +49,14 @@ def export_evaluator(
     final = os.path.join(base_dir, str(number))
     if os.path.lexists(final):
         raise UserError(f"{final} is there already; the next version is {next_version(base_dir)}")
+    # Before the evaluator is traced: one that computes constants at its first use has them.
+    inputs = _random_inputs(_domain(evaluator).space.op_mask)
+    evaluation = evaluator.evaluate(*map(tf.constant, inputs.values()))
     with staging_folder(base_dir) as staging:
         written = os.path.join(staging, "saved_model")
         _save(evaluator, written)
         served = ServedModel(written)
-        difference = _largest_difference(evaluator, served)
+        difference = _largest_difference(served, inputs, evaluation)
         os.rename(written, final)
     return {
         "path": final,
@@ -65,8 +68,8 @@ def export_evaluator(
 
 
 def _save(evaluator: Any, path: str) -> None:
-    space, accelerators = evaluator.table.space, evaluator.table.accelerators.all()
-    columns = {f: tf.constant(v, tf.int32) for f, v in accelerators._asdict().items()}
+    space, accelerators = _domain(evaluator).space, _domain(evaluator).accelerators
+    columns = {f: tf.constant(v, tf.int32) for f, v in accelerators.all()._asdict().items()}
 
     @tf.function(
         input_signature=[
@@ -90,13 +93,19 @@ def _save(evaluator: Any, path: str) -> None:
     tf.saved_model.save(module, path, signatures={SIGNATURE: serve})
 
 
-def _largest_difference(evaluator: Any, served: ServedModel) -> float:
+def _domain(evaluator: Any) -> Any:
+    """Return what has the evaluator's `space` and `accelerators`."""
+    domain = getattr(evaluator, "domain", None)
+    return evaluator.table if domain is None else domain
+
+
+def _largest_difference(
+    served: ServedModel, inputs: dict[str, np.ndarray], evaluation: Evaluation
+) -> float:
     """Compare an export with its evaluator, and each row of a batch with that row alone."""
-    inputs = _random_inputs(evaluator.table.space.op_mask)
     batch = served(**inputs)
-    metrics, index = evaluator.evaluate(*map(tf.constant, inputs.values()))
-    expected = dict(zip(METRICS, np.transpose(metrics), strict=True))
-    expected["accelerator_index"] = np.asarray(index)
+    expected = dict(zip(METRICS, np.transpose(evaluation.metrics), strict=True))
+    expected["accelerator_index"] = np.asarray(evaluation.accelerator_index)
     singles = [
         served(**{name: value[i] for name, value in inputs.items()}) for i in range(_NUM_COMPARED)
     ]

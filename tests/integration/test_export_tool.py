@@ -1,0 +1,144 @@
+"""python -m tools.export_model: files that load, one clear line for a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from dance_tf import export
+from dance_tf.config import (
+    AcceleratorSpaceConfig,
+    MachineConfig,
+    SpaceConfig,
+    config_to_json,
+    preset,
+)
+from dance_tf.evaluator.neural import EvaluatorDomain, NeuralEvaluator, make_networks
+from dance_tf.hardware.accelerator import AcceleratorSpace
+from dance_tf.serving import ServedModel
+from dance_tf.supernet.search_space import make_space
+from tools import export_model
+from tools import flags as common
+
+
+def _call(*arguments):
+    return common.call(export_model.main, export_model.FLAGS, ["export_model", *arguments])
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory):
+    """An untrained network of 8x8 images; what it says does not matter here."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    x = keras.layers.Dense(10)(keras.layers.Flatten()(x))
+    path = tmp_path_factory.mktemp("model") / "network.keras"
+    keras.Model(inputs, x).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, keras_file):
+    """A run folder, exported once."""
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    (folder / "exports").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config_to_json(preset("tiny"))))
+    (folder / "exports" / "network.keras").write_bytes(keras_file.read_bytes())
+    return folder
+
+
+def test_network_of_a_run_folder(run_dir, capsys):
+    assert _call(f"--run_dir={run_dir}", "--num_images=60") == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert captured.err == ""
+    assert report["dataset"] == "digits" and report["split"] == "test"
+    assert report["num_images"] == 60
+    assert report["tflite"]["top1_agreement"] >= 0.99
+    for key in ("saved_model", "keras", "tflite", "tflite_int8"):
+        assert os.path.dirname(report[key]["path"]) == str(run_dir / "exports")
+        assert os.path.exists(report[key]["path"])
+        assert "test_accuracy" in report[key]
+    classifier = export.TFLiteClassifier(run_dir / "exports" / "network_int8.tflite")
+    assert classifier.predict(np.zeros((2, 8, 8, 3), np.float32)).shape == (2, 10)
+
+
+def test_evaluator_gets_the_next_version(tmp_path, capsys):
+    space = make_space(SpaceConfig(name="tiny_mbconv"))
+    accelerators = AcceleratorSpace(AcceleratorSpaceConfig(pe_x=(8,), pe_y=(8, 16)))
+    domain = EvaluatorDomain(space, accelerators, MachineConfig(), "hash", (1.0, 1.0, 1.0))
+    generator, estimator = make_networks(
+        domain, cell_mask=space.op_mask, num_blocks=1, generator_units=8, estimator_units=8
+    )
+    evaluator = NeuralEvaluator(
+        generator, estimator, domain=domain, candidates=np.arange(len(accelerators))
+    )
+    evaluator.save(str(tmp_path / "trained"))
+    base = tmp_path / "served"
+    for version in (1, 2):
+        assert _call(f"--evaluator_dir={tmp_path / 'trained'}", f"--output_dir={base}") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["version"] == version and report["max_relative_difference"] < 1e-5
+    weights = space.op_mask / space.op_mask.sum(-1, keepdims=True)
+    answer = ServedModel(base)(mixture_weights=weights, objective_vectors=[0.0, 1.0, 1.0, 1.0])
+    expected = evaluator.evaluate(weights[None], [[0.0, 1.0, 1.0, 1.0]])
+    assert answer["latency_ms"][0] == pytest.approx(float(expected.metrics[0, 0]), rel=1e-5)
+    for version in ("0.1", "v2"):
+        arguments = (f"--evaluator_dir={tmp_path / 'trained'}", f"--output_dir={base}")
+        assert _call(*arguments, f"--version={version}") == 1
+        assert "whole number" in capsys.readouterr().err
+    assert sorted(os.listdir(base)) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give one of --run_dir, --model and --evaluator_dir, not none"),
+        (["--run_dir=a", "--model=b"], "not --run_dir and --model"),
+        (["--model={keras}", "--version=1"], "--version goes with --evaluator_dir"),
+        (["--run_dir=a", "--preset=tiny"], "--preset goes with --model"),
+        (["--model={keras}"], "--output_dir is missing"),
+        (["--model=missing.keras", "--output_dir={out}"], "no such file"),
+        (["--model={broken}", "--output_dir={out}"], "Keras cannot load"),
+        (["--model={vector}", "--output_dir={out}"], "not square images"),
+        (["--model={two}", "--output_dir={out}"], "tells 2 classes apart, but digits has 10"),
+        (["--model={keras}", "--output_dir={out}", "--dataset=cifar1"], "cifar1"),
+        (["--run_dir={tmp}"], "no trained network"),
+        (["--evaluator_dir={tmp}", "--output_dir={out}"], "manifest.json"),
+        (["--evaluator_dir=missing", "--output_dir={out}"], "no such folder"),
+        (["--evaluator_dir={tmp}", "--output_dir={keras}"], "is a file"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_nothing(
+    tmp_path, keras_file, capsys, monkeypatch, arguments, says
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no data"))
+    (tmp_path / "broken.keras").write_bytes(keras_file.read_bytes()[:-100])
+    for name, shape in (("vector", (5,)), ("two", (8, 8, 3))):
+        inputs = keras.Input(shape)
+        outputs = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+        keras.Model(inputs, outputs).save(tmp_path / f"{name}.keras")
+    paths = {n: tmp_path / f"{n}.keras" for n in ("broken", "vector", "two")}
+    names = {**paths, "keras": keras_file, "tmp": tmp_path, "out": tmp_path / "out"}
+    before = sorted(os.listdir(tmp_path))
+    assert _call(*(argument.format(**names) for argument in arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert says in captured.err and captured.err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_help_imports_no_tensorflow():
+    code = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from tools import flags, export_model\n"
+        "assert flags.call(export_model.main, export_model.FLAGS, sys.argv) == 0\n"
+        "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--evaluator_dir" in done.stdout

@@ -1,0 +1,125 @@
+"""Export a trained network (SavedModel, Keras, TFLite float and int8) or an evaluator.
+
+--run_dir exports the network of a search's folder again, --model any Keras file of a
+network, --evaluator_dir a trained evaluator as a version for TensorFlow Serving. Each
+file is loaded again and compared before it is kept. Prints the comparison as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from absl import flags
+
+from dance_tf.config import DataConfig, config_from_json
+from dance_tf.errors import UserError
+from tools import flags as common
+
+FLAGS = common.shared_flags("preset", "config", "set", "dataset", "data_dir", "output_dir")
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir",
+    None,
+    "Folder of a run. Its config says which images to compare on; writes to its exports"
+    " unless --output_dir says otherwise.",
+    flag_values=FLAGS,
+)
+_MODEL = flags.DEFINE_string(
+    "model", None, "Keras file (.keras) of a network of images in 0..1.", flag_values=FLAGS
+)
+_EVALUATOR_DIR = flags.DEFINE_string(
+    "evaluator_dir", None, "Folder of a trained evaluator.", flag_values=FLAGS
+)
+_VERSION = flags.DEFINE_string(
+    "version",
+    None,
+    "With --evaluator_dir: folder in --output_dir, a whole number. Otherwise the next one.",
+    flag_values=FLAGS,
+)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images",
+    200,
+    "Images to calibrate int8 on (split architecture), and to compare on (split test).",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+
+
+def main(argv: list[str]) -> None:
+    """Export what the flags name."""
+    del argv
+    sources = [flag.name for flag in (_RUN_DIR, _MODEL, _EVALUATOR_DIR) if flag.value]
+    if len(sources) != 1:
+        given = " and ".join(f"--{name}" for name in sources) or "none"
+        raise UserError(f"give one of --run_dir, --model and --evaluator_dir, not {given}")
+    for name in ("preset", "config", "set"):
+        if FLAGS[name].value and not _MODEL.value:
+            raise UserError(f"--{name} goes with --model only")
+    if _VERSION.value is not None and not _EVALUATOR_DIR.value:
+        raise UserError("--version goes with --evaluator_dir only")
+    report = _export_evaluator() if _EVALUATOR_DIR.value else _export_network()
+    print(json.dumps(report, indent=2, allow_nan=False))
+
+
+def _export_evaluator() -> dict[str, Any]:
+    output_dir = common.output_dir(FLAGS)
+    path = os.path.expanduser(_EVALUATOR_DIR.value)
+    if not os.path.isdir(path):
+        raise UserError(f"--evaluator_dir={path}: no such folder")
+
+    from dance_tf import export, serving
+    from dance_tf.evaluator.neural import NeuralEvaluator
+
+    if _VERSION.value is not None:
+        serving.check_version(_VERSION.value)
+    return export.export_evaluator(NeuralEvaluator.load(path), output_dir, _VERSION.value)
+
+
+def _export_network() -> dict[str, Any]:
+    if _RUN_DIR.value:
+        run_dir = os.path.abspath(os.path.expanduser(_RUN_DIR.value))
+        path = os.path.join(run_dir, "exports", "network.keras")
+        if not os.path.isfile(path):
+            raise UserError(f"--run_dir={run_dir}: no exports/network.keras, so no trained network")
+        config = config_from_json(common.read_json(os.path.join(run_dir, "config.json"))).data
+        output_dir = os.path.join(run_dir, "exports")
+        if FLAGS["output_dir"].value:
+            output_dir = common.output_dir(FLAGS)
+    else:
+        path = os.path.expanduser(_MODEL.value)
+        if not os.path.isfile(path):
+            raise UserError(f"--model={path}: no such file")
+        config, output_dir = common.experiment_config(FLAGS).data, common.output_dir(FLAGS)
+    given = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value is not None}
+    return _export(path, dataclasses.replace(config, **given), output_dir)
+
+
+def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
+    from dance_tf import data, export
+
+    model = export.load_network(path)
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1]:
+        raise UserError(f"{path}: takes inputs of shape {shape}, not square images of fixed size")
+    dataset = data.load_images(config, input_size=shape[1], image_channels=shape[3])
+    if model.output_shape[-1] < dataset.num_classes:
+        raise UserError(
+            f"{path}: tells {model.output_shape[-1]} classes apart, but {dataset.name} has"
+            f" {dataset.num_classes}; name its own data set with --dataset"
+        )
+    calibration, _ = export.sample_images(dataset, "architecture", _NUM_IMAGES.value)
+    images, labels = export.sample_images(dataset, "test", _NUM_IMAGES.value)
+    report = export.export_network(
+        model,
+        output_dir,
+        calibration_images=calibration,
+        test_images=images,
+        test_labels=labels,
+    )
+    return {"output_dir": output_dir, "dataset": dataset.name, "split": "test", **report}
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
