@@ -181,16 +181,15 @@ def test_versions_are_numbers_not_texts(tmp_path, monkeypatch):
     base.mkdir()
     for name in ("v9", "0.9", ".partial_old"):  # not versions
         (base / name).mkdir()
-    numbers = [
-        module.export_evaluator(None, str(base), v)["version"] for v in (None, "007", None, 9, None)
-    ]
+    given = (None, "007", None, 9, None)
+    numbers = [module.export_evaluator(_Table(), str(base), v)["version"] for v in given]
     assert numbers == [1, 7, 8, 9, 10]
     assert sorted(os.listdir(base)) == sorted([*"1789", "10", "v9", "0.9", ".partial_old"])
     with pytest.raises(UserError, match="7 is there already; the next version is 11"):
-        module.export_evaluator(None, str(base), "07")
+        module.export_evaluator(_Table(), str(base), "07")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        module.export_evaluator(None, str(tmp_path / "file"))
+        module.export_evaluator(_Table(), str(tmp_path / "file"))
 
 
 def test_an_evaluator_that_cannot_be_exported_leaves_nothing(tmp_path):
