@@ -59,13 +59,17 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--{name} goes with --model only")
     if _VERSION.value is not None and not _EVALUATOR_DIR.value:
         raise UserError("--version goes with --evaluator_dir only")
-    report = _export_evaluator() if _EVALUATOR_DIR.value else _export_network()
+    if _EVALUATOR_DIR.value:
+        report = _export_evaluator(os.path.expanduser(_EVALUATOR_DIR.value))
+    elif _RUN_DIR.value:
+        report = _export_run(os.path.abspath(os.path.expanduser(_RUN_DIR.value)))
+    else:
+        report = _export_file(os.path.expanduser(_MODEL.value or ""))
     print(json.dumps(report, indent=2, allow_nan=False))
 
 
-def _export_evaluator() -> dict[str, Any]:
+def _export_evaluator(path: str) -> dict[str, Any]:
     output_dir = common.output_dir(FLAGS)
-    path = os.path.expanduser(_EVALUATOR_DIR.value)
     if not os.path.isdir(path):
         raise UserError(f"--evaluator_dir={path}: no such folder")
 
@@ -77,23 +81,22 @@ def _export_evaluator() -> dict[str, Any]:
     return export.export_evaluator(NeuralEvaluator.load(path), output_dir, _VERSION.value)
 
 
-def _export_network() -> dict[str, Any]:
-    if _RUN_DIR.value:
-        run_dir = os.path.abspath(os.path.expanduser(_RUN_DIR.value))
-        path = os.path.join(run_dir, "exports", "network.keras")
-        if not os.path.isfile(path):
-            raise UserError(f"--run_dir={run_dir}: no exports/network.keras, so no trained network")
-        config = config_from_json(common.read_json(os.path.join(run_dir, "config.json"))).data
-        output_dir = os.path.join(run_dir, "exports")
-        if FLAGS["output_dir"].value:
-            output_dir = common.output_dir(FLAGS)
-    else:
-        path = os.path.expanduser(_MODEL.value)
-        if not os.path.isfile(path):
-            raise UserError(f"--model={path}: no such file")
-        config, output_dir = common.experiment_config(FLAGS).data, common.output_dir(FLAGS)
-    given = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value is not None}
-    return _export(path, dataclasses.replace(config, **given), output_dir)
+def _export_run(run_dir: str) -> dict[str, Any]:
+    path = os.path.join(run_dir, "exports", "network.keras")
+    if not os.path.isfile(path):
+        raise UserError(f"--run_dir={run_dir}: no exports/network.keras, so no trained network")
+    config = config_from_json(common.read_json(os.path.join(run_dir, "config.json"))).data
+    given: dict[str, Any] = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value}
+    config = dataclasses.replace(config, **given)
+    is_elsewhere = FLAGS["output_dir"].value is not None
+    output_dir = common.output_dir(FLAGS) if is_elsewhere else os.path.dirname(path)
+    return _export(path, config, output_dir)
+
+
+def _export_file(path: str) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise UserError(f"--model={path}: no such file")
+    return _export(path, common.experiment_config(FLAGS).data, common.output_dir(FLAGS))
 
 
 def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
