@@ -167,12 +167,15 @@ class EvaluatorConfig:
     batch_size: int = 256
     learning_rate: float = 2e-3
     soft_fraction: float = 0.5  # of the training architectures that are mixtures
-    softmin_temperature: float = 0.05  # exact evaluator, at a uniform mixture
+    softmin_temperature: float = 0.01  # exact evaluator, at a uniform mixture
 
     def __post_init__(self) -> None:
         _one_of("evaluator.kind", self.kind, ("neural", "exact"))
         _positive(self, "evaluator", "num_blocks", "generator_units", "estimator_units")
         _positive(self, "evaluator", "training_steps", "batch_size", "learning_rate")
+        _positive(self, "evaluator", "softmin_temperature")
+        if not 0.0 <= self.soft_fraction <= 1.0:
+            raise UserError(f"evaluator.soft_fraction is {self.soft_fraction}, not within 0..1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""Labels for the evaluator, drawn anew at each training step.
+
+An example is an architecture (one-hot, or a mixture such as a search passes through), an
+objective, and the best accelerator under it; beside these, random accelerators for the
+cost estimation network. The oracle labels a batch in milliseconds, so nothing is stored
+and nothing is seen twice. Batch `step` of a seed is always the same.
+
+Only few accelerators are ever best. Many draws find them with the whole table, and the
+batches are then labelled among them alone, a hundred times faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.errors import UserError
+from dance_tf.hardware.objective import EDAP, random_objectives
+from dance_tf.hardware.oracle import best_accelerators
+
+__all__ = [
+    "OBJECTIVE_KINDS",
+    "CandidateTable",
+    "LabelBatch",
+    "can_run_everything",
+    "draw_batch",
+    "draw_objectives",
+    "ever_best_accelerators",
+    "sample_mixtures",
+    "sample_one_hot",
+]
+
+#: Families of objectives that the evaluator is trained on and judged by.
+OBJECTIVE_KINDS = ("edap", "random_products", "random_linear", "single_metrics")
+
+# Concentration of the Dirichlet mixtures, drawn log-uniformly: near one-hot to near uniform.
+_CONCENTRATIONS = (0.02, 50.0)
+
+
+class LabelBatch(NamedTuple):
+    """One batch of labelled architectures."""
+
+    mixture_weights: np.ndarray  # float32 [B, D, O]
+    objective_vectors: np.ndarray  # float32 [B, 4]
+    best_index: np.ndarray  # int32 [B], exact best accelerator
+    accelerator_index: np.ndarray  # int32 [B], drawn uniformly
+
+
+def sample_one_hot(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw architectures as one-hot weights, float32 [num, D, O], uniform over the space."""
+    op_indices = space.sample(num, int(rng.integers(2**31)))
+    return np.eye(space.num_ops, dtype=np.float32)[op_indices]
+
+
+def sample_mixtures(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw mixtures, float32 [num, D, O], from near one-hot to near uniform.
+
+    Each architecture has a Dirichlet concentration and each of its blocks one around it,
+    as a search decides some blocks before others. Forbidden ops are exactly 0.
+    """
+    low, high = np.log(_CONCENTRATIONS)
+    logs = rng.uniform(low, high, size=(num, 1, 1)) + rng.normal(size=(num, space.num_blocks, 1))
+    concentration = np.broadcast_to(np.exp(np.clip(logs, low, high)), (num, *space.op_mask.shape))
+    # A Gamma variate as log Gamma(a + 1) + log(U) / a: small concentrations do not underflow.
+    log_gamma = np.log(rng.standard_gamma(concentration + 1.0))
+    log_gamma += np.log1p(-rng.random(concentration.shape)) / concentration
+    log_gamma = np.where(space.op_mask, log_gamma, -np.inf)
+    weights = np.exp(log_gamma - log_gamma.max(axis=-1, keepdims=True))
+    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def draw_objectives(kind: str, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw objective vectors, float32 [num, 4], of one of OBJECTIVE_KINDS."""
+    if kind == "edap":
+        return np.tile(EDAP.vector, (num, 1))
+    if kind == "single_metrics":
+        is_linear = rng.integers(0, 2, size=(num, 1))
+        weights = np.eye(3)[rng.integers(0, 3, size=num)]
+        return np.concatenate([is_linear, weights], axis=1).astype(np.float32)
+    is_linear = {"random_products": 0, "random_linear": 1}[kind]
+    weights = rng.dirichlet(np.ones(3), size=num) * (1.0 if is_linear else 3.0)
+    return np.concatenate([np.full((num, 1), is_linear), weights], axis=1).astype(np.float32)
+
+
+class CandidateTable:
+    """The part of a table that belongs to some accelerators, for the oracle to choose from."""
+
+    def __init__(self, table: Any, rows: np.ndarray) -> None:
+        """Take the accelerators `rows`, int32 [C], which must be able to run every cell."""
+        self.space, self.reference = table.space, table.reference
+        self.rows = np.asarray(rows, np.int32)
+        num_cells = self.space.num_blocks * self.space.num_ops
+
+        def take(cells: np.ndarray) -> tf.Tensor:
+            return tf.constant(cells.reshape(num_cells, -1)[:, self.rows])
+
+        self._cells = (take(table.latency_ms), take(table.energy_mj))
+        self._fixed = (table.fixed_latency_ms[self.rows], table.fixed_energy_mj[self.rows])
+        self._area_mm2 = table.area_mm2[self.rows]
+
+    def expected_metrics(self, mixture_weights: Any) -> tf.Tensor:
+        """Return the expected metrics, float32 [B, C, 3], of mixture weights [B, D, O]."""
+        flat = tf.reshape(mixture_weights, [-1, self._cells[0].shape[0]])
+        sums = [tf.matmul(flat, c) + f for c, f in zip(self._cells, self._fixed, strict=True)]
+        return tf.stack([*sums, tf.broadcast_to(self._area_mm2, tf.shape(sums[0]))], axis=-1)
+
+
+def can_run_everything(table: Any) -> np.ndarray:
+    """Return which accelerators can run every cell of a table, bool [A]."""
+    return np.isfinite(table.latency_ms).all(axis=(0, 1)) & np.isfinite(table.fixed_latency_ms)
+
+
+def draw_batch(
+    table: Any, accelerators: np.ndarray, num: int, soft_fraction: float, rng: np.random.Generator
+) -> LabelBatch:
+    """Draw and label one batch.
+
+    Args:
+        table: hardware.cost_table.CostTable, or the CandidateTable to label from.
+        accelerators: Rows of the accelerator space to draw the random ones from.
+        num: B.
+        soft_fraction: Share of the architectures that are mixtures.
+        rng: Determines the batch.
+    """
+    num_soft = round(num * soft_fraction)
+    mixtures = np.concatenate(
+        [
+            sample_mixtures(table.space, num_soft, rng),
+            sample_one_hot(table.space, num - num_soft, rng),
+        ]
+    )
+    objectives = random_objectives(num, rng)
+    drawn = rng.choice(accelerators, size=num).astype(np.int32)
+    best = best_accelerators(table, mixtures, objectives).accelerator_index.numpy()
+    return LabelBatch(mixtures, objectives, best, drawn)
+
+
+def ever_best_accelerators(
+    table: Any, num: int, soft_fraction: float, seed: int, *, chunk: int = 512
+) -> np.ndarray:
+    """Return the accelerators that are best for any of `num` random draws, int32 [C], sorted.
+
+    Those that cannot run some cell are left out: a mixture could not use them.
+
+    Raises:
+        UserError: If none is left.
+    """
+    num_accelerators = len(table.accelerators)
+    seen = np.zeros(num_accelerators, bool)
+    rng = np.random.default_rng([seed, 0])
+    for _ in range(-(-num // chunk)):
+        batch = draw_batch(table, np.arange(num_accelerators), chunk, soft_fraction, rng)
+        seen[batch.best_index] = True
+    rows = np.flatnonzero(seen & can_run_everything(table)).astype(np.int32)
+    if not len(rows):
+        raise UserError(
+            f"no accelerator of the space can run every candidate op of {table.space.name}:"
+            " widen hardware.accelerators, or use --evaluator=exact"
+        )
+    return rows

@@ -1,0 +1,123 @@
+"""The exact evaluator: the whole cost table, and a soft minimum over its accelerators.
+
+No training and no error: at a one-hot mixture it returns the metrics of the exact best
+accelerator; at a mixture the expected metrics, averaged over the accelerators that are
+nearly the best there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.errors import UserError
+from dance_tf.hardware.objective import objective_values
+from dance_tf.hardware.oracle import TIE_TOLERANCE, best_accelerators
+from dance_tf.structs import Evaluation
+
+__all__ = ["ExactEvaluator", "mixture_softness"]
+
+# Added to the softness, so that a one-hot mixture has a temperature, if next to none.
+_SOFTNESS_FLOOR = 1e-6
+
+# What every accelerator but the oracle's choice is set back by, in log value: far above the
+# temperature at a one-hot mixture, so that equally good ones get nothing there, and far
+# below it at softer ones.
+_TIE_MARGIN = 2 * TIE_TOLERANCE
+
+
+def mixture_softness(mixture_weights: Any, op_mask: np.ndarray) -> tf.Tensor:
+    """Return how far mixtures are from one-hot: 0 at one-hot, 1 at uniform.
+
+    1 - sum_o w**2 over its value at uniform, averaged over the blocks that have a choice.
+
+    Args:
+        mixture_weights: float32 [B, D, O].
+        op_mask: Which candidate ops each block has, bool [D, O].
+    Returns:
+        float32 [B], smooth in the weights.
+    """
+    counts = np.asarray(op_mask).sum(axis=1)
+    share = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 0.0)
+    share = (share / max((counts > 1).sum(), 1)).astype(np.float32)
+    impurity = 1.0 - tf.reduce_sum(tf.square(mixture_weights), axis=-1)
+    return tf.maximum(tf.reduce_sum(impurity * share, axis=-1), 0.0)
+
+
+class ExactEvaluator:
+    """Metrics under the exact best accelerator, differentiable in the mixture weights.
+
+    With the value v_a of the objective for each accelerator a,
+
+        gap_a = log(v_a / min(v))
+        p_a = softmax(-gap_a / (softmin_temperature * softness(w)))
+        metric_i = exp(sum_a p_a log m_ai)      (products)
+        metric_i = sum_a p_a m_ai               (linear objectives)
+
+    The mean that fits the objective makes log v (products) or v (linear) of the returned
+    metrics the p-weighted mean of that of the accelerators: a soft minimum without a
+    bump where the best accelerator changes. The temperature follows the softness, so the
+    minimum hardens as the search decides, and as the softmax that makes the weights
+    flattens at the same pace, its gradient in the logits stays bounded.
+    """
+
+    kind = "exact"
+
+    def __init__(self, table: Any, softmin_temperature: float = 0.01) -> None:
+        """Hold a table.
+
+        Args:
+            table: hardware.cost_table.CostTable.
+            softmin_temperature: Relative difference in the objective that a uniform
+                mixture overlooks; smaller is harder.
+        """
+        if not softmin_temperature > 0:
+            raise UserError(f"evaluator.softmin_temperature is {softmin_temperature}, not positive")
+        self.table = table
+        self.softmin_temperature = float(softmin_temperature)
+
+    def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
+        """Evaluate architectures under objectives.
+
+        Args:
+            mixture_weights: float32 [B, D, O]; rows over O sum to one, forbidden ops are 0.
+            objective_vectors: float32 [B, 4]; see hardware.objective.
+        Returns:
+            Metrics float32 [B, 3], differentiable in the mixture weights, and the index
+            of the best accelerator, int32 [B]. Infinite where no accelerator can run it.
+        """
+        weights = tf.convert_to_tensor(mixture_weights, tf.float32)
+        vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
+        best, _, _ = best_accelerators(self.table, tf.stop_gradient(weights), vectors)
+        best = tf.cast(best, tf.int32)
+        metrics = self.table.expected_metrics(weights)  # [B, A, 3]
+        reference = tf.constant(self.table.reference, tf.float32)
+
+        # Accelerators that cannot run the network get harmless metrics and no weight:
+        # infinity times a weight of 0 is not a number, and neither is its gradient.
+        can_run = tf.reduce_all(tf.math.is_finite(metrics), axis=-1)
+        metrics = tf.where(can_run[..., None], metrics, reference)
+        values = objective_values(vectors[:, None, :], metrics, reference)
+        least = tf.reduce_min(tf.where(can_run, values, values.dtype.max), axis=1, keepdims=True)
+        least = tf.stop_gradient(least)  # A common factor, which the softmax cancels.
+        gaps = tf.math.log1p((values - least) / least)
+        is_best = tf.one_hot(best, tf.shape(values)[1], on_value=True, off_value=False)
+        gaps += tf.where(is_best, 0.0, _TIE_MARGIN)
+        softness = mixture_softness(weights, self.table.space.op_mask) + _SOFTNESS_FLOOR
+        scores = -gaps / (self.softmin_temperature * softness[:, None])
+        shares = tf.nn.softmax(tf.where(can_run, scores, scores.dtype.min), axis=1)[..., None]
+
+        # Relative to the best accelerator, so that nothing is rounded where it has all shares.
+        at_best = tf.gather(metrics, best, axis=1, batch_dims=1)
+        ratios = metrics / at_best[:, None, :]
+        linear = 1.0 + tf.reduce_sum(shares * (ratios - 1.0), axis=1)
+        product = tf.exp(tf.reduce_sum(shares * tf.math.log(ratios), axis=1))
+        mixed = at_best * tf.where(vectors[:, :1] > 0.5, linear, product)
+        can_any_run = tf.reduce_any(can_run, axis=1, keepdims=True)
+        return Evaluation(tf.where(can_any_run, mixed, np.float32(np.inf)), best)
+
+    def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
+        """Return the expected metrics, float32 [B, 3], at one accelerator per row [B]."""
+        return self.table.metrics_at(mixture_weights, accelerator_index)

@@ -1,0 +1,62 @@
+"""Measure an evaluator against the exact cost table on fresh architectures.
+
+Prints one JSON object, for one-hot and for soft architectures: accuracy per head with the
+entropy of its labels and the accuracy of always giving the most frequent one, regret of
+the generated accelerator, relative error of the metrics, and the cosine of its gradient
+with the exact one. Errors and regrets are fractions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from absl import flags
+
+from tools import flags as common
+
+FLAGS = common.shared_flags("preset", "config", "set", "evaluator", "seed", "cache_dir")
+_NUM_ARCHITECTURES = flags.DEFINE_integer(
+    "num_architectures",
+    2000,
+    "Of each kind, one-hot and soft.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_PATH = flags.DEFINE_string(
+    "path",
+    None,
+    "Folder of a trained evaluator. Otherwise the configuration's, otherwise the shipped one.",
+    flag_values=FLAGS,
+)
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    if _PATH.value is not None:
+        evaluator = dataclasses.replace(config.evaluator, kind="neural", path=_PATH.value)
+        config = dataclasses.replace(config, evaluator=evaluator)
+
+    common.load_tensorflow()
+    from dance_tf.evaluator.assessment import evaluate_evaluator
+    from dance_tf.evaluator.loading import load_evaluator
+    from dance_tf.hardware.cost_table import load_or_build_table
+    from dance_tf.supernet.search_space import make_space
+
+    table = load_or_build_table(
+        make_space(config.space), config.hardware, cache_dir=FLAGS["cache_dir"].value
+    )
+    report = evaluate_evaluator(
+        load_evaluator(config.evaluator, table),
+        table,
+        _NUM_ARCHITECTURES.value,
+        config.seed,
+        softmin_temperature=config.evaluator.softmin_temperature,
+    )
+    print(json.dumps(report, indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)

@@ -1,0 +1,45 @@
+"""Train the neural evaluator of a space on labels from its cost table.
+
+Writes the two networks and a manifest to --output_dir and prints, as JSON, how good they
+are. Stopped half-way, the same command goes on. `--set=evaluator.FIELD=VALUE` changes
+width, steps and the rest; a search uses the result by `--set=evaluator.path=DIR`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tools import flags as common
+
+FLAGS = common.shared_flags("preset", "config", "set", "seed", "cache_dir", "output_dir")
+
+
+def main(argv: list[str]) -> None:
+    """Train and print."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    output_dir = common.output_dir(FLAGS)
+
+    common.load_tensorflow()
+    from dance_tf.evaluator.training import train_evaluator
+    from dance_tf.hardware.cost_table import load_or_build_table
+    from dance_tf.reporting import ProgressLine
+    from dance_tf.supernet.search_space import make_space
+
+    table = load_or_build_table(
+        make_space(config.space), config.hardware, cache_dir=FLAGS["cache_dir"].value
+    )
+    line: ProgressLine | None = None
+
+    def on_progress(step: int, total_steps: int, **losses: float) -> None:
+        nonlocal line
+        if line is None:  # A resumed training does not begin at 0.
+            line = ProgressLine("train evaluator", total_steps, start_step=step)
+        line.update(step, **losses)
+
+    metrics = train_evaluator(table, config.evaluator, config.seed, output_dir, on_progress)
+    print(json.dumps({"output_dir": output_dir, **metrics}, indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
