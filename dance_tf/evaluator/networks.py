@@ -45,21 +45,20 @@ class _Trunk(keras.layers.Layer):
             initializer = keras.initializers.VarianceScaling(scale, seed=seed * 1000 + index)
             return keras.layers.Dense(units, activation, kernel_initializer=initializer)
 
+        self.num_blocks = num_blocks
         self.inlet = dense(0, activation="relu")
         # The second layer of a block starts small: a deep trunk then starts as a shallow one.
-        self.blocks = [
-            (dense(2 * b + 1, activation="relu"), dense(2 * b + 2, scale=0.2))
-            for b in range(num_blocks)
-        ]
+        self.firsts = [dense(2 * b + 1, activation="relu") for b in range(num_blocks)]
+        self.seconds = [dense(2 * b + 2, scale=0.2) for b in range(num_blocks)]
 
     def build(self, input_shape: Any) -> None:
         self.inlet.build(input_shape)
-        for layer in (layer for block in self.blocks for layer in block):
+        for layer in (*self.firsts, *self.seconds):
             layer.build((None, self.inlet.units))
 
     def call(self, inputs: Any) -> Any:
         hidden = self.inlet(inputs)
-        for first, second in self.blocks:
+        for first, second in zip(self.firsts, self.seconds, strict=True):
             hidden = hidden + second(first(hidden))
         return hidden
 

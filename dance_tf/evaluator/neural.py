@@ -195,7 +195,7 @@ class NeuralEvaluator:
                 "schema_version": _SCHEMA_VERSION,
                 "domain": dataclasses.asdict(self.domain),
                 "networks": {
-                    "num_blocks": len(self.generator.trunk.blocks),
+                    "num_blocks": self.generator.trunk.num_blocks,
                     "generator_units": self.generator.trunk.inlet.units,
                     "estimator_units": self.estimator.trunk.inlet.units,
                     "cell_mask": self.estimator.cell_mask.astype(int).tolist(),

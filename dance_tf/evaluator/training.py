@@ -195,7 +195,7 @@ def train_evaluator(
     if manager.latest_checkpoint:
         try:
             checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, LookupError, ValueError) as error:
             raise UserError(
                 f"cannot read checkpoint {manager.latest_checkpoint}"
                 f" ({type(error).__name__}): delete {folder} to start anew"

@@ -1,0 +1,233 @@
+"""The neural evaluator: choice, forwarding, and what a saved one survives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dance_tf.config import AcceleratorSpaceConfig, EvaluatorConfig, HardwareConfig
+from dance_tf.errors import UserError
+from dance_tf.evaluator.dataset import sample_mixtures
+from dance_tf.evaluator.exact import ExactEvaluator
+from dance_tf.evaluator.loading import load_evaluator, shipped_path
+from dance_tf.evaluator.neural import FORWARDINGS, EvaluatorDomain, NeuralEvaluator, make_networks
+from dance_tf.hardware.objective import random_objectives
+from tests.evaluator.fake_table import make_fake_table
+
+CANDIDATES = np.asarray([3, 20, 41], np.int32)
+
+
+@pytest.fixture(scope="module")
+def evaluator(table) -> NeuralEvaluator:
+    """Untrained: what is tested here does not depend on the weights."""
+    domain = EvaluatorDomain.of_table(table)
+    generator, estimator = make_networks(
+        domain,
+        cell_mask=table.latency_ms.max(axis=-1) > 0,
+        num_blocks=5,
+        generator_units=16,
+        estimator_units=24,
+    )
+    estimator.normalise(table)
+    return NeuralEvaluator(generator, estimator, domain=domain, candidates=CANDIDATES)
+
+
+@pytest.fixture(scope="module")
+def saved(evaluator, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("saved") / "an evaluator"
+    evaluator.save(str(path), metrics={"note": 1.5})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def queries(table) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return sample_mixtures(table.space, 64, rng), random_objectives(64, rng)
+
+
+def test_chooses_the_likeliest_candidate(table, evaluator, queries):
+    logits = evaluator.generator(queries).numpy()
+    starts = np.cumsum([0, *evaluator.head_sizes[:-1]])
+    scores = logits[:, table.accelerators.head_indices(CANDIDATES) + starts].sum(axis=-1)
+    index = evaluator.evaluate(*queries).accelerator_index
+    np.testing.assert_array_equal(index, CANDIDATES[scores.argmax(axis=1)])
+
+
+def test_metrics_are_the_estimate_of_the_generated_accelerator(evaluator, queries):
+    evaluation = evaluator.evaluate(*queries)
+    estimate = evaluator.estimate(queries[0], evaluation.accelerator_index)
+    np.testing.assert_allclose(evaluation.metrics, estimate, rtol=1e-6)
+    assert evaluation.metrics.shape == (64, 3)
+    assert evaluation.accelerator_index.dtype == tf.int32
+
+
+def _gradient(evaluator, mixtures, objectives, **options) -> np.ndarray:
+    weights = tf.constant(mixtures)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        total = tf.reduce_sum(evaluator.evaluate(weights, objectives, **options).metrics)
+    return tape.gradient(total, weights).numpy()
+
+
+def test_forwarded_hard_the_accelerator_has_no_gradient(evaluator, queries):
+    mixtures, objectives = queries
+    index = evaluator.evaluate(mixtures, objectives).accelerator_index
+    weights = tf.constant(mixtures)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        total = tf.reduce_sum(evaluator.estimate(weights, index))
+    fixed = tape.gradient(total, weights)
+    np.testing.assert_allclose(_gradient(evaluator, mixtures, objectives), fixed, rtol=1e-5)
+
+
+def test_forwarded_soft_or_gumbel_it_has(evaluator, queries):
+    hard = _gradient(evaluator, *queries)
+    for forwarding in ("soft", "gumbel"):
+        gradient = _gradient(evaluator, *queries, forwarding=forwarding, seed=(0, 1))
+        assert np.isfinite(gradient).all()
+        assert np.abs(gradient - hard).max() > 1e-6
+
+
+def test_gumbel_samples_are_one_hot_and_follow_the_seed(evaluator, queries):
+    first, again, other = (
+        evaluator.evaluate(*queries, forwarding="gumbel", seed=(0, seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.accelerator_index, again.accelerator_index)
+    assert np.any(first.accelerator_index != other.accelerator_index)
+    # Forwarded as samples, the metrics are those of the sampled accelerators.
+    estimate = evaluator.estimate(queries[0], first.accelerator_index)
+    np.testing.assert_allclose(first.metrics, estimate, rtol=1e-4)
+
+
+def test_a_wrong_forwarding_is_refused(evaluator, queries):
+    with pytest.raises(UserError, match="not one of " + ", ".join(FORWARDINGS)):
+        evaluator.evaluate(*queries, forwarding="harder")
+    with pytest.raises(ValueError, match="seed"):
+        evaluator.evaluate(*queries, forwarding="gumbel")
+
+
+def test_is_frozen(evaluator):
+    assert evaluator.generator.trainable_variables == []
+    assert evaluator.estimator.trainable_variables == []
+
+
+def test_graph_equals_eager(evaluator, queries):
+    eager, in_graph = evaluator.evaluate(*queries), tf.function(evaluator.evaluate)(*queries)
+    np.testing.assert_allclose(in_graph.metrics, eager.metrics, rtol=1e-5)
+    np.testing.assert_array_equal(in_graph.accelerator_index, eager.accelerator_index)
+
+
+def test_a_saved_one_loads_as_it_was(saved, evaluator, queries):
+    loaded = NeuralEvaluator.load(saved)
+    assert loaded.domain == evaluator.domain
+    ours, theirs = loaded.evaluate(*queries), evaluator.evaluate(*queries)
+    np.testing.assert_array_equal(ours.metrics, theirs.metrics)
+    np.testing.assert_array_equal(ours.accelerator_index, theirs.accelerator_index)
+    with open(f"{saved}/manifest.json") as file:
+        assert json.load(file)["metrics"] == {"note": 1.5}
+
+
+def test_saving_again_replaces_and_leaves_nothing_aside(saved, evaluator, tmp_path):
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    evaluator.save(str(copy))
+    assert sorted(p.name for p in copy.iterdir()) == [
+        "estimator.weights.h5",
+        "generator.weights.h5",
+        "manifest.json",
+    ]
+    NeuralEvaluator.load(str(copy))
+
+
+def _spoil(path, how: str) -> None:
+    manifest = path / "manifest.json"
+    data = json.loads(manifest.read_text())
+    if how == "no manifest":
+        manifest.unlink()
+    elif how == "half a manifest":
+        manifest.write_text(manifest.read_text()[:500])
+    elif how == "other schema":
+        manifest.write_text(json.dumps(data | {"schema_version": 99}))
+    elif how == "no files":
+        manifest.write_text(json.dumps(data | {"files": {}}))
+    elif how == "other shapes":
+        data["networks"]["generator_units"] = 8
+        manifest.write_text(json.dumps(data))
+    elif how == "no domain":
+        del data["domain"]["machine"]
+        manifest.write_text(json.dumps(data))
+    elif how == "no weights":
+        (path / "estimator.weights.h5").unlink()
+    elif how == "cut weights":
+        weights = path / "generator.weights.h5"
+        weights.write_bytes(weights.read_bytes()[:1000])
+
+
+@pytest.mark.filterwarnings("ignore:Skipping:UserWarning")
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("no manifest", "manifest.json: no such file"),
+        ("half a manifest", "manifest.json: not JSON"),
+        ("other schema", "schema version 1"),
+        ("no files", "does not list its files"),
+        ("other shapes", "manifest.json does not fit"),
+        ("no domain", "manifest.json does not fit"),
+        ("no weights", "estimator.weights.h5 is missing"),
+        ("cut weights", "generator.weights.h5 is not what was saved"),
+    ],
+)
+def test_a_spoilt_folder_is_refused_in_one_line(saved, tmp_path, how, says):
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    _spoil(copy, how)
+    with pytest.raises(UserError) as raised:
+        NeuralEvaluator.load(str(copy))
+    message = str(raised.value)
+    assert says in message and str(copy) in message and "\n" not in message
+    assert "tools.train_evaluator" in message and "--evaluator=exact" in message
+
+
+def test_load_evaluator_gives_the_kind_that_is_asked_for(table, saved):
+    exact = load_evaluator(EvaluatorConfig(kind="exact", softmin_temperature=0.3), table)
+    assert isinstance(exact, ExactEvaluator) and exact.softmin_temperature == 0.3
+    neural = load_evaluator(EvaluatorConfig(path=saved), table)
+    assert isinstance(neural, NeuralEvaluator) and neural.kind == "neural"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("space", "network space (tiny_mbconv, not cifar_mbconv_small)"),
+        ("num_classes", "network space (num_classes differ)"),
+        ("accelerators", "accelerator space (pe_x, pe_y differ)"),
+        ("machine", "machine (clock_mhz differ)"),
+        ("content", "cost table (content hash fake tiny_m"),
+    ],
+)
+def test_an_evaluator_of_another_table_is_refused(saved, change, says):
+    if change == "space":
+        other = make_fake_table("cifar_mbconv_small")
+    elif change == "accelerators":
+        smaller = AcceleratorSpaceConfig(pe_x=(8,), pe_y=(8,), rf_bytes=(16, 64))
+        other = make_fake_table(hardware=HardwareConfig(accelerators=smaller))
+    else:
+        other = make_fake_table()
+        if change == "num_classes":
+            other.space = dataclasses.replace(other.space, num_classes=7)
+        elif change == "machine":
+            other.machine = dataclasses.replace(other.machine, clock_mhz=100.0)
+        else:
+            other.content_hash = "another"
+    with pytest.raises(UserError) as raised:
+        load_evaluator(EvaluatorConfig(path=saved), other)
+    assert says in str(raised.value) and "--evaluator=exact" in str(raised.value)
+
+
+def test_a_space_without_a_shipped_evaluator_says_so(table):
+    with pytest.raises(UserError, match="no neural evaluator is shipped for space tiny_mbconv"):
+        load_evaluator(EvaluatorConfig(), table)
+    assert shipped_path("tiny_mbconv").endswith("saved_models/evaluator_tiny_mbconv")
