@@ -1,0 +1,31 @@
+"""Download a TFDS data set and prepare it for the other tools.
+
+Prints a JSON object with the folder and the number of images in each split of the
+data set. Does nothing where a complete copy is there already.
+"""
+
+from __future__ import annotations
+
+import json
+
+from dance_tf.errors import UserError
+from tools import flags as common
+
+FLAGS = common.shared_flags("dataset", "data_dir")
+
+
+def main(argv: list[str]) -> None:
+    """Prepare the data set that the flags name."""
+    del argv
+    from dance_tf import data
+
+    if not FLAGS["dataset"].value:
+        raise UserError("--dataset is missing: name a TFDS data set, such as cifar10")
+    data_dir = data.resolve_data_dir(FLAGS["data_dir"].value)
+    prepared = data.prepare(FLAGS["dataset"].value, data_dir)
+    result = {"dataset": FLAGS["dataset"].value, "data_dir": data_dir, **prepared._asdict()}
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
