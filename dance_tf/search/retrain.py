@@ -1,0 +1,276 @@
+"""Train the derived network anew, from its initial weights, and test it.
+
+SGD with Nesterov momentum, a cosine after a short linear warm-up, label smoothing, and
+weight decay on kernels. The training images are those of `train` and `architecture`
+together: the search held the second out, retraining has no use for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dance_tf import reporting
+from dance_tf.config import RetrainConfig
+from dance_tf.errors import UserError
+from dance_tf.protocols import ImageDataset
+from dance_tf.search.checkpoints import CheckpointFolder
+from dance_tf.search.interruption import Interrupted, StopSignals
+from dance_tf.search.result import Accuracy
+from dance_tf.structs import Architecture
+from dance_tf.supernet.network import build_network
+from dance_tf.supernet.search_space import NetworkSpace
+from dance_tf.supernet.sgd import PathSGD
+
+__all__ = ["PHASE", "RetrainRecord", "RetrainResult", "retrain", "test_accuracy"]
+
+#: Of the lines of history.jsonl that retraining writes.
+PHASE = "retrain"
+
+_SPLITS = ("train", "architecture")
+_WARMUP_SHARE = 0.05  # of all steps
+_TEST_BATCH_SIZE = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainRecord:
+    """One epoch, as a line of history.jsonl; no times, so two runs write the same."""
+
+    step: int  # done since the beginning of the retraining
+    epoch: int  # done, from 1
+    phase: str
+    cross_entropy: float  # mean over the epoch, smoothed labels
+    accuracy: float  # mean over the epoch's augmented training images
+
+
+class RetrainResult(NamedTuple):
+    """A trained network of stock Keras layers, its accuracy, and how it got there."""
+
+    network: keras.Model  # images [B, H, W, C] in 0..1 to logits
+    accuracy: Accuracy
+    history: tuple[RetrainRecord, ...]
+    elapsed_s: float  # training alone, interruptions left out
+
+
+def retrain(
+    space: NetworkSpace,
+    architecture: Architecture,
+    dataset: ImageDataset,
+    config: RetrainConfig,
+    seed: int,
+    output_dir: str | None,
+    *,
+    resume: bool = False,
+    stop: StopSignals | None = None,
+    on_progress: Callable[[RetrainRecord], None] | None = None,
+) -> RetrainResult:
+    """Train a network from scratch on train + architecture and test it on test.
+
+    Each epoch is a function of (seed, epoch), so a resumed run ends as the
+    uninterrupted one.
+
+    Args:
+        space: Network space.
+        architecture: What to train.
+        dataset: Images of the space's input size.
+        config: Schedule.
+        seed: Of the initial weights and the order of images.
+        output_dir: Run folder: a checkpoint after each epoch, and a line for each in
+            history.jsonl, after those of a search. None writes nothing.
+        resume: Go on from the newest checkpoint; without one, start.
+        stop: Signals to honour at the next step boundary.
+        on_progress: Called with each epoch's record.
+    Raises:
+        UserError: If the loss is not finite, a checkpoint is damaged, or the images do not
+            fit the space.
+        Interrupted: After a signal; a checkpoint has been written.
+    """
+    expected_shape = (space.input_size, space.input_size, space.image_channels)
+    if tuple(dataset.image_shape) != expected_shape or dataset.num_classes > space.num_classes:
+        raise UserError(
+            f"{dataset.name} has {dataset.num_classes} classes of images"
+            f" {tuple(dataset.image_shape)}; {space.name} takes {space.num_classes} of"
+            f" {expected_shape}"
+        )
+    run = _Run(space, architecture, dataset, config, seed)
+    with contextlib.ExitStack() as stack:
+        listeners: list[Callable[[RetrainRecord], Any]] = []
+        folder = None
+        if output_dir is not None:
+            path = os.path.join(output_dir, "checkpoints", PHASE)
+            folder = CheckpointFolder(path, network=run.network, optimizer=run.optimizer)
+            if resume:
+                run.restore(folder)
+            else:  # Those of an earlier retraining must not pass for this one's.
+                shutil.rmtree(path, ignore_errors=True)
+            os.makedirs(output_dir, exist_ok=True)
+            history = reporting.HistoryWriter(
+                os.path.join(output_dir, "history.jsonl"), resume_step=run.step, phase=PHASE
+            )
+            stack.enter_context(history)
+            listeners.append(lambda record: history.write(dataclasses.asdict(record)))
+        listeners += [on_progress] if on_progress else []
+        stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
+        run.train(folder, stop, listeners)
+    network = build_network(space, architecture)
+    network.set_weights(run.network.get_weights())
+    return RetrainResult(
+        network, test_accuracy(network, dataset), tuple(run.history), run.elapsed_s
+    )
+
+
+def test_accuracy(network: keras.Model, dataset: ImageDataset, split: str = "test") -> Accuracy:
+    """Return the share of a split's images whose largest logit is the label's.
+
+    Raises:
+        UserError: If the split is empty.
+    """
+    num_images = dataset.num_images(split)
+    if num_images == 0:
+        raise UserError(f"{dataset.name}: its {split} split is empty")
+    infer = tf.function(lambda images: network(images, training=False), reduce_retracing=True)
+    num_hits = 0
+    for images, labels in dataset.split(split, batch_size=min(_TEST_BATCH_SIZE, num_images)):
+        num_hits += int(np.sum(np.argmax(infer(images), axis=-1) == labels.numpy()))
+    return Accuracy(split=split, value=num_hits / num_images, num_images=num_images)
+
+
+test_accuracy.__test__ = False  # pytest: not a test
+
+
+class _Run:
+    """One training from its first step (or its checkpoint) to its last."""
+
+    def __init__(
+        self,
+        space: NetworkSpace,
+        architecture: Architecture,
+        dataset: ImageDataset,
+        config: RetrainConfig,
+        seed: int,
+    ) -> None:
+        self._dataset, self._config, self._seed = dataset, config, seed
+        self._batch_size = min(config.batch_size, dataset.num_images("train"))
+        if self._batch_size == 0:
+            raise UserError(f"{dataset.name}: its train split is empty")
+        self._num_batches = [dataset.num_images(s) // self._batch_size for s in _SPLITS]
+        self.steps_per_epoch = sum(self._num_batches)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.network = build_network(space, architecture, seed=seed, is_for_training=True)
+        warmup_steps = math.ceil(_WARMUP_SHARE * self.total_steps)
+        self.optimizer = PathSGD(
+            keras.optimizers.schedules.CosineDecay(
+                config.learning_rate / warmup_steps,
+                max(1, self.total_steps - warmup_steps),
+                warmup_target=config.learning_rate,
+                warmup_steps=warmup_steps,
+            ),
+            weight_decay=config.weight_decay,
+        )
+        self.optimizer.build(self.network.trainable_variables)
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.history: list[RetrainRecord] = []
+        self._sums = [0.0, 0.0]  # cross-entropy and accuracy since the epoch began
+
+    def restore(self, folder: CheckpointFolder) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        restored = folder.restore()
+        if restored is None:
+            return
+        self.step, state = restored
+        self.elapsed_s, self._sums = state["elapsed_s"], state["sums"]
+        self.history = [RetrainRecord(**record) for record in state["history"]]
+
+    def train(
+        self,
+        folder: CheckpointFolder | None,
+        stop: StopSignals | None,
+        listeners: list[Callable[[RetrainRecord], Any]],
+    ) -> None:
+        """Do the steps that are left."""
+        began = time.monotonic() - self.elapsed_s
+        batches = self._batches()
+        with reporting.ProgressLine(PHASE, self.total_steps, start_step=self.step) as progress:
+            while self.step < self.total_steps:
+                loss, accuracy = (float(value) for value in self._train_step(*next(batches)))
+                self.step += 1
+                if not math.isfinite(loss):
+                    raise UserError(
+                        f"retraining stopped at step {self.step}: the loss is {loss}; lower"
+                        f" retrain.learning_rate ({self._config.learning_rate:g})"
+                    )
+                self._sums = [self._sums[0] + loss, self._sums[1] + accuracy]
+                self.elapsed_s = time.monotonic() - began
+                is_epoch_end = self.step % self.steps_per_epoch == 0
+                if is_epoch_end:
+                    self._end_epoch(listeners)
+                epoch = math.ceil(self.step / self.steps_per_epoch)
+                progress.update(self.step, epoch=epoch, loss=loss, accuracy=accuracy)
+                is_stopping = stop is not None and stop.requested is not None
+                if folder and (is_epoch_end or is_stopping):
+                    folder.save(self.step, self._state())
+                if is_stopping:
+                    raise Interrupted(stop.requested)
+
+    def _state(self) -> dict[str, Any]:
+        history = [dataclasses.asdict(record) for record in self.history]
+        return {"elapsed_s": self.elapsed_s, "sums": self._sums, "history": history}
+
+    def _end_epoch(self, listeners: list[Callable[[RetrainRecord], Any]]) -> None:
+        cross_entropy, accuracy = (total / self.steps_per_epoch for total in self._sums)
+        self._sums = [0.0, 0.0]
+        record = RetrainRecord(
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            phase=PHASE,
+            cross_entropy=cross_entropy,
+            accuracy=accuracy,
+        )
+        self.history.append(record)
+        for listener in listeners:
+            listener(record)
+
+    def _batches(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """Yield the batches that follow; those of the two splits of an epoch are mixed."""
+        epoch, skip = divmod(self.step, self.steps_per_epoch)
+        while True:
+            words = np.random.SeedSequence([self._seed, epoch]).generate_state(2)
+            sources = [
+                self._dataset.split(split, batch_size=self._batch_size, seed=int(words[0]))
+                for split, number in zip(_SPLITS, self._num_batches, strict=True)
+                if number
+            ]
+            order = np.repeat(np.arange(2), self._num_batches).astype(np.int64)
+            # RandomState's streams, unlike Generator's, are promised never to change.
+            np.random.RandomState(words[1]).shuffle(order)
+            choices = tf.data.Dataset.from_tensor_slices(order)
+            yield from tf.data.Dataset.choose_from_datasets(sources, choices).skip(skip)
+            epoch, skip = epoch + 1, 0
+
+    @tf.function(reduce_retracing=True)
+    def _train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        weights = [variable.value for variable in self.network.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            logits = self.network(images, training=True)
+            losses = keras.losses.categorical_crossentropy(
+                tf.one_hot(labels, logits.shape[-1]),
+                logits,
+                from_logits=True,
+                label_smoothing=self._config.label_smoothing,
+            )
+            loss = tf.reduce_mean(losses)
+        self.optimizer.apply(tape.gradient(loss, weights), self.network.trainable_variables)
+        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+        return loss, tf.reduce_mean(tf.cast(hits, tf.float32))

@@ -1,0 +1,258 @@
+"""Candidate operations: as Keras layers of one network, and packed into a row of the supernet.
+
+An MBConv expands by a 1x1 convolution, filters each channel, and projects by a 1x1
+convolution; batch normalisation follows each of the three and ReLU6 the first two. The
+identity around a skippable block is not part of it. `zero` has no layers.
+
+For export a network is made of stock Keras layers only, so that a saved file loads
+without this package. For training, subclasses with the same variables compute the same
+numbers in less time.
+
+Source: Sandler et al. (2018), MobileNetV2, section 3; Cai et al. (2019), ProxylessNAS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.structs import Layer
+from dance_tf.supernet.primitives import batch_norm_training, depthwise_conv, pointwise_conv
+
+__all__ = [
+    "PackedOp",
+    "apply_layers",
+    "conv_bn_layers",
+    "layer_seed",
+    "mbconv_layers",
+    "moved_statistics",
+]
+
+#: Share of the old value that the moving statistics keep at each step. Lower than
+#: Keras's 0.99 because an op of the supernet is trained only when it is sampled.
+_MOMENTUM = 0.9
+_EPSILON = 1e-3
+
+
+def layer_seed(seed: int, name: str) -> int:
+    """Return the seed of one layer's initial weights, fixed by the run's seed and its name."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
+
+
+def _kernel_shape(layer: Layer) -> tuple[int, int, int, int]:
+    if layer.kind == "depthwise":
+        return layer.S, layer.R, layer.K, 1
+    return layer.S, layer.R, layer.C, layer.K
+
+
+def _kernel_initializer(layer: Layer, seed: int) -> keras.initializers.Initializer:
+    """He et al. (2015), by the outputs that each weight feeds."""
+    fan_out = layer.R * layer.S * (1 if layer.kind == "depthwise" else layer.K)
+    return keras.initializers.RandomNormal(
+        stddev=(2.0 / fan_out) ** 0.5, seed=layer_seed(seed, layer.name)
+    )
+
+
+def _is_pointwise(layer: Layer) -> bool:
+    return layer.kind == "conv" and layer.R == layer.S == 1 and layer.stride == (1, 1)
+
+
+class _BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalisation that trains with the fused kernel."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not training:
+            return super().call(inputs, training=False)
+        outputs, mean, variance = batch_norm_training(
+            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon
+        )
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moved_statistics(moving.value, batch))
+        return outputs
+
+
+class _PointwiseConv(keras.layers.Conv2D):
+    """1x1 convolution of stride 1 without bias."""
+
+    def call(self, inputs: Any) -> Any:
+        return pointwise_conv(inputs, tf.convert_to_tensor(self.kernel)[0, 0])
+
+
+class _DepthwiseConv(keras.layers.DepthwiseConv2D):
+    """Depthwise convolution without bias."""
+
+    def call(self, inputs: Any) -> Any:
+        return depthwise_conv(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
+
+
+def moved_statistics(old: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """Return moving statistics after a step."""
+    return old * _MOMENTUM + batch * (1.0 - _MOMENTUM)
+
+
+def conv_bn_layers(
+    layer: Layer, *, seed: int, use_relu6: bool, is_for_training: bool
+) -> list[keras.layers.Layer]:
+    """Return one convolution with its batch normalisation and, where asked, ReLU6.
+
+    Args:
+        layer: Kind, shape and name; the batch and the output size are not used.
+        seed: Of the run; the initial weights depend on it and on the layer's name.
+        use_relu6: Whether ReLU6 follows.
+        is_for_training: Fast layers instead of stock ones, of the same variables.
+    """
+    name = layer.name.replace("/", "_")
+    initializer = _kernel_initializer(layer, seed)
+    arguments: dict[str, Any] = {
+        "kernel_size": (layer.S, layer.R),
+        "strides": (layer.stride[1], layer.stride[0]),
+        "padding": "same",
+        "use_bias": False,
+        "name": name,
+    }
+    convolution: keras.layers.Layer
+    if layer.kind == "depthwise":
+        depthwise = _DepthwiseConv if is_for_training else keras.layers.DepthwiseConv2D
+        convolution = depthwise(depthwise_initializer=initializer, **arguments)
+    else:
+        is_fast = is_for_training and _is_pointwise(layer)
+        conv = _PointwiseConv if is_fast else keras.layers.Conv2D
+        convolution = conv(layer.K, kernel_initializer=initializer, **arguments)
+    batch_norm = _BatchNorm if is_for_training else keras.layers.BatchNormalization
+    layers = [
+        convolution,
+        batch_norm(momentum=_MOMENTUM, epsilon=_EPSILON, name=f"{name}_bn"),
+    ]
+    if use_relu6:
+        layers.append(keras.layers.ReLU(max_value=6.0, name=f"{name}_relu6"))
+    return layers
+
+
+def mbconv_layers(
+    layers: Sequence[Layer], *, seed: int, is_for_training: bool
+) -> list[keras.layers.Layer]:
+    """Return an MBConv as a chain of Keras layers.
+
+    Args:
+        layers: Its convolutions in order; the expansion is left out where it is 1.
+        seed: Of the run.
+        is_for_training: Fast layers instead of stock ones, of the same variables.
+    """
+    return [
+        keras_layer
+        for layer in layers
+        for keras_layer in conv_bn_layers(
+            layer, seed=seed, use_relu6=layer is not layers[-1], is_for_training=is_for_training
+        )
+    ]
+
+
+def apply_layers(
+    layers: Sequence[keras.layers.Layer], inputs: Any, training: bool | None = None
+) -> Any:
+    """Return what a chain of layers makes of tensors or of symbolic inputs."""
+    for layer in layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            inputs = layer(inputs, training=training)
+        else:
+            inputs = layer(inputs)
+    return inputs
+
+
+class PackedOp:
+    """An MBConv whose variables lie one after the other in a vector that it is given.
+
+    Per convolution the weights are kernel, gamma, beta; the statistics are the moving
+    mean and variance. The vectors may be longer than the op needs.
+
+    Args:
+        layers: Its convolutions in order; none for `zero`.
+        seed: Of the run; the initial weights are those of `mbconv_layers`.
+
+    Attributes:
+        num_weights, num_statistics: Lengths that the op needs.
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, seed: int) -> None:
+        self._layers, self._seed = tuple(layers), seed
+        self._sizes = [
+            size for layer in layers for size in (_num_kernel_weights(layer), layer.K, layer.K)
+        ]
+        self.num_weights = sum(self._sizes)
+        self.num_statistics = 2 * sum(layer.K for layer in layers)
+
+    def initial_weights(self) -> np.ndarray:
+        """Return float32 [num_weights]."""
+        parts = [np.zeros(0, np.float32)]
+        for layer in self._layers:
+            kernel = _kernel_initializer(layer, self._seed)(_kernel_shape(layer))
+            parts += [np.asarray(kernel).reshape(-1), np.ones(layer.K), np.zeros(layer.K)]
+        return np.concatenate(parts).astype(np.float32)
+
+    def initial_statistics(self) -> np.ndarray:
+        """Return float32 [num_statistics]."""
+        parts = [np.repeat([0.0, 1.0], layer.K) for layer in self._layers]
+        return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+
+    def is_kernel(self) -> np.ndarray:
+        """Return which weights are of kernels, bool [num_weights]."""
+        return np.repeat([True, False, False] * len(self._layers), self._sizes).astype(bool)
+
+    def to_keras(self, weights: np.ndarray, statistics: np.ndarray) -> list[np.ndarray]:
+        """Return the variables in the order of `mbconv_layers`."""
+        arrays: list[np.ndarray] = []
+        w = s = 0
+        for layer in self._layers:
+            size, channels = _num_kernel_weights(layer), layer.K
+            arrays.append(weights[w : w + size].reshape(_kernel_shape(layer)))
+            arrays += np.split(weights[w + size : w + size + 2 * channels], 2)
+            arrays += np.split(statistics[s : s + 2 * channels], 2)
+            w, s = w + size + 2 * channels, s + 2 * channels
+        return arrays
+
+    def __call__(
+        self, inputs: tf.Tensor, weights: tf.Tensor, statistics: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Run the op.
+
+        Args:
+            inputs: float32 [B, H, W, C].
+            weights: float32 [at least num_weights].
+            statistics: float32 [at least num_statistics].
+            training: Normalise by the batch instead of by `statistics`.
+        Returns:
+            Outputs, float32 [B, H', W', K], and the statistics that were used.
+        """
+        num_padding = weights.shape[0] - self.num_weights
+        parts = tf.split(weights, [*self._sizes, num_padding])
+        num_channels = [layer.K for layer in self._layers for _ in range(2)]
+        num_padding = statistics.shape[0] - self.num_statistics
+        moments = tf.split(statistics, [*num_channels, num_padding])
+        x = inputs
+        for index, layer in enumerate(self._layers):
+            kernel, gamma, beta = parts[3 * index : 3 * index + 3]
+            mean, variance = moments[2 * index : 2 * index + 2]
+            if layer.kind == "depthwise":
+                kernel = tf.reshape(kernel, _kernel_shape(layer))
+                x = depthwise_conv(x, kernel, layer.stride[0])
+            else:
+                x = pointwise_conv(x, tf.reshape(kernel, [layer.C, layer.K]))
+            if training:
+                x, *moments[2 * index : 2 * index + 2] = batch_norm_training(
+                    x, gamma, beta, _EPSILON
+                )
+            else:
+                x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, _EPSILON)
+            if index + 1 < len(self._layers):
+                x = tf.nn.relu6(x)
+        return x, tf.stop_gradient(tf.concat(moments, axis=0))
+
+
+def _num_kernel_weights(layer: Layer) -> int:
+    return int(np.prod(_kernel_shape(layer)))

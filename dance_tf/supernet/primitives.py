@@ -1,0 +1,93 @@
+"""Convolutions and batch normalisation that train fast on a CPU; the numbers are the usual ones.
+
+Measured on one AVX-512 core, 128 images of 16x16x96 (TensorFlow 2.21, oneDNN on, which
+is its default on Linux): a 1x1 convolution's filter gradient takes 4.1 ms as a
+convolution and 0.7 ms as a matrix product; a 7x7 depthwise filter gradient takes 22 ms
+whole and 10 ms in strips. XLA is slower than either for depthwise convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["batch_norm_training", "depthwise_conv", "pointwise_conv"]
+
+#: Widest filter whose gradient oneDNN computes with its fast depthwise kernel.
+_FAST_FILTER_WIDTH = 3
+
+
+def pointwise_conv(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Return the 1x1 convolution of [B, H, W, C] with a kernel [C, K] as a matrix product."""
+    rows = tf.reshape(inputs, [-1, inputs.shape[3]])
+    return tf.reshape(
+        tf.matmul(rows, kernel), [-1, inputs.shape[1], inputs.shape[2], kernel.shape[1]]
+    )
+
+
+def batch_norm_training(
+    inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Normalise [B, H, W, C] by the batch; return it with the batch's mean and variance [C]."""
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=gamma,
+        offset=beta,
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=epsilon,
+        is_training=True,
+    )
+    return outputs, mean, variance
+
+
+def depthwise_conv(inputs: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """Return the depthwise convolution, padding "SAME", of [B, H, W, C] with [R, R, C, 1].
+
+    The gradient of a kernel wider than three is computed in strips.
+    """
+    strides = [1, stride, stride, 1]
+    if kernel.shape[0] <= _FAST_FILTER_WIDTH:
+        return tf.nn.depthwise_conv2d(inputs, kernel, strides, "SAME")
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor, filters: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            input_gradient = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=filters,
+                out_backprop=upstream,
+                strides=strides,
+                padding="SAME",
+            )
+            return input_gradient, _filter_gradient(x, upstream, filters.shape[0], stride)
+
+        return tf.nn.depthwise_conv2d(x, filters, strides, "SAME"), gradient
+
+    return convolve(inputs, kernel)
+
+
+def _filter_gradient(x: tf.Tensor, upstream: tf.Tensor, size: int, stride: int) -> tf.Tensor:
+    """Return the filter gradient [size, size, C, 1], a few filter columns at a time.
+
+    Columns j..j+w of the gradient are that of a w wide filter over the input moved j to
+    the left.
+    """
+    num_inputs, num_outputs = x.shape[2], upstream.shape[2]
+    padding = max((num_outputs - 1) * stride + size - num_inputs, 0)
+    sides = [padding // 2, padding - padding // 2]
+    padded = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
+    strips = []
+    for left in range(0, size, _FAST_FILTER_WIDTH):
+        width = min(_FAST_FILTER_WIDTH, size - left)
+        strips.append(
+            tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+                input=padded[:, :, left : left + (num_outputs - 1) * stride + width],
+                filter_sizes=[size, width, x.shape[3], 1],
+                out_backprop=upstream,
+                strides=[1, stride, stride, 1],
+                padding="VALID",
+            )
+        )
+    return tf.concat(strips, axis=1)

@@ -1,0 +1,249 @@
+"""The supernet, whose candidate ops share one training, and the networks derived from it.
+
+A step runs one path: in each block `tf.switch_case` runs the sampled op alone, inside
+one traced function for all paths. The weights of a block's ops are the rows of one
+variable, so the gradient of a step, and an optimizer that honours it, touches the rows
+of the sampled ops only. Architecture parameters get their gradient through
+straight-through gates on the sampled ops.
+
+Source: single sampled paths from Cai et al. (2019), ProxylessNAS; gates from Dong and
+Yang (2019), GDAS, equation 5.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.structs import Architecture
+from dance_tf.supernet.network import build_network, fixed_keras_layers
+from dance_tf.supernet.ops import PackedOp, apply_layers, layer_seed, moved_statistics
+from dance_tf.supernet.search_space import NetworkSpace
+
+__all__ = ["MixedOp", "Supernet", "build_network", "derive"]
+
+#: Of the initial architecture parameters (ProxylessNAS).
+_LOGIT_STDDEV = 1e-3
+
+#: Smallest uniform number, so that its Gumbel noise is finite.
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+class MixedOp(keras.layers.Layer):
+    """All candidate ops of one block; a call runs one of them.
+
+    Args:
+        space: Network space.
+        block_index: Which block.
+        seed: Of the run.
+
+    Attributes:
+        packed: float32 [O, largest number of weights]; row o is op o's, padded with zeros.
+        statistics: float32 [O, largest number of statistics], not trainable.
+        is_kernel: Which of `packed` are weights of kernels, bool.
+    """
+
+    def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
+        super().__init__(name=f"block{block_index}")
+        self._block = space.blocks[block_index]
+        self._is_allowed = space.op_mask[block_index]
+        self._ops = [
+            PackedOp(space.op_layers(block_index, name), seed=seed) for name in space.op_names
+        ]
+        self.packed = self._rows("packed", [op.initial_weights() for op in self._ops])
+        self.statistics = self._rows(
+            "statistics", [op.initial_statistics() for op in self._ops], trainable=False
+        )
+        self.is_kernel = _padded([op.is_kernel() for op in self._ops])
+        self.built = True
+
+    def _rows(self, name: str, rows: list[np.ndarray], trainable: bool = True) -> keras.Variable:
+        values = _padded(rows)
+        return self.add_weight(
+            name=name,
+            shape=values.shape,
+            initializer=lambda shape, dtype: tf.constant(values, dtype),
+            trainable=trainable,
+        )
+
+    def call(self, inputs: tf.Tensor, op_index: tf.Tensor, training: bool) -> tf.Tensor:
+        """Return the outputs of op `op_index`, int32 []; in training, move its statistics."""
+        weights = tf.gather(self.packed.value, op_index)
+        statistics = tf.gather(self.statistics.value, op_index)
+        branches = [
+            functools.partial(self._run, o, inputs, weights, statistics, training)
+            for o in range(len(self._ops))
+        ]
+        outputs, used = tf.switch_case(op_index, branches)
+        if training:
+            moved = moved_statistics(statistics, used)
+            self.statistics.value.scatter_update(tf.IndexedSlices(moved, op_index))
+        return outputs
+
+    def _run(
+        self, o: int, inputs: Any, weights: Any, statistics: Any, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._ops[o].num_weights:
+            return self._ops[o](inputs, weights, statistics, training)
+        size, channels = self._block.output_size, self._block.out_channels
+        value = 0.0 if self._is_allowed[o] else math.nan
+        return tf.fill([tf.shape(inputs)[0], size, size, channels], value), statistics
+
+    def keras_weights(self, op_index: int) -> list[np.ndarray]:
+        """Return copies of one op's variables, in the order of `mbconv_layers`."""
+        return self._ops[op_index].to_keras(
+            self.packed.numpy()[op_index], self.statistics.numpy()[op_index]
+        )
+
+
+class Supernet(keras.Model):
+    """All networks of a space with shared weights, and the architecture parameters.
+
+    Args:
+        space: Network space.
+        seed: Of the initial weights and architecture parameters.
+
+    Attributes:
+        arch_logits: float32 [D, O], not trainable, so that no optimizer of the weights
+            finds it: a tape has to watch it. Logits of ops that a block lacks are not used.
+    """
+
+    def __init__(self, space: NetworkSpace, seed: int = 0) -> None:
+        super().__init__(name="supernet")
+        self.space = space
+        self._op_mask = space.op_mask
+        self._before, self._after = fixed_keras_layers(space, seed=seed, is_for_training=True)
+        self._blocks = [MixedOp(space, d, seed=seed) for d in range(space.num_blocks)]
+        self.arch_logits = self.add_weight(
+            name="arch_logits",
+            shape=(space.num_blocks, space.num_ops),
+            initializer=keras.initializers.RandomNormal(
+                stddev=_LOGIT_STDDEV, seed=layer_seed(seed, "arch_logits")
+            ),
+            trainable=False,
+        )
+        last = space.blocks[-1]
+        _build_chain(self._before, space.input_size, space.image_channels)
+        _build_chain(self._after, last.output_size, last.out_channels)
+        self.built = True
+
+    @property
+    def network_weights(self) -> list[keras.Variable]:
+        """Trainable variables: of the fixed layers, and one of each block's ops."""
+        return self.trainable_weights
+
+    def is_kernel(self, variable: keras.Variable) -> np.ndarray | bool:
+        """Return which numbers of a network weight are of kernels (and decay)."""
+        for block in self._blocks:
+            if variable is block.packed:
+                return block.is_kernel
+        return variable.name == "kernel"
+
+    def call(self, images: Any, training: bool | None = None) -> tf.Tensor:
+        """Return the logits of the architecture of the largest architecture parameters."""
+        logits = tf.where(self._op_mask, self.arch_logits.value, -math.inf)
+        op_indices = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return self.call_path(images, op_indices, None, bool(training))
+
+    def call_path(
+        self, images: Any, op_indices: Any, gates: Any = None, training: bool = False
+    ) -> tf.Tensor:
+        """Run one network of the space; no other op is computed or changed.
+
+        Args:
+            images: float32 [B, H, W, C] in 0..1.
+            op_indices: int32 [D]. Logits are NaN where a block does not have the op.
+            gates: float32 [D, O] or None: factors of the ops' outputs, inside the identity
+                of a skippable block. The gate of `zero` has gradient 0: so has its output.
+            training: Batch statistics instead of the moving ones, which are updated.
+        Returns:
+            Logits, float32 [B, classes].
+        """
+        op_indices = tf.convert_to_tensor(op_indices, tf.int32)
+        x = apply_layers(self._before, images, training)
+        for d, (block, mixed_op) in enumerate(zip(self.space.blocks, self._blocks, strict=True)):
+            outputs = mixed_op(x, op_indices[d], training=training)
+            if gates is not None:
+                outputs *= tf.gather(gates[d], op_indices[d])
+            x = x + outputs if block.is_skippable else outputs
+        return apply_layers(self._after, x, training)
+
+    def mixture_weights(self) -> tf.Tensor:
+        """Return the softmax of the logits over each block's ops, float32 [D, O].
+
+        Exactly 0 where a block does not have the op; differentiable in `arch_logits`.
+        """
+        return _masked_softmax(self.arch_logits.value, self._op_mask)
+
+    def sample_uniform(self, seed: Any) -> tf.Tensor:
+        """Draw op indices, int32 [D], each op of a block as likely as the others.
+
+        Args:
+            seed: int32 [2]; the draw is a function of it.
+        """
+        noise = tf.random.stateless_uniform(self._op_mask.shape, seed)
+        return tf.argmax(tf.where(self._op_mask, noise, -1.0), axis=-1, output_type=tf.int32)
+
+    def sample_gates(self, seed: Any, temperature: Any = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw op indices by the mixture weights, with gates that pass a gradient on.
+
+        gates = one_hot + soft - stop_gradient(soft), where soft is the Gumbel softmax of the
+        logits and one_hot its argmax, distributed as the mixture weights at any temperature.
+
+        Args:
+            seed: int32 [2]; the draw is a function of it.
+            temperature: Of the Gumbel softmax.
+        Returns:
+            Op indices, int32 [D], and gates, float32 [D, O], whose values are one-hot.
+        """
+        uniform = tf.random.stateless_uniform(self._op_mask.shape, seed, minval=_TINY)
+        noisy = self.arch_logits.value - tf.math.log(-tf.math.log(uniform))
+        soft = _masked_softmax(noisy / temperature, self._op_mask)
+        noisy = tf.where(self._op_mask, noisy, -math.inf)
+        op_indices = tf.argmax(noisy, axis=-1, output_type=tf.int32)
+        one_hot = tf.one_hot(op_indices, self.space.num_ops)
+        return op_indices, one_hot + (soft - tf.stop_gradient(soft))
+
+    def inherited_network(self, architecture: Architecture) -> keras.Model:
+        """Build a network of stock layers with copies of the shared weights."""
+        network = build_network(self.space, architecture)
+        weights = [w for layer in self._before for w in layer.get_weights()]
+        for block, op_index in zip(self._blocks, self.space.to_indices(architecture), strict=True):
+            weights += block.keras_weights(op_index)
+        network.set_weights(weights + [w for layer in self._after for w in layer.get_weights()])
+        return network
+
+
+def derive(supernet: Supernet) -> Architecture:
+    """Return the architecture of the largest logit in each block.
+
+    The space's fixed layers remain whatever is chosen, so it always has weighted ops.
+    """
+    space = supernet.space
+    logits = np.where(space.op_mask, supernet.arch_logits.numpy(), -np.inf)
+    return space.from_indices(np.argmax(logits, axis=-1))
+
+
+def _masked_softmax(logits: tf.Tensor, mask: np.ndarray) -> tf.Tensor:
+    """Return the softmax over the last axis; exactly 0, with gradient 0, outside the mask."""
+    return tf.nn.softmax(tf.where(mask, logits, -math.inf), axis=-1)
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Stack vectors of different lengths, with zeros after the shorter ones."""
+    padded = np.zeros((len(rows), max(map(len, rows))), rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded
+
+
+def _build_chain(layers: list[keras.layers.Layer], size: int, channels: int) -> None:
+    shape: Any = (None, size, size, channels)
+    for layer in layers:
+        layer.build(shape)
+        shape = layer.compute_output_shape(shape)
