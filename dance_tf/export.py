@@ -152,8 +152,7 @@ def sample_images(dataset: Any, split: str, num: int) -> tuple[np.ndarray, np.nd
 
     Args:
         dataset: protocols.ImageDataset; its order without a seed is fixed.
-        split: "architecture" to calibrate (never seen by the network's weights), "test" to
-            compare.
+        split: "architecture" to calibrate on, "test" to compare on.
         num: How many.
     """
     images, labels = next(iter(dataset.split(split, batch_size=num)))

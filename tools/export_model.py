@@ -16,6 +16,7 @@ from absl import flags
 
 from dance_tf.config import DataConfig, config_from_json
 from dance_tf.errors import UserError
+from dance_tf.strict_json import read_json
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "dataset", "data_dir", "output_dir")
@@ -73,6 +74,7 @@ def _export_evaluator(path: str) -> dict[str, Any]:
     if not os.path.isdir(path):
         raise UserError(f"--evaluator_dir={path}: no such folder")
 
+    common.load_tensorflow()
     from dance_tf import export, serving
     from dance_tf.evaluator.neural import NeuralEvaluator
 
@@ -85,7 +87,7 @@ def _export_run(run_dir: str) -> dict[str, Any]:
     path = os.path.join(run_dir, "exports", "network.keras")
     if not os.path.isfile(path):
         raise UserError(f"--run_dir={run_dir}: no exports/network.keras, so no trained network")
-    config = config_from_json(common.read_json(os.path.join(run_dir, "config.json"))).data
+    config = config_from_json(read_json(os.path.join(run_dir, "config.json"))).data
     given: dict[str, Any] = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value}
     config = dataclasses.replace(config, **given)
     is_elsewhere = FLAGS["output_dir"].value is not None
@@ -100,6 +102,7 @@ def _export_file(path: str) -> dict[str, Any]:
 
 
 def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
+    common.load_tensorflow()
     from dance_tf import data, export
 
     model = export.load_network(path)

@@ -1,0 +1,163 @@
+"""Train one network of a space from scratch, test it and export it.
+
+The network is that of a search (--result, with the config.json beside it) or given by
+--ops. Leaves in --output_dir: config.json, run_info.json, architecture.json,
+history.jsonl, retrain.json, checkpoints/ and exports/. Prints retrain.json. After SIGTERM
+or Ctrl-C, --resume goes on and ends as the uninterrupted run would have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+from absl import flags
+
+from dance_tf.config import ExperimentConfig, config_to_json
+from dance_tf.errors import UserError
+from dance_tf.strict_json import read_json
+from dance_tf.structs import Architecture
+from tools import flags as common
+
+FLAGS = common.shared_flags(
+    "preset", "config", "set", "dataset", "data_dir", "seed", "output_dir", "resume"
+)
+_RESULT = flags.DEFINE_string(
+    "result", None, "A search's result.json, or the folder that holds it.", flag_values=FLAGS
+)
+_OPS = flags.DEFINE_list(
+    "ops",
+    None,
+    "One candidate op per block, separated by commas, such as mbconv3_e6,zero.",
+    flag_values=FLAGS,
+)
+_EXPORT = flags.DEFINE_boolean(
+    "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS
+)
+
+_ARCHITECTURE = "architecture.json"
+
+
+def main(argv: list[str]) -> int:
+    """Retrain what the flags name."""
+    del argv
+    output_dir = common.output_dir(FLAGS)
+    if FLAGS["resume"].value:
+        if _RESULT.value or _OPS.value:
+            raise UserError("--resume knows its network: leave out --result and --ops")
+        source = os.path.join(output_dir, _ARCHITECTURE)
+        if not os.path.exists(source):
+            raise UserError(
+                f"--resume: {output_dir} has no {_ARCHITECTURE}: no retraining is there"
+            )
+    elif bool(_RESULT.value) == bool(_OPS.value):
+        raise UserError("give one of --result and --ops")
+    else:
+        source = os.path.abspath(os.path.expanduser(_RESULT.value or ""))
+        if _RESULT.value and os.path.isdir(source):
+            source = os.path.join(source, "result.json")
+    if not _OPS.value:
+        _start_from_config_beside(source)
+    config = common.experiment_config(FLAGS)
+    if _OPS.value:
+        architecture = Architecture(config.space.name, tuple(op.strip() for op in _OPS.value))
+    else:
+        architecture = _read_architecture(source)
+
+    common.load_tensorflow()
+    from dance_tf.search.interruption import Interrupted, StopSignals
+
+    try:
+        with StopSignals() as stop:
+            report = _retrain(config, architecture, output_dir, stop)
+    except Interrupted as error:
+        print(f"retrain: {error}: --resume goes on from here", file=sys.stderr)
+        return 128 + error.signum
+    print(json.dumps(report, indent=2, allow_nan=False))
+    return 0
+
+
+def _start_from_config_beside(source: str) -> None:
+    """Take the config.json of the network's run where no other start is asked for."""
+    path = os.path.join(os.path.dirname(source), "config.json")
+    if os.path.exists(path) and not (FLAGS["config"].value or FLAGS["preset"].value):
+        FLAGS["config"].value = path
+
+
+def _read_architecture(path: str) -> Architecture:
+    data = read_json(path)
+    found = data.get("architecture") if isinstance(data, dict) else None
+    try:
+        return Architecture(found["space"], tuple(found["ops"]))  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: holds no architecture with space and ops") from None
+
+
+def _retrain(
+    config: ExperimentConfig, architecture: Architecture, output_dir: str, stop: Any
+) -> dict[str, Any]:
+    import keras
+    import tensorflow as tf
+
+    from dance_tf import data, export, run_info
+    from dance_tf.reporting import write_json
+    from dance_tf.search.pipeline import check_output_dir
+    from dance_tf.search.retrain import retrain
+    from dance_tf.supernet.search_space import make_space
+
+    started = run_info.now()
+    is_resuming = bool(FLAGS["resume"].value)
+    check_output_dir(config, output_dir, is_resuming)
+    dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
+    space = make_space(config.space, dataset.num_classes)
+    space.validate(architecture)
+    keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+
+    os.makedirs(output_dir, exist_ok=True)
+    record = dataclasses.asdict(architecture)
+    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
+    write_json(os.path.join(output_dir, _ARCHITECTURE), {"architecture": record})
+    info = os.path.join(output_dir, "run_info.json")
+    run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))
+    result = retrain(
+        space,
+        architecture,
+        dataset,
+        config.retrain,
+        config.seed,
+        output_dir,
+        resume=is_resuming,
+        stop=stop,
+    )
+    report = {
+        "schema_version": 1,
+        "architecture": record,
+        "dataset": dataset.name,
+        "accuracy": dataclasses.asdict(result.accuracy),
+        "num_parameters": result.network.count_params(),
+        "seed": config.seed,
+        "num_trained_candidates": 1,
+        "training_time_s": round(result.elapsed_s, 3),
+    }
+    if _EXPORT.value:
+        images, labels = export.sample_images(dataset, "test", 200)
+        calibration, _ = export.sample_images(dataset, "architecture", 200)
+        report["exports"] = export.export_network(
+            result.network,
+            os.path.join(output_dir, "exports"),
+            calibration_images=calibration,
+            test_images=images,
+            test_labels=labels,
+        )
+    write_json(os.path.join(output_dir, "retrain.json"), report)
+    collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
+    run_info.write(info, collected)
+    return report
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
