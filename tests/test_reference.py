@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests import reference
+from tests import reference, reference_mappings
 from tests.conformance import cases as conformance
 
 CASES = conformance.shipped_cases()
@@ -46,9 +46,11 @@ def test_cost_is_that_of_the_runs(case):
 def test_formula_equals_walking():
     rng = np.random.default_rng(0)
     pairs = [
-        reference.random_mapping(rng, mode) for mode in ("shared", "split") for _ in range(200)
+        reference_mappings.random_mapping(rng, mode)
+        for mode in ("shared", "split")
+        for _ in range(200)
     ]
-    for layer, mapping in [*pairs, *reference.sliding_mappings()]:
+    for layer, mapping in [*pairs, *reference_mappings.sliding_mappings()]:
         for accounting in ("timeloop_2020", "timeloop_2025"):
             walked = reference.walk_counts(layer, mapping, accounting)
             assert reference.closed_counts(layer, mapping, accounting) == walked, (layer, mapping)

@@ -13,7 +13,7 @@ from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.access_counts import count_accesses
 from dance_tf.hardware.mapping import MappingBatch, mapping_from_json, to_batch
-from tests import reference
+from tests import reference, reference_mappings
 from tests.conformance import cases as conformance
 from tests.hardware import plain
 
@@ -26,7 +26,9 @@ TIMELOOP = MachineConfig(technology="accelergy_2020_45nm", dram_words_per_cycle=
 def drawn():
     """Return 300 random (layer, mapping) pairs for either kind of register file."""
     rng = np.random.default_rng(1)
-    return {mode: [reference.random_mapping(rng, mode) for _ in range(300)] for mode in MODES}
+    return {
+        mode: [reference_mappings.random_mapping(rng, mode) for _ in range(300)] for mode in MODES
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_counts_equal_walking_the_loops(drawn, counted, mode, accounting):
 
 
 def test_every_way_to_slide():
-    pairs = list(reference.sliding_mappings())
+    pairs = list(reference_mappings.sliding_mappings())
     found = plain.plain_counts(plain.count(pairs), False)
     for pair, one in zip(pairs, found, strict=True):
         assert one == reference.walk_counts(*pair), pair

@@ -9,7 +9,7 @@ import pytest
 
 from dance_tf.errors import UserError
 from dance_tf.hardware.mapping import format_loop_nest, mapping_from_json, mapping_to_json
-from tests import reference
+from tests import reference_mappings
 from tests.conformance import cases as conformance
 
 EXAMPLE = [
@@ -26,7 +26,7 @@ EXAMPLE = [
 
 def test_json_round_trip():
     rng = np.random.default_rng(0)
-    plain = [reference.random_mapping(rng, mode)[1] for mode in ("shared", "split") * 20]
+    plain = [reference_mappings.random_mapping(rng, mode)[1] for mode in ("shared", "split") * 20]
     for data in [*plain, *(case.mapping for case in conformance.shipped_cases()), EXAMPLE]:
         mapping = mapping_from_json(data)
         text = json.dumps(mapping_to_json(mapping))

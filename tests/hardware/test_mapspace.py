@@ -14,7 +14,7 @@ from dance_tf.hardware.mapping import mapping_to_json
 from dance_tf.hardware.mapspace import RULES, enumerate_mappings, spreads
 from dance_tf.hardware.workload import to_workload
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators
-from tests import reference
+from tests import reference, reference_mappings
 from tests.hardware import plain
 
 MACHINE = MachineConfig()
@@ -51,7 +51,7 @@ def _accelerator(array: dict) -> Accelerator:
 def twins():
     """Return the best mapping by plain enumeration, of every layer on every array."""
     return {
-        name: [reference.best_mapping(layer, array) for array in ARRAYS]
+        name: [reference_mappings.best_mapping(layer, array) for array in ARRAYS]
         for name, layer in LAYERS.items()
     }
 
@@ -114,7 +114,7 @@ def _live(names, bounds):
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_mapspace_is_that_of_plain_enumeration(name):
     for array in ARRAYS:
-        expected = [_key(m) for _, m in reference.strip_mappings(LAYERS[name], array)]
+        expected = [_key(m) for _, m in reference_mappings.strip_mappings(LAYERS[name], array)]
         found = _enumerated(LAYERS[name], array)
         assert len(found) == len(set(found)), array  # none twice
         assert set(found) == set(expected), array
@@ -147,7 +147,7 @@ def test_the_best_mapping_costs_what_it_says(objective):
     machine = MachineConfig(mapping_objective=objective)
     layer, metric = LAYERS["strided"], {"latency": "cycles", "energy": "energy_pj"}
     for array in ARRAYS[::5]:
-        twin = reference.best_mapping(layer, array, objective)
+        twin = reference_mappings.best_mapping(layer, array, objective)
         if twin is None:
             continue
         best = best_mapping(plain.to_layer(layer), _accelerator(array), machine)
