@@ -125,8 +125,9 @@ class CostTable:
         """Metrics that normalise objectives: the uniform mixture on its EDAP-best accelerator."""
         mask = np.asarray(self.space.op_mask, np.float32)
         uniform = mask / mask.sum(axis=1, keepdims=True)
-        metrics = self.expected_metrics(uniform[None])[0]
-        return metrics.numpy()[int(tf.argmin(EDAP(metrics, np.ones(3, np.float32))))]
+        with tf.init_scope():  # a value, even where it is first asked for inside a tf.function
+            metrics = self.expected_metrics(uniform[None])[0]
+            return metrics.numpy()[int(tf.argmin(EDAP(metrics, np.ones(3, np.float32))))]
 
     def latency_cycles(self, latency_ms: Any) -> Any:
         """Return cycles of the machine's clock."""
@@ -213,9 +214,8 @@ def _build(
     every = [*fixed, *(layer for layers in cells.values() for layer in layers)]
     different = list({layer_key(layer): layer for layer in every}.values())
     row = {layer_key(layer): index for index, layer in enumerate(different)}
-    extra = {} if on_progress is None else {"on_progress": on_progress}
-    if on_progress is not None and not isinstance(model, LoopNestCostModel):
-        extra = {}  # progress is ours; the protocol does not ask for it
+    # Progress is an extra of our model; the protocol does not ask for it.
+    extra = {"on_progress": on_progress} if isinstance(model, LoopNestCostModel) else {}
     cost = model(to_workload(different), accelerators.all(), **extra)
     latency_ms = np.asarray(cost.latency_cycles, np.float64) / (hardware.machine.clock_mhz * 1e3)
     energy_mj = np.asarray(cost.energy_pj, np.float64) * 1e-9
