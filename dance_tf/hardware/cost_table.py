@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -174,7 +174,7 @@ def load_or_build_table(
     }
     content_hash = _content_hash(space, cells, hardware, model)
     folder = default_cache_dir() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
-    path = folder / f"cost_table_{content_hash[:16]}.npz"
+    path = folder / f"table_{content_hash[:16]}.npz"
     if path.exists():
         arrays, num_calls = _read(path, content_hash, space, len(accelerators))
     else:
@@ -245,8 +245,11 @@ def _build(
 def _write(
     path: pathlib.Path, arrays: dict[str, np.ndarray], content_hash: str, num_calls: int
 ) -> None:
-    """Write aside and rename, so that no reader ever sees half a table."""
-    header = {"content_hash": content_hash, "data_hash": _data_hash(arrays), "calls": num_calls}
+    """Write aside and rename, so that no reader ever sees half a table; a SHA-256 ends the file."""
+    header = {"content_hash": content_hash, "calls": num_calls}
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    body = buffer.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
@@ -254,7 +257,7 @@ def _write(
         raise UserError(f"cannot write the table cache {path.parent}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+            file.write(body + hashlib.sha256(body).digest())
         os.replace(aside, path)
     except BaseException:
         pathlib.Path(aside).unlink(missing_ok=True)
@@ -264,26 +267,19 @@ def _write(
 def _read(
     path: pathlib.Path, content_hash: str, space: SearchSpace, num_accelerators: int
 ) -> tuple[dict[str, np.ndarray], int]:
+    refusal = UserError(f"the cached cost table {path} is corrupted; delete it to build it anew")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _ARRAYS}
-            header = json.loads(file["header"].tobytes())
-        shape = (space.num_blocks, len(space.op_names), num_accelerators)
-        is_sound = (
-            header["content_hash"] == content_hash
-            and header["data_hash"] == _data_hash(arrays)
-            and arrays["latency_ms"].shape == shape
-        )
-        num_calls = int(header["calls"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        is_sound = False
-    if not is_sound:
-        raise UserError(f"the cached cost table {path} is corrupted; delete it to build it anew")
-    return arrays, num_calls
-
-
-def _data_hash(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in _ARRAYS:
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the cached cost table {path}: {error.strerror}") from None
+    body, digest = content[:-32], content[-32:]
+    # The digest comes first: parsers of damaged archives raise all kinds of errors.
+    if hashlib.sha256(body).digest() != digest:
+        raise refusal
+    with np.load(io.BytesIO(body), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in _ARRAYS}
+        header = json.loads(file["header"].tobytes())
+    shape = (space.num_blocks, len(space.op_names), num_accelerators)
+    if header["content_hash"] != content_hash or arrays["latency_ms"].shape != shape:
+        raise refusal
+    return arrays, int(header["calls"])

@@ -37,6 +37,9 @@ def best_accelerators(table: CostTable, mixture_weights: Any, objective_vectors:
     metrics = table.expected_metrics(mixture_weights)
     vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
     values = objective_values(vectors[:, None, :], metrics, table.reference)
+    # An objective may not weigh what is infinite; the network cannot run there all the same.
+    can_run = tf.reduce_all(tf.math.is_finite(metrics), axis=-1)
+    values = tf.where(can_run, values, tf.fill(tf.shape(values), np.float32(np.inf)))
     index = _first_among_tied(values, metrics)
     return Best(
         accelerator_index=index,
