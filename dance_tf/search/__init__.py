@@ -1,1 +1,1 @@
-
+"""The co-search: its steps, schedule, checkpoints, result and the retraining after it."""

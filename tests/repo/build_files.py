@@ -17,7 +17,7 @@ from tests.repo.source import (
     python_files,
 )
 
-__all__ = ["build_files", "label", "target_name"]
+__all__ = ["build_files", "conftests", "label", "target_name"]
 
 _HEADER = '''"""Generated from the imports: `make build_files`."""
 
@@ -42,6 +42,12 @@ def label(path: str) -> str:
     return f"//{pathlib.PurePosixPath(path).parent}:{target_name(path)}"
 
 
+def conftests(path: str) -> list[str]:
+    """Return the conftest.py files that pytest reads for a test file, outermost first."""
+    folders = [str(folder) for folder in pathlib.PurePosixPath(path).parents]
+    return [f for f in (f"{folder}/conftest.py" for folder in folders[::-1]) if f in python_files()]
+
+
 def _kind(path: str) -> str:
     """Return the rule for a file."""
     name = pathlib.PurePosixPath(path).name
@@ -55,9 +61,8 @@ def _deps(path: str) -> list[str]:
     """Return the sorted labels of what a file imports, shortened inside its package."""
     package = f"//{pathlib.PurePosixPath(path).parent}:"
     own = {label(target).replace(package, ":") for target in first_party_imports(path)}
-    conftest = "tests/conftest.py"
-    if _kind(path) == "py_test" and conftest in python_files():
-        own.add(label(conftest).replace(package, ":"))
+    if _kind(path) == "py_test":
+        own |= {label(found).replace(package, ":") for found in conftests(path)}
     external = {
         "@pypi//" + re.sub(r"[-.]", "_", DISTRIBUTIONS[name]) for name in external_imports(path)
     }

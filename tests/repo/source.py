@@ -25,7 +25,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = {
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
-    "hypothesis": "hypothesis",
     "importlib_resources": "importlib_resources",
     "keras": "keras",
     "numpy": "numpy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 
-from tests.repo.build_files import build_files, label
+from tests.repo.build_files import build_files, conftests, label
 from tests.repo.source import (
     DISTRIBUTIONS,
     ROOT,
@@ -82,8 +82,9 @@ def test_deps_are_the_imports():
         deps = attributes.get("deps", [])
         own = {package + d if d.startswith(":") else d for d in deps if not d.startswith("@")}
         external = {packages[d] for d in deps if d.startswith("@")}
-        conftest = {"//tests:conftest"} if attributes["srcs"][0].startswith("test_") else set()
-        assert own == {label(target) for target in first_party_imports(path)} | conftest, path
+        implied = conftests(path) if attributes["srcs"][0].startswith("test_") else []
+        expected = {label(target) for target in (*first_party_imports(path), *implied)}
+        assert own == expected, path
         assert external == external_imports(path), path
 
 

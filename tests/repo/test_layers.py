@@ -38,11 +38,11 @@ LAYERS = {
 #: Inside hardware: a module imports from the rows above its own.
 HARDWARE = (
     {"technology", "accelerator", "workload", "objective"},
-    {"mapping"},
-    {"mapspace"},
+    {"mapping", "mapspace"},
+    {"access_counts"},
     {"cost_model"},
     {"mapper", "validation"},
-    {"cost_table"},
+    {"cost_table", "breakdown"},
     {"oracle"},
 )
 
@@ -50,7 +50,7 @@ HARDWARE = (
 OWNERS = {
     "tensorflow_datasets": ("dance_tf/data",),
     "importlib_resources": ("dance_tf/data",),
-    "sklearn": ("dance_tf/data",),
+    "sklearn": ("dance_tf/data", "dance_tf/images"),
     "absl": ("tools/",),
     "ai_edge_litert": ("dance_tf/export",),
     "keras": (
@@ -59,6 +59,7 @@ OWNERS = {
         "dance_tf/search/",
         "dance_tf/export",
         "dance_tf/signatures",
+        "tools/",
     ),
 }
 
