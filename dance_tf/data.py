@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -21,8 +21,8 @@ import tensorflow as tf
 from dance_tf import prepared
 from dance_tf.config import DataConfig
 from dance_tf.errors import UserError
-from dance_tf.images import ArrayImages, Augmentation, StreamedImages, hold_out, resize
-from dance_tf.prepared import resolve_data_dir
+from dance_tf.images import ArrayImages, Augmentation, StreamedImages, digits, hold_out, resize
+from dance_tf.prepared import Prepared, resolve_data_dir
 from dance_tf.protocols import ImageDataset
 
 __all__ = ["MAX_BYTES_IN_MEMORY", "Prepared", "load_images", "prepare", "resolve_data_dir"]
@@ -39,13 +39,6 @@ _MIRRORED = {
 
 # Of the fixed hold-outs: the same in all experiments.
 _TEST_SEED, _ARCHITECTURE_SEED = 1, 2
-
-
-class Prepared(NamedTuple):
-    """A prepared data set."""
-
-    folder: str  # absolute, DATA_DIR/NAME[/CONFIG]/VERSION
-    num_images: dict[str, int]  # of each of its own splits
 
 
 def load_images(
@@ -102,12 +95,7 @@ def prepare(name: str, data_dir: str | None = None) -> Prepared:
 
 
 def _load_digits(config: DataConfig, size: int, channels: int) -> ImageDataset:
-    from sklearn import datasets  # Takes a second to import.
-
-    bunch = datasets.load_digits()
-    # 17 grey levels to 0..255.
-    grey = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
-    images, labels = resize(grey, size, channels).numpy(), bunch.target.astype(np.int32)
+    images, labels = digits(size, channels)
     is_test = hold_out(labels, 0.2, _TEST_SEED)
     return _in_memory(
         {"train": (images[~is_test], labels[~is_test]), "test": (images[is_test], labels[is_test])},
@@ -316,7 +304,7 @@ def _download_and_prepare(name: str, data_dir: str) -> Path:
         try:
             builder = tfds.builder(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError:
-            _raise_unknown(name, data_dir)
+            _raise_missing(name, data_dir)
         except (ValueError, ImportError) as error:
             raise UserError(f"data set {name!r}: {_line(error)}") from error
         _feature_keys(name, builder)
@@ -337,29 +325,22 @@ def _download_and_prepare(name: str, data_dir: str) -> Path:
 
 
 def _raise_missing(name: str, data_dir: str) -> NoReturn:
-    if prepared.parse_name(name)[0] not in _known(data_dir):
-        _raise_unknown(name, data_dir)
+    import tensorflow_datasets as tfds
+
+    dataset = prepared.parse_name(name)[0]
+    # Community data sets would be asked for over the network.
+    known = {"digits", *prepared.list_prepared(data_dir)}
+    known.update(tfds.list_builders(with_community_datasets=False))
+    if dataset not in known:
+        nearest = difflib.get_close_matches(dataset.lower(), known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "neither digits nor one of TFDS"
+        raise UserError(f"unknown data set {dataset!r}: {hint}")
     raise UserError(
         f"data set {name!r} is not prepared in {data_dir}{prepared.folder_hint(name, data_dir)}:"
         f" either run `python -m tools.prepare_data --dataset={name}"
         f" --data_dir={shlex.quote(data_dir)}`, which downloads it, or point --data_dir or"
         " TFDS_DATA_DIR at a folder that holds a prepared copy"
     )
-
-
-def _raise_unknown(name: str, data_dir: str) -> NoReturn:
-    dataset = prepared.parse_name(name)[0]
-    nearest = difflib.get_close_matches(dataset.lower(), _known(data_dir), n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "neither digits nor one of TFDS"
-    raise UserError(f"unknown data set {dataset!r}: {hint}")
-
-
-def _known(data_dir: str) -> set[str]:
-    import tensorflow_datasets as tfds
-
-    # Community data sets would be asked for over the network.
-    names = tfds.list_builders(with_community_datasets=False)
-    return {"digits", *prepared.list_prepared(data_dir), *names}
 
 
 def _line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "ArrayImages",
     "Augmentation",
     "StreamedImages",
+    "digits",
     "hold_out",
     "resize",
 ]
@@ -256,6 +257,20 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         count = min(round(fraction * len(members)), len(members) - 1)
         is_chosen[random.permutation(members)[:count]] = True
     return is_chosen
+
+
+def digits(size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's 1,797 handwritten digits, which come with the package.
+
+    Returns:
+        Images uint8 [1797, size, size, channels], grown from 8x8, and labels int32 [1797].
+    """
+    from sklearn import datasets  # Takes a second to import.
+
+    bunch = datasets.load_digits()
+    # Their 17 grey levels to 0..255.
+    grey = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
+    return resize(grey, size, channels).numpy(), bunch.target.astype(np.int32)
 
 
 def resize(images: Any, size: int, channels: int) -> tf.Tensor:

@@ -21,11 +21,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dance_tf.errors import UserError
 
 __all__ = [
+    "Prepared",
     "check_downloads",
     "count_records",
     "describe_mismatch",
@@ -35,6 +36,14 @@ __all__ = [
     "parse_name",
     "resolve_data_dir",
 ]
+
+
+class Prepared(NamedTuple):
+    """A prepared data set."""
+
+    folder: str  # absolute
+    num_images: dict[str, int]  # of each of its own splits
+
 
 _NAME = re.compile(r"(\w+)(?:/([\w.-]+))?(?:[:/](\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -162,6 +162,15 @@ def test_hold_out_takes_its_part_of_every_class_and_leaves_one():
     assert not hold_out(np.array([0]), 0.9, seed=0).any()
 
 
+def test_choices_and_orders_stay_what_they_are(in_memory):
+    """Accuracies of different versions compare only on the same test images."""
+    chosen = np.flatnonzero(hold_out(np.zeros(20), 0.3, seed=1))
+    np.testing.assert_array_equal(chosen, [2, 3, 6, 10, 14, 16])
+    labels = _all(in_memory.split("architecture", batch_size=20, seed=5))[1] - 100
+    expected = [3, 8, 4, 11, 13, 7, 0, 14, 16, 6, 12, 2, 9, 17, 15, 19, 5, 10, 18, 1]
+    np.testing.assert_array_equal(labels, expected)
+
+
 def test_shrinking_averages_areas():
     image = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
     expected = image.reshape(4, 2, 4, 2, 3).mean((1, 3))

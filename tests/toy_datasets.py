@@ -120,7 +120,7 @@ class ToyBoxes(_Toy):
 class ToyConfigs(_Toy):
     """Two configurations."""
 
-    SIZES = {"train": 8, "test": 8}
+    SIZES = {"train": 16, "test": 8}
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="plain", version="1.0.0"),
         tfds.core.BuilderConfig(name="other", version="1.0.0"),
