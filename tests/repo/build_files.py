@@ -66,7 +66,7 @@ def _deps(path: str) -> list[str]:
     external = {
         "@pypi//" + re.sub(r"[-.]", "_", DISTRIBUTIONS[name]) for name in external_imports(path)
     }
-    return sorted(own) + sorted(external)
+    return sorted(own, key=lambda name: (name.startswith("//"), name)) + sorted(external)
 
 
 def _attribute(name: str, value: object) -> str:
