@@ -14,6 +14,7 @@ import json
 from absl import flags
 
 from tools import flags as common
+from tools.progress import progress
 
 FLAGS = common.shared_flags("preset", "config", "set", "evaluator", "seed", "cache_dir")
 _NUM_ARCHITECTURES = flags.DEFINE_integer(
@@ -45,9 +46,13 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.supernet.search_space import make_space
 
-    table = load_or_build_table(
-        make_space(config.space), config.hardware, cache_dir=FLAGS["cache_dir"].value
-    )
+    with progress("cost table") as on_progress:
+        table = load_or_build_table(
+            make_space(config.space),
+            config.hardware,
+            cache_dir=FLAGS["cache_dir"].value,
+            on_progress=on_progress,
+        )
     report = evaluate_evaluator(
         load_evaluator(config.evaluator, table),
         table,

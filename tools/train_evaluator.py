@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 from tools import flags as common
+from tools.progress import progress
 
 FLAGS = common.shared_flags("preset", "config", "set", "seed", "cache_dir", "output_dir")
 
@@ -23,21 +24,17 @@ def main(argv: list[str]) -> None:
     common.load_tensorflow()
     from dance_tf.evaluator.training import train_evaluator
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.reporting import ProgressLine
     from dance_tf.supernet.search_space import make_space
 
-    table = load_or_build_table(
-        make_space(config.space), config.hardware, cache_dir=FLAGS["cache_dir"].value
-    )
-    line: ProgressLine | None = None
-
-    def on_progress(step: int, total_steps: int, **losses: float) -> None:
-        nonlocal line
-        if line is None:  # A resumed training does not begin at 0.
-            line = ProgressLine("train evaluator", total_steps, start_step=step)
-        line.update(step, **losses)
-
-    metrics = train_evaluator(table, config.evaluator, config.seed, output_dir, on_progress)
+    with progress("cost table") as report:
+        table = load_or_build_table(
+            make_space(config.space),
+            config.hardware,
+            cache_dir=FLAGS["cache_dir"].value,
+            on_progress=report,
+        )
+    with progress("train evaluator") as report:
+        metrics = train_evaluator(table, config.evaluator, config.seed, output_dir, report)
     print(json.dumps({"output_dir": output_dir, **metrics}, indent=2, allow_nan=False))
 
 
