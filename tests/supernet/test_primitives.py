@@ -1,0 +1,75 @@
+"""The fast training operations against TensorFlow's plain ones: values and gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dance_tf.supernet.primitives import batch_norm_training, depthwise_conv, pointwise_conv
+
+
+def _normal(*shape, seed=0):
+    return tf.constant(np.random.RandomState(seed).randn(*shape).astype(np.float32))
+
+
+def _value_and_gradients(function, *inputs):
+    """Return the outputs, and the gradients of a fixed weighting of them."""
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = function(*inputs)
+        loss = tf.reduce_sum(outputs * _normal(*outputs.shape, seed=1))
+    return [outputs, *tape.gradient(loss, inputs)]
+
+
+def _assert_same(fast, plain):
+    for a, b in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(tf.reduce_max(tf.abs(b))))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [2, 5, 8])
+def test_depthwise_conv(kernel, stride, size):
+    inputs, filters = _normal(3, size, size, 4), _normal(kernel, kernel, 4, 1)
+    _assert_same(
+        _value_and_gradients(lambda x, w: depthwise_conv(x, w, stride), inputs, filters),
+        _value_and_gradients(
+            lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], "SAME"),
+            inputs,
+            filters,
+        ),
+    )
+
+
+def test_pointwise_conv():
+    inputs, kernel = _normal(3, 4, 4, 5), _normal(5, 6)
+    _assert_same(
+        _value_and_gradients(pointwise_conv, inputs, kernel),
+        _value_and_gradients(
+            lambda x, w: tf.nn.conv2d(x, w[None, None], 1, "SAME"), inputs, kernel
+        ),
+    )
+
+
+def test_batch_norm_training():
+    inputs, gamma, beta = _normal(8, 4, 4, 5), _normal(5), _normal(5)
+
+    def plain(x, scale, offset):
+        mean, variance = tf.nn.moments(x, [0, 1, 2])
+        return tf.nn.batch_normalization(x, mean, variance, offset, scale, 1e-3)
+
+    _assert_same(
+        _value_and_gradients(
+            lambda x, scale, offset: batch_norm_training(x, scale, offset, 1e-3)[0],
+            inputs,
+            gamma,
+            beta,
+        ),
+        _value_and_gradients(plain, inputs, gamma, beta),
+    )
+    _, mean, variance = batch_norm_training(inputs, gamma, beta, 1e-3)
+    np.testing.assert_allclose(mean, tf.reduce_mean(inputs, [0, 1, 2]), atol=1e-5)
+    np.testing.assert_allclose(
+        variance, np.var(inputs.numpy(), axis=(0, 1, 2), ddof=1), rtol=1e-4
+    )  # unbiased
