@@ -56,8 +56,12 @@ def python_files() -> tuple[str, ...]:
 
 def tool_names() -> tuple[str, ...]:
     """Return NAME of every `python -m tools.NAME`."""
-    paths = [p.removeprefix("tools/") for p in python_files() if p.startswith("tools/")]
-    return tuple(p.removesuffix(".py") for p in paths if p not in ("__init__.py", "flags.py"))
+    programs = [
+        path
+        for path in python_files()
+        if path.startswith("tools/") and "\nif __name__ == " in (ROOT / path).read_text("utf-8")
+    ]
+    return tuple(path.removeprefix("tools/").removesuffix(".py") for path in programs)
 
 
 @functools.cache

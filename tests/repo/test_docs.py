@@ -28,7 +28,9 @@ def _commands() -> list[tuple[str, list[str]]]:
         for line in re.findall(r"python -m tools\.(\w[^`\n]*)", text):
             tool, *arguments = shlex.split(line, comments=True)
             found.append((tool, arguments))
-    return [(tool, arguments) for tool, arguments in found if tool != "NAME"]
+    return [
+        (tool, [a for a in arguments if a != "..."]) for tool, arguments in found if tool != "NAME"
+    ]
 
 
 @pytest.mark.parametrize(("tool", "arguments"), _commands())
