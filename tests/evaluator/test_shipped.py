@@ -1,0 +1,85 @@
+"""The pre-trained evaluator fits the default configuration and is as good as it says."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+
+import numpy as np
+import pytest
+
+from dance_tf.config import ExperimentConfig
+from dance_tf.evaluator.dataset import OBJECTIVE_KINDS, sample_mixtures
+from dance_tf.evaluator.loading import shipped_path
+from dance_tf.evaluator.neural import NeuralEvaluator
+from dance_tf.hardware import cost_table
+from dance_tf.hardware.accelerator import AcceleratorSpace
+from dance_tf.hardware.objective import random_objectives
+from dance_tf.structs import METRICS
+from dance_tf.supernet.search_space import make_space
+
+CONFIG = ExperimentConfig()
+FOLDER = pathlib.Path(shipped_path(CONFIG.space.name))
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict:
+    return json.loads((FOLDER / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> NeuralEvaluator:
+    return NeuralEvaluator.load(str(FOLDER))
+
+
+def test_loads_quickly_and_is_small(evaluator):
+    began = time.monotonic()
+    NeuralEvaluator.load(str(FOLDER))
+    assert time.monotonic() - began < 5
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 5e6
+
+
+def test_is_of_the_default_configuration(evaluator):
+    domain = evaluator.domain
+    assert domain.space == make_space(CONFIG.space)
+    assert domain.accelerators == AcceleratorSpace(CONFIG.hardware.accelerators)
+    assert domain.machine == CONFIG.hardware.machine
+
+
+def test_is_of_todays_cost_model(evaluator, monkeypatch):
+    """A change of the cost model asks for a new training; this says so without a table."""
+    hashes = []
+
+    class _HashedError(Exception):
+        pass
+
+    def note(*arguments):
+        hashes.append(original(*arguments))
+        raise _HashedError
+
+    original = cost_table._content_hash
+    monkeypatch.setattr(cost_table, "_content_hash", note)
+    with pytest.raises(_HashedError):
+        cost_table.load_or_build_table(make_space(CONFIG.space), CONFIG.hardware)
+    assert hashes == [evaluator.domain.content_hash]
+
+
+@pytest.mark.parametrize("architectures", ["one_hot", "soft"])
+def test_is_as_good_as_promised(manifest, architectures):
+    part = manifest["metrics"][architectures]
+    for kind in OBJECTIVE_KINDS:
+        measured = part["objectives"][kind]
+        assert measured["regret"]["mean"] < 1e-3
+        assert all(measured["error_end_to_end"][m]["mean"] < 5e-3 for m in METRICS)
+    assert all(part["error_at_random_accelerators"][m]["mean"] < 1e-2 for m in METRICS)
+    assert part["gradient_cosine"]["median"] > 0.999
+
+
+def test_answers_inside_its_space(evaluator):
+    rng = np.random.default_rng(0)
+    mixtures = sample_mixtures(evaluator.domain.space, 64, rng)
+    evaluation = evaluator.evaluate(mixtures, random_objectives(64, rng))
+    assert np.isin(evaluation.accelerator_index, evaluator.candidates).all()
+    ratio = np.asarray(evaluation.metrics) / np.asarray(evaluator.domain.reference)
+    assert np.isfinite(ratio).all() and (ratio > 0.05).all() and (ratio < 20).all()
