@@ -32,7 +32,7 @@ from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.sgd import PathSGD
 
-__all__ = ["PHASE", "RetrainRecord", "RetrainResult", "retrain", "test_accuracy"]
+__all__ = ["PHASE", "RetrainRecord", "RetrainResult", "measure_accuracy", "retrain"]
 
 #: Of the lines of history.jsonl that retraining writes.
 PHASE = "retrain"
@@ -125,11 +125,11 @@ def retrain(
     network = build_network(space, architecture)
     network.set_weights(run.network.get_weights())
     return RetrainResult(
-        network, test_accuracy(network, dataset), tuple(run.history), run.elapsed_s
+        network, measure_accuracy(network, dataset), tuple(run.history), run.elapsed_s
     )
 
 
-def test_accuracy(network: keras.Model, dataset: ImageDataset, split: str = "test") -> Accuracy:
+def measure_accuracy(network: keras.Model, dataset: ImageDataset, split: str = "test") -> Accuracy:
     """Return the share of a split's images whose largest logit is the label's.
 
     Raises:
@@ -143,9 +143,6 @@ def test_accuracy(network: keras.Model, dataset: ImageDataset, split: str = "tes
     for images, labels in dataset.split(split, batch_size=min(_TEST_BATCH_SIZE, num_images)):
         num_hits += int(np.sum(np.argmax(infer(images), axis=-1) == labels.numpy()))
     return Accuracy(split=split, value=num_hits / num_images, num_images=num_images)
-
-
-test_accuracy.__test__ = False  # pytest: not a test
 
 
 class _Run:
@@ -217,11 +214,11 @@ class _Run:
                     self._end_epoch(listeners)
                 epoch = math.ceil(self.step / self.steps_per_epoch)
                 progress.update(self.step, epoch=epoch, loss=loss, accuracy=accuracy)
-                is_stopping = stop is not None and stop.requested is not None
-                if folder and (is_epoch_end or is_stopping):
+                signum = stop.requested if stop else None
+                if folder and (is_epoch_end or signum is not None):
                     folder.save(self.step, self._state())
-                if is_stopping:
-                    raise Interrupted(stop.requested)
+                if signum is not None:
+                    raise Interrupted(signum)
 
     def _state(self) -> dict[str, Any]:
         history = [dataclasses.asdict(record) for record in self.history]

@@ -1,0 +1,350 @@
+"""The DANCE co-search: schedule, checkpoints, history and the exact answer at the end.
+
+Warm-up trains the weights on uniformly drawn paths. Then weight steps and architecture
+steps alternate, and the argmax of the logits is the architecture. The evaluator steers
+the search; what is reported at the end comes from the cost table. Source: DANCE (2020);
+the exact re-evaluation and the exact accelerator at the end are ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf import reporting
+from dance_tf.config import SearchConfig
+from dance_tf.errors import UserError
+from dance_tf.hardware.oracle import best_accelerators
+from dance_tf.search.checkpoints import CheckpointFolder
+from dance_tf.search.interruption import Interrupted, StopSignals
+from dance_tf.search.objective import Lambda2Schedule, make_objective
+from dance_tf.search.result import CostRecord, SearchRecord, SearchResult, op_counts, read_records
+from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
+from dance_tf.structs import METRICS, Architecture
+from dance_tf.supernet.supernet import Supernet, derive
+
+__all__ = ["DanceSearch", "SearchProblem"]
+
+
+class SearchProblem(NamedTuple):
+    """What is searched, and by what it is judged."""
+
+    space: Any  # supernet.search_space.NetworkSpace
+    table: Any  # hardware.cost_table.CostTable
+    evaluator: Any  # protocols.Evaluator
+    dataset: Any  # protocols.ImageDataset
+    supernet: Any = None  # None: a new Supernet of the space
+
+
+class DanceSearch:
+    """Search by gradient; implements protocols.SearchStrategy.
+
+    Args:
+        config: Schedule, objective, learning rates.
+        seed: Of weights, paths and the order of images.
+        output_dir: Folder of the history, the checkpoints and the TensorBoard logs; None
+            writes nothing.
+        is_resuming: Go on from the newest checkpoint of `output_dir`; without one, start.
+        stop: Signals to honour at the next step boundary.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        *,
+        seed: int = 0,
+        output_dir: str | None = None,
+        is_resuming: bool = False,
+        stop: StopSignals | None = None,
+    ) -> None:
+        self._config, self._seed, self._output_dir = config, seed, output_dir
+        self._is_resuming, self._stop = is_resuming, stop
+
+    def search(
+        self, problem: SearchProblem, on_step: Callable[[SearchRecord], None] | None = None
+    ) -> SearchResult:
+        """Search and return the result, without accuracy: nothing is retrained here.
+
+        Args:
+            problem: Space, table, evaluator and images.
+            on_step: Called with each history record, every `log_every` steps.
+        Raises:
+            UserError: If a loss is not finite, a checkpoint is damaged, or the schedule does
+                not fit the data.
+            Interrupted: After a signal; a checkpoint has been written.
+        """
+        return _Run(self._config, problem, self._seed).run(
+            self._output_dir, self._is_resuming, self._stop, on_step
+        )
+
+
+class _Run:
+    """One search from its first step (or its checkpoint) to its result."""
+
+    def __init__(self, config: SearchConfig, problem: SearchProblem, seed: int) -> None:
+        self.config, self.problem, self.seed = config, problem, seed
+        self.plan = SearchPlan.of(config, problem.dataset)
+        self.objective = make_objective(config)
+        self.lambda_2 = Lambda2Schedule(
+            config.lambda_2, config.lambda_2_warmup_epochs * self.plan.steps_per_epoch
+        )
+        self.supernet = problem.supernet or Supernet(problem.space, seed)
+        self.steps = CoSearchSteps(
+            supernet=self.supernet,
+            evaluator=problem.evaluator,
+            objective=self.objective,
+            reference=problem.table.reference,
+            config=config,
+            total_steps=self.plan.total_steps,
+        )
+        self.step = 0
+        self.sums: dict[str, list[float]] = {}  # name -> [sum, count] since the last record
+        self.elapsed_s = 0.0
+
+    def run(
+        self,
+        output_dir: str | None,
+        is_resuming: bool,
+        stop: StopSignals | None,
+        on_step: Callable[[SearchRecord], None] | None,
+    ) -> SearchResult:
+        folder = None
+        if output_dir is not None:
+            folder = CheckpointFolder(
+                os.path.join(output_dir, "checkpoints"),
+                supernet=self.supernet,
+                weight_optimizer=self.steps.weight_optimizer,
+                arch_optimizer=self.steps.arch_optimizer,
+            )
+            restored = folder.restore() if is_resuming else None
+            if restored is not None:
+                self.step, state = restored
+                self.sums, self.elapsed_s = state["sums"], state["elapsed_s"]
+        records: list[SearchRecord] = []
+        if self.step < self.plan.total_steps:
+            with contextlib.ExitStack() as stack:
+                listeners = [records.append, *([on_step] if on_step else [])]
+                if output_dir is not None:
+                    listeners += _writers(stack, output_dir, self.step if is_resuming else None)
+                stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
+                self._loop(folder, stop, listeners)
+        if output_dir is not None:
+            records = read_records(os.path.join(output_dir, "history.jsonl"))
+        return self._result(tuple(records))
+
+    def _loop(self, folder: Any, stop: Any, listeners: list[Callable[[Any], Any]]) -> None:
+        plan, dataset = self.plan, self.problem.dataset
+        train = batches(
+            dataset,
+            "train",
+            batch_size=plan.train_batch_size,
+            seed=self.seed,
+            start=self.step,
+        )
+        held_out = batches(
+            dataset,
+            "architecture",
+            batch_size=plan.architecture_batch_size,
+            seed=self.seed,
+            start=plan.num_architecture_steps(self.step),
+        )
+        began = time.monotonic() - self.elapsed_s
+        progress: reporting.ProgressLine | None = None
+        shown_phase, record = None, None
+        try:
+            while self.step < plan.total_steps:
+                step = self.step + 1
+                if plan.phase(step) != shown_phase:
+                    if progress:
+                        progress.close()
+                    shown_phase = plan.phase(step)
+                    end = plan.warmup_steps if shown_phase == "warmup" else plan.total_steps
+                    progress = reporting.ProgressLine(shown_phase, end, start_step=self.step)
+                shown = self._one_step(step, train, held_out)
+                self.step = step
+                self.elapsed_s = time.monotonic() - began
+                if step % self.config.log_every == 0 or step == plan.total_steps:
+                    record = self._record()
+                    for listener in listeners:
+                        listener(record)
+                progress.update(step, **shown, **_shown_costs(record))
+                is_stopping = stop is not None and stop.requested is not None
+                if folder and (is_stopping or step % plan.steps_per_epoch == 0):
+                    folder.save(step, {"sums": self.sums, "elapsed_s": self.elapsed_s})
+                if is_stopping:
+                    raise Interrupted(stop.requested)
+        finally:
+            if progress:
+                progress.close()
+
+    def _one_step(self, step: int, train: Any, held_out: Any) -> dict[str, float]:
+        """Do weight step number `step` and the architecture step that may follow it."""
+        plan, seed = self.plan, self.seed
+        path_seed = stateless_seed(seed, "weight_path", step)
+        op_indices = self.steps.sample_path(path_seed, plan.phase(step) == "warmup")
+        cross_entropy, accuracy = self.steps.weight_step(*next(train), op_indices)
+        shown = {"loss": self._finite(cross_entropy, step, "the loss on train")}
+        self._add(cross_entropy=shown["loss"], accuracy=float(accuracy))
+        if plan.has_architecture_step(step):
+            lambda_2 = self.lambda_2(step - plan.warmup_steps)
+            cross_entropy, cost = self.steps.architecture_step(
+                *next(held_out),
+                tf.constant(stateless_seed(seed, "architecture_path", step)),
+                tf.constant(lambda_2, tf.float32),
+            )
+            shown["held_out_loss"] = self._finite(cross_entropy, step, "the held-out loss")
+            shown["objective"] = self._finite(cost, step, "the predicted objective")
+            self._add(
+                architecture_cross_entropy=shown["held_out_loss"],
+                objective=shown["objective"],
+                lambda_2=lambda_2,
+            )
+        return shown
+
+    def _finite(self, value: tf.Tensor, step: int, what: str) -> float:
+        number = float(value)
+        if not math.isfinite(number):
+            raise UserError(
+                f"search stopped at step {step}: {what} is {number}; lower"
+                f" search.weight_learning_rate ({self.config.weight_learning_rate:g}) or"
+                f" search.arch_learning_rate ({self.config.arch_learning_rate:g})"
+            )
+        return number
+
+    def _add(self, **values: float) -> None:
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = [total + value, count + 1]
+
+    def _record(self) -> SearchRecord:
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        space = self.problem.space
+        architecture = derive(self.supernet)
+        index, predicted, exact = self._evaluate(architecture)
+        mixture = np.asarray(self.supernet.mixture_weights(), np.float64)
+        entropy = -np.sum(mixture * np.log(np.where(mixture > 0, mixture, 1.0)), axis=-1)
+        costs = {f"predicted_{name}": float(v) for name, v in zip(METRICS, predicted, strict=True)}
+        costs |= {f"exact_{name}": float(v) for name, v in zip(METRICS, exact, strict=True)}
+        return SearchRecord(
+            step=self.step,
+            epoch=self.plan.epoch(self.step),
+            phase=self.plan.phase(self.step),
+            cross_entropy=means["cross_entropy"],
+            accuracy=means["accuracy"],
+            architecture_cross_entropy=means.get("architecture_cross_entropy"),
+            lambda_2=means.get("lambda_2"),
+            objective=means.get("objective"),
+            mixture_entropy=tuple(entropy.tolist()),
+            ops=architecture.ops,
+            zero_share=op_counts(space, architecture)[1],
+            accelerator=self.problem.table.accelerators.decode(index),
+            **costs,
+        )
+
+    def _evaluate(self, architecture: Architecture) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return the evaluator's accelerator, its predicted metrics [3] and the exact ones [3]."""
+        table = self.problem.table
+        one_hot = table.one_hot(self.problem.space.to_indices(architecture)[None])
+        evaluation = self.problem.evaluator.evaluate(one_hot, self.objective.vector[None])
+        index = np.asarray(evaluation.accelerator_index)
+        exact = table.metrics_at(one_hot, index)
+        return int(index[0]), np.asarray(evaluation.metrics)[0], np.asarray(exact)[0]
+
+    def _result(self, history: tuple[SearchRecord, ...]) -> SearchResult:
+        """Derive the architecture and cost it exactly."""
+        space, table = self.problem.space, self.problem.table
+        architecture = derive(self.supernet)
+        index, predicted, exact = self._evaluate(architecture)
+        best_index, best_metrics, _ = best_accelerators(
+            table,
+            table.one_hot(space.to_indices(architecture)[None]),
+            self.objective.vector[None],
+        )
+        best = table.accelerators.decode(int(np.asarray(best_index)[0]))
+
+        def cost(metrics: Any) -> CostRecord:
+            return CostRecord.from_metrics(
+                metrics,
+                objective=self.objective,
+                reference=table.reference,
+                clock_mhz=table.machine.clock_mhz,
+            )
+
+        best_cost = cost(np.asarray(best_metrics)[0])
+        counts, zero_share = op_counts(space, architecture)
+        warnings = []
+        if zero_share > self.config.max_zero_share:
+            warnings.append(
+                f"{zero_share:.0%} of the skippable blocks are Zero (search.max_zero_share is"
+                f" {self.config.max_zero_share:.0%}): the network has collapsed; lower"
+                " search.lambda_2 or raise search.lambda_2_warmup_epochs"
+            )
+        logits = np.asarray(self.supernet.arch_logits, np.float64)
+        return SearchResult(
+            architecture=architecture,
+            accelerator=best,
+            exact_cost=best_cost,
+            predicted_cost=cost(predicted),
+            evaluator_accelerator=table.accelerators.decode(index),
+            evaluator_accelerator_exact_cost=cost(exact),
+            exact_best_accelerator=best,
+            exact_best_cost=best_cost,
+            objective={
+                "name": self.config.objective,
+                "kind": self.objective.kind,
+                "weights": dict(zip(METRICS, self.objective.weights, strict=True)),
+                "reference": {n: float(v) for n, v in zip(METRICS, table.reference, strict=True)},
+                "lambda_2": self.config.lambda_2,
+            },
+            evaluator=self.problem.evaluator.kind,
+            op_counts=counts,
+            zero_share=zero_share,
+            warnings=tuple(warnings),
+            arch_logits=tuple(
+                tuple(v if allowed else None for v, allowed in zip(row, mask, strict=True))
+                for row, mask in zip(logits.tolist(), space.op_mask.tolist(), strict=True)
+            ),
+            seed=self.seed,
+            num_weight_steps=self.plan.total_steps,
+            num_architecture_steps=self.plan.num_architecture_steps(self.plan.total_steps),
+            num_cost_model_calls=table.num_cost_model_calls,
+            times={"search_s": self.elapsed_s},
+            history=history,
+        )
+
+
+def _writers(
+    stack: contextlib.ExitStack, output_dir: str, resume_step: int | None
+) -> list[Callable[[SearchRecord], None]]:
+    """Return listeners that write history.jsonl and TensorBoard logs."""
+    history = stack.enter_context(
+        reporting.HistoryWriter(os.path.join(output_dir, "history.jsonl"), resume_step=resume_step)
+    )
+    scalars = reporting.ScalarLog(os.path.join(output_dir, "tensorboard"))
+    stack.callback(scalars.close)
+
+    def log_scalars(record: SearchRecord) -> None:
+        values = record.to_json()
+        values["mixture_entropy"] = float(np.mean(record.mixture_entropy))
+        scalars.write(record.step, {f"search/{name}": value for name, value in values.items()})
+
+    return [lambda record: history.write(record.to_json()), log_scalars]
+
+
+def _shown_costs(record: SearchRecord | None) -> dict[str, float]:
+    """Return EDAP of the last record's architecture, predicted beside exact."""
+    if record is None:
+        return {}
+    data = record.to_json()
+    return {
+        f"{source}_edap": math.prod(data[f"{source}_{metric}"] for metric in METRICS)
+        for source in ("predicted", "exact")
+    }

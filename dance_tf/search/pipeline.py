@@ -1,0 +1,230 @@
+"""The main job from config to exports: table, evaluator, images, search, retrain, export.
+
+Everything that can be refused is refused before the run folder is touched. Each stage
+leaves its outcome in the folder and is not repeated by a resumed run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dance_tf import data, export, reporting, run_info
+from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
+from dance_tf.errors import UserError
+from dance_tf.evaluator.loading import load_evaluator
+from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.search.dance import DanceSearch, SearchProblem
+from dance_tf.search.interruption import StopSignals
+from dance_tf.search.result import SearchResult
+from dance_tf.search.retrain import retrain
+from dance_tf.search.steps import SearchPlan
+from dance_tf.strict_json import read_json, write_json
+from dance_tf.supernet.search_space import make_space
+
+__all__ = ["check_output_dir", "load_finished", "prepare", "run_experiment"]
+
+_NUM_CALIBRATION_IMAGES = 200
+_NUM_COMPARED_IMAGES = 200
+
+
+def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: bool) -> None:
+    """Refuse a run folder that is of another run; touches nothing.
+
+    Raises:
+        UserError: If it holds something and is not to be resumed, or holds a run of
+            another config.
+    """
+    if not os.path.exists(output_dir):
+        return
+    if not os.path.isdir(output_dir):
+        raise UserError(f"--output_dir={output_dir} is a file: name a folder")
+    if not os.listdir(output_dir):
+        return
+    if not is_resuming:
+        raise UserError(
+            f"--output_dir={output_dir} is not empty: add --resume to go on with the run in it,"
+            " or name another folder"
+        )
+    path = os.path.join(output_dir, "config.json")
+    if not os.path.exists(path):
+        raise UserError(f"--resume: {output_dir} has no config.json, so it holds no run")
+    stored = config_from_json(read_json(path))
+    # Where the images lie does not change them.
+    stored = dataclasses.replace(
+        stored, data=dataclasses.replace(stored.data, data_dir=config.data.data_dir)
+    )
+    difference = _first_difference(config_to_json(stored), config_to_json(config))
+    if difference:
+        name, old, new = difference
+        raise UserError(
+            f"--resume: {path} has {name} = {old!r}, this run {new!r}: give the same"
+            " configuration, or name another --output_dir"
+        )
+
+
+def prepare(
+    config: ExperimentConfig, *, cache_dir: str | None = None, use_progress: bool = True
+) -> SearchProblem:
+    """Load what a search needs: images, the table (built if not cached), the evaluator.
+
+    Writes nothing but the table's cache.
+
+    Raises:
+        UserError: If data or evaluator are missing or do not fit, or a file is damaged.
+    """
+    dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
+    space = make_space(config.space, dataset.num_classes)
+    if space.num_classes < dataset.num_classes:
+        raise UserError(
+            f"space.num_classes is {space.num_classes}, but {dataset.name} has"
+            f" {dataset.num_classes} classes"
+        )
+    SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
+    lines: list[reporting.ProgressLine] = []
+
+    def show(done: int, total: int) -> None:
+        if not lines:
+            lines.append(reporting.ProgressLine("cost table", total))
+        lines[0].update(done)
+
+    table = load_or_build_table(
+        space, config.hardware, cache_dir=cache_dir, on_progress=show if use_progress else None
+    )
+    return SearchProblem(space, table, load_evaluator(config.evaluator, table), dataset)
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    *,
+    output_dir: str,
+    is_resuming: bool = False,
+    use_retrain: bool = True,
+    use_export: bool = True,
+    cache_dir: str | None = None,
+    stop: StopSignals | None = None,
+) -> tuple[SearchResult, dict[str, str]]:
+    """Run the main job and leave its folder behind.
+
+    Args:
+        config: All that determines the run.
+        output_dir: New, empty, or the folder of the run to resume.
+        is_resuming: Go on from what the folder holds.
+        use_retrain: Train the derived network from scratch; without it there is no
+            accuracy and no network to export.
+        use_export: Write SavedModel, Keras and TFLite files and the evaluator.
+        cache_dir: Folder of cached tables.
+        stop: Signals to honour.
+    Returns:
+        The result, and the path of each thing written, by name.
+    Raises:
+        UserError: Of the user's mistakes; before the search starts they leave the folder
+            as it was.
+        Interrupted: After a signal; what has been done is saved.
+    """
+    started = run_info.now()
+    check_output_dir(config, output_dir, is_resuming)
+    keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+    problem = prepare(config, cache_dir=cache_dir)
+
+    os.makedirs(output_dir, exist_ok=True)
+    paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
+    write_json(paths["config"], config_to_json(config))
+    info = run_info.collect(config.seed, started, is_deterministic=True)
+    run_info.write(paths["run_info"], info)
+
+    result = DanceSearch(
+        config.search,
+        seed=config.seed,
+        output_dir=output_dir,
+        is_resuming=is_resuming,
+        stop=stop,
+    ).search(problem)
+    result = dataclasses.replace(result, versions=info["versions"], is_deterministic=True)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
+    export.write_accelerator(
+        paths["accelerator"], result.accelerator, config.hardware.machine, result.exact_cost
+    )
+    if use_retrain:
+        trained = retrain(
+            problem.space,
+            result.architecture,
+            problem.dataset,
+            config.retrain,
+            config.seed,
+            output_dir,
+            resume=is_resuming,
+            stop=stop,
+        )
+        result = dataclasses.replace(
+            result,
+            accuracy=trained.accuracy,
+            accuracy_reason=None,
+            num_trained_candidates=1,
+            times={**result.times, "retrain_s": trained.elapsed_s},
+        )
+        if use_export:
+            paths |= _export(problem, trained.network, os.path.join(output_dir, "exports"))
+    ended = run_info.now()
+    times = {**result.times, "started": started.isoformat(), "ended": ended.isoformat()}
+    result = dataclasses.replace(result, times=times)
+    info = run_info.collect(config.seed, started, ended=ended, is_deterministic=True)
+    run_info.write(paths["run_info"], info)
+    paths["result"] = result.save(output_dir)
+    return result, paths
+
+
+def load_finished(output_dir: str) -> tuple[SearchResult, dict[str, str]] | None:
+    """Return the result in a run folder and what lies beside it; None if there is none yet."""
+    path = os.path.join(output_dir, "result.json")
+    if not os.path.exists(path):
+        return None
+    names = ("config.json", "run_info.json", "accelerator.json", "result.json")
+    paths = {name.removesuffix(".json"): os.path.join(output_dir, name) for name in names}
+    for name, file in {**_EXPORTS, "evaluator": "evaluator"}.items():
+        paths[name] = os.path.join(output_dir, "exports", file)
+    return SearchResult.load(path), {k: v for k, v in paths.items() if os.path.exists(v)}
+
+
+#: Name in the summary to file or folder in exports/.
+_EXPORTS = {
+    "saved_model": "saved_model",
+    "keras": "network.keras",
+    "tflite": "network.tflite",
+    "tflite_int8": "network_int8.tflite",
+}
+
+
+def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[str, str]:
+    """Write the network in every format and the evaluator; return where they are."""
+    calibration, _ = export.sample_images(problem.dataset, "architecture", _NUM_CALIBRATION_IMAGES)
+    images, labels = export.sample_images(problem.dataset, "test", _NUM_COMPARED_IMAGES)
+    report = export.export_network(
+        network, folder, calibration_images=calibration, test_images=images, test_labels=labels
+    )
+    evaluator_dir = os.path.join(folder, "evaluator")
+    # An interrupted run may have written it already; a run has one.
+    shutil.rmtree(evaluator_dir, ignore_errors=True)
+    served = export.export_evaluator(problem.evaluator, evaluator_dir, 1)
+    return {name: report[name]["path"] for name in _EXPORTS} | {"evaluator": served["path"]}
+
+
+def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Return the dotted name and the two values of the first field that differs."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return None if old == new else (name, old, new)
+    for key in [*old, *(key for key in new if key not in old)]:
+        path = f"{name}.{key}" if name else key
+        difference = _first_difference(old.get(key), new.get(key), path)
+        if difference:
+            return difference
+    return None

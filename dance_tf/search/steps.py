@@ -1,0 +1,198 @@
+"""The two steps of the co-search, the plan that says when each runs, and their random streams.
+
+Weight step:        w     <- w     - SGD (d/dw     CE_train(w, path))
+Architecture step:  alpha <- alpha - Adam(d/dalpha [CE_architecture(w, gates(alpha))
+                                                    + lambda_2 * objective(evaluator(softmax(alpha)))])
+
+Source: DANCE (2020), L = L_CE + lambda_1 ||w|| + lambda_2 Cost_HW; optimizers and the
+alternation from ProxylessNAS (2019).
+
+Differs from the paper: the gradient of the cross-entropy reaches the logits through
+straight-through Gumbel gates of the sampled path instead of ProxylessNAS's binary gates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.config import SearchConfig
+from dance_tf.errors import UserError
+from dance_tf.hardware.objective import Objective
+from dance_tf.supernet.sgd import PathSGD
+
+__all__ = ["CoSearchSteps", "SearchPlan", "batches", "stateless_seed"]
+
+#: Names of the random streams; a position is never reused for something else.
+_STREAMS = ("train", "architecture", "weight_path", "architecture_path")
+
+
+def stateless_seed(seed: int, stream: str, index: int) -> np.ndarray:
+    """Return the seed, int32 [2], of one draw; a function of its arguments alone."""
+    words = np.random.SeedSequence([seed, _STREAMS.index(stream), index]).generate_state(2)
+    return words.view(np.int32)
+
+
+def batches(
+    dataset: Any, split: str, *, batch_size: int, seed: int, start: int = 0
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yield batches without end, from batch number `start` of the run.
+
+    Pass p over the split is shuffled and augmented by (seed, split, p), so a resumed
+    run sees what the uninterrupted one would have seen.
+    """
+    number, skip = divmod(start, dataset.num_images(split) // batch_size)
+    while True:
+        pass_seed = int(stateless_seed(seed, split, number)[0]) & 0x7FFFFFFF
+        yield from dataset.split(split, batch_size=batch_size, seed=pass_seed).skip(skip)
+        number, skip = number + 1, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPlan:
+    """How many steps a search has, and which. Steps count weight steps done."""
+
+    train_batch_size: int
+    architecture_batch_size: int
+    steps_per_epoch: int
+    warmup_steps: int
+    total_steps: int
+    arch_every: int
+
+    @classmethod
+    def of(cls, config: SearchConfig, dataset: Any) -> SearchPlan:
+        """Build the plan of a config on a data set.
+
+        Raises:
+            UserError: If a split is empty or the plan has no architecture step.
+        """
+        sizes = {name: dataset.num_images(name) for name in ("train", "architecture")}
+        for name, size in sizes.items():
+            if size == 0:
+                raise UserError(f"{dataset.name}: its {name} split is empty")
+        batch_size = min(config.batch_size, sizes["train"])
+        steps_per_epoch = sizes["train"] // batch_size
+        plan = cls(
+            train_batch_size=batch_size,
+            architecture_batch_size=min(config.batch_size, sizes["architecture"]),
+            steps_per_epoch=steps_per_epoch,
+            warmup_steps=config.warmup_epochs * steps_per_epoch,
+            total_steps=config.epochs * steps_per_epoch,
+            arch_every=config.arch_every,
+        )
+        if plan.num_architecture_steps(plan.total_steps) == 0:
+            raise UserError(
+                f"search.arch_every ({config.arch_every}) is more than the"
+                f" {plan.total_steps - plan.warmup_steps} steps after the warm-up:"
+                " the architecture would never move"
+            )
+        return plan
+
+    def num_architecture_steps(self, step: int) -> int:
+        """Return how many architecture steps belong to the first `step` weight steps."""
+        return max(0, step - self.warmup_steps) // self.arch_every
+
+    def has_architecture_step(self, step: int) -> bool:
+        """Whether an architecture step follows weight step number `step`, from 1."""
+        return self.num_architecture_steps(step) > self.num_architecture_steps(step - 1)
+
+    def phase(self, step: int) -> str:
+        """Return the phase of weight step number `step`, from 1."""
+        return "warmup" if step <= self.warmup_steps else "search"
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch, from 1, of weight step number `step`, from 1."""
+        return -(-step // self.steps_per_epoch)
+
+
+class CoSearchSteps:
+    """Weight step and architecture step on one supernet; each leaves the other's variables alone.
+
+    Args:
+        supernet: A `supernet.supernet.Supernet`, or anything with its methods.
+        evaluator: Frozen: no step watches its variables.
+        objective: On metrics normalised by `reference`, float32 [3].
+        config: Learning rates, smoothing, temperature.
+        total_steps: Length of the cosine of the weights' learning rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        supernet: Any,
+        evaluator: Any,
+        objective: Objective,
+        reference: Any,
+        config: SearchConfig,
+        total_steps: int,
+    ) -> None:
+        self._supernet, self._evaluator = supernet, evaluator
+        self._objective, self._reference = objective, tf.constant(reference, tf.float32)
+        self._objective_vectors = tf.constant(objective.vector[None])
+        self._temperature = config.gumbel_temperature
+        self._label_smoothing = config.label_smoothing
+        self.weight_optimizer = PathSGD(
+            keras.optimizers.schedules.CosineDecay(config.weight_learning_rate, total_steps),
+            weight_decay=config.weight_decay,
+            is_kernel=supernet.is_kernel,
+        )
+        self.arch_optimizer = keras.optimizers.Adam(
+            config.arch_learning_rate, beta_1=0.0, beta_2=0.999
+        )
+        self.weight_optimizer.build(supernet.network_weights)
+        self.arch_optimizer.build([supernet.arch_logits])
+
+    def sample_path(self, seed: np.ndarray, is_uniform: bool) -> tf.Tensor:
+        """Draw op indices, int32 [D]: uniform in the warm-up, from the mixture afterwards."""
+        if is_uniform:
+            return self._supernet.sample_uniform(seed)
+        return self._supernet.sample_gates(seed, self._temperature)[0]
+
+    @tf.function(reduce_retracing=True)
+    def weight_step(
+        self, images: tf.Tensor, labels: tf.Tensor, op_indices: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Train the weights of one path; return its cross-entropy and accuracy on the batch."""
+        weights = self._supernet.network_weights
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([w.value for w in weights])
+            logits = self._supernet.call_path(images, op_indices, None, training=True)
+            loss = _cross_entropy(labels, logits, self._label_smoothing)
+        self.weight_optimizer.apply(tape.gradient(loss, [w.value for w in weights]), weights)
+        hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+        return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
+
+    @tf.function(reduce_retracing=True)
+    def architecture_step(
+        self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, lambda_2: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Train the logits; return cross-entropy and the predicted objective of the mixture."""
+        arch_logits = self._supernet.arch_logits
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(arch_logits.value)
+            op_indices, gates = self._supernet.sample_gates(seed, self._temperature)
+            # Batch statistics: the moving ones are of all paths, so of none.
+            logits = self._supernet.call_path(images, op_indices, gates, training=True)
+            cross_entropy = _cross_entropy(labels, logits, 0.0)
+            mixture_weights = self._supernet.mixture_weights()
+            evaluation = self._evaluator.evaluate(mixture_weights[None], self._objective_vectors)
+            cost = self._objective(evaluation.metrics[0], self._reference)
+            loss = cross_entropy + lambda_2 * cost
+        self.arch_optimizer.apply([tape.gradient(loss, arch_logits.value)], [arch_logits])
+        return cross_entropy, cost
+
+
+def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float) -> tf.Tensor:
+    num_classes = logits.shape[-1]
+    targets = tf.one_hot(
+        labels,
+        num_classes,
+        on_value=1.0 - label_smoothing + label_smoothing / num_classes,
+        off_value=label_smoothing / num_classes,
+    )
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))

@@ -1,0 +1,89 @@
+"""Co-search a network and its accelerator, retrain the network and export both.
+
+Leaves in --output_dir: config.json, run_info.json, history.jsonl, result.json,
+accelerator.json, checkpoints/, tensorboard/ and exports/. Prints a JSON summary. After
+SIGTERM or Ctrl-C, --resume goes on and ends as the uninterrupted run would have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+from absl import flags
+
+from tools import flags as common
+
+FLAGS = common.shared_flags(*common.EXPERIMENT, "output_dir", "resume")
+_OBJECTIVE = flags.DEFINE_enum(
+    "objective",
+    None,
+    ["EDAP", "linear"],
+    "Hardware cost to minimise; the weights of linear are search.lambda_*.",
+    flag_values=FLAGS,
+)
+_RETRAIN = flags.DEFINE_boolean(
+    "retrain", True, "Train the derived network from scratch and test it.", flag_values=FLAGS
+)
+_EXPORT = flags.DEFINE_boolean(
+    "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS
+)
+
+#: What of result.json is shown at the end.
+_SUMMARY = (
+    "architecture",
+    "accelerator",
+    "predicted_cost",
+    "exact_cost",
+    "accuracy",
+    "accuracy_reason",
+    "warnings",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the job that the flags describe."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    if _OBJECTIVE.value is not None:
+        search = dataclasses.replace(config.search, objective=_OBJECTIVE.value)
+        config = dataclasses.replace(config, search=search)
+    output_dir = common.output_dir(FLAGS)
+    is_resuming = bool(FLAGS["resume"].value)
+
+    common.load_tensorflow()
+    from dance_tf.search import pipeline
+    from dance_tf.search.interruption import Interrupted, StopSignals
+
+    pipeline.check_output_dir(config, output_dir, is_resuming)
+    finished = pipeline.load_finished(output_dir)
+    if finished is not None and (finished[0].accuracy is not None or not _RETRAIN.value):
+        print(f"search: {output_dir} is finished; nothing is left to do", file=sys.stderr)
+    else:
+        try:
+            with StopSignals() as stop:
+                finished = pipeline.run_experiment(
+                    config,
+                    output_dir=output_dir,
+                    is_resuming=is_resuming,
+                    use_retrain=_RETRAIN.value,
+                    use_export=_EXPORT.value,
+                    cache_dir=FLAGS["cache_dir"].value,
+                    stop=stop,
+                )
+        except Interrupted as error:
+            print(f"search: {error}: --resume goes on from here", file=sys.stderr)
+            return 128 + error.signum
+    result, paths = finished
+    summary = {
+        "output_dir": output_dir,
+        **{name: value for name, value in result.to_json().items() if name in _SUMMARY},
+        "files": paths,
+    }
+    print(json.dumps(summary, indent=2, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
