@@ -189,10 +189,10 @@ class PackedOp:
 
     def initial_weights(self) -> np.ndarray:
         """Return float32 [num_weights]."""
-        parts = [np.zeros(0, np.float32)]
+        parts = [np.zeros(0)]
         for layer in self._layers:
-            kernel = _kernel_initializer(layer, self._seed)(_kernel_shape(layer))
-            parts += [np.asarray(kernel).reshape(-1), np.ones(layer.K), np.zeros(layer.K)]
+            kernel = np.asarray(_kernel_initializer(layer, self._seed)(_kernel_shape(layer)))
+            parts += [kernel.reshape(-1), np.ones(layer.K), np.zeros(layer.K)]
         return np.concatenate(parts).astype(np.float32)
 
     def initial_statistics(self) -> np.ndarray:

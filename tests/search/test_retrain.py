@@ -14,7 +14,7 @@ from dance_tf.config import RetrainConfig, SpaceConfig
 from dance_tf.errors import UserError
 from dance_tf.images import ArrayImages, Augmentation
 from dance_tf.search.interruption import Interrupted, StopSignals
-from dance_tf.search.retrain import retrain, test_accuracy
+from dance_tf.search.retrain import measure_accuracy, retrain
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
 
@@ -69,9 +69,9 @@ def test_it_learns_and_names_the_split(uninterrupted, dataset):
     result, _ = uninterrupted
     assert result.accuracy.split == "test" and result.accuracy.num_images == 40
     assert result.accuracy.value >= 0.9
-    assert test_accuracy(result.network, dataset) == result.accuracy
+    assert measure_accuracy(result.network, dataset) == result.accuracy
     untrained = build_network(SPACE, ARCHITECTURE, seed=5)
-    assert test_accuracy(untrained, dataset).value < 0.6
+    assert measure_accuracy(untrained, dataset).value < 0.6
     assert result.history[-1].cross_entropy < result.history[0].cross_entropy
 
 
