@@ -30,7 +30,7 @@ from dance_tf.search.result import Accuracy
 from dance_tf.structs import Architecture
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import NetworkSpace
-from dance_tf.supernet.sgd import PathSGD
+from dance_tf.supernet.sgd import RowSGD
 
 __all__ = ["PHASE", "RetrainRecord", "RetrainResult", "measure_accuracy", "retrain"]
 
@@ -165,7 +165,7 @@ class _Run:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.network = build_network(space, architecture, seed=seed, is_for_training=True)
         warmup_steps = math.ceil(_WARMUP_SHARE * self.total_steps)
-        self.optimizer = PathSGD(
+        self.optimizer = RowSGD(
             keras.optimizers.schedules.CosineDecay(
                 config.learning_rate / warmup_steps,
                 max(1, self.total_steps - warmup_steps),

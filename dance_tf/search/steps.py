@@ -24,7 +24,7 @@ import tensorflow as tf
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import Objective
-from dance_tf.supernet.sgd import PathSGD
+from dance_tf.supernet.sgd import RowSGD
 
 __all__ = ["CoSearchSteps", "SearchPlan", "batches", "stateless_seed"]
 
@@ -136,7 +136,7 @@ class CoSearchSteps:
         self._objective_vectors = tf.constant(objective.vector[None])
         self._temperature = config.gumbel_temperature
         self._label_smoothing = config.label_smoothing
-        self.weight_optimizer = PathSGD(
+        self.weight_optimizer = RowSGD(
             keras.optimizers.schedules.CosineDecay(config.weight_learning_rate, total_steps),
             weight_decay=config.weight_decay,
             is_kernel=supernet.is_kernel,

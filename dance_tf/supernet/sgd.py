@@ -9,14 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["PathSGD"]
+__all__ = ["RowSGD"]
 
 
 def _is_named_kernel(variable: keras.Variable) -> np.ndarray | bool:
     return variable.name == "kernel"
 
 
-class PathSGD(keras.optimizers.SGD):
+class RowSGD(keras.optimizers.SGD):
     """SGD with Nesterov momentum and weight decay on kernels, row by row.
 
     A gradient that is tf.IndexedSlices moves its rows only: the other rows keep their

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf.supernet.sgd import PathSGD
+from dance_tf.supernet.sgd import RowSGD
 
 
 def _twin(weight, velocity, gradient, *, learning_rate, decay):
@@ -20,7 +20,7 @@ def _twin(weight, velocity, gradient, *, learning_rate, decay):
 @pytest.mark.parametrize("name", ["kernel", "gamma"])
 def test_dense_steps_equal_the_twin_and_only_kernels_decay(name):
     variable = keras.Variable(np.array([1.0, -2.0], np.float32), name=name)
-    optimizer = PathSGD(0.1, weight_decay=0.5)
+    optimizer = RowSGD(0.1, weight_decay=0.5)
     optimizer.build([variable])
     weight, velocity = variable.numpy(), np.zeros(2, np.float32)
     for gradient in ([0.5, 0.5], [-1.0, 0.0], [0.0, 2.0]):
@@ -39,7 +39,7 @@ def test_rows_without_a_gradient_do_not_move_and_the_others_do_as_alone():
     start = np.arange(1.0, 7.0, dtype=np.float32).reshape(3, 2)
     variable = keras.Variable(start, name="rows")
     is_kernel = np.array([[True, False]] * 3)
-    optimizer = PathSGD(0.1, weight_decay=0.5, is_kernel=lambda v: is_kernel)
+    optimizer = RowSGD(0.1, weight_decay=0.5, is_kernel=lambda v: is_kernel)
     optimizer.build([variable])
     weight, velocity = start.copy(), np.zeros_like(start)
     for row, gradient in ((1, [1.0, 1.0]), (0, [2.0, -1.0]), (1, [0.0, 0.0])):
@@ -64,7 +64,7 @@ def test_rows_without_a_gradient_do_not_move_and_the_others_do_as_alone():
 def test_the_schedule_counts_steps():
     variable = keras.Variable(np.zeros(1, np.float32), name="gamma")
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.0])
-    optimizer = PathSGD(schedule)
+    optimizer = RowSGD(schedule)
     optimizer.build([variable])
     weight = velocity = np.zeros(1, np.float32)
     for step in range(4):

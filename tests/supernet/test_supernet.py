@@ -9,7 +9,7 @@ import tensorflow as tf
 from dance_tf.config import SpaceConfig
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
-from dance_tf.supernet.sgd import PathSGD
+from dance_tf.supernet.sgd import RowSGD
 from dance_tf.supernet.supernet import Supernet, derive
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv"))
@@ -28,7 +28,7 @@ class _Trainer:
     def __init__(self, seed=0):
         self.supernet = Supernet(SPACE, seed)
         self.weights = self.supernet.network_weights
-        self.optimizer = PathSGD(0.1, weight_decay=1e-2, is_kernel=self.supernet.is_kernel)
+        self.optimizer = RowSGD(0.1, weight_decay=1e-2, is_kernel=self.supernet.is_kernel)
         self.optimizer.build(self.weights)
         self.num_traces = 0
 
