@@ -17,6 +17,7 @@ FLAGS = common.shared_flags("dataset", "data_dir")
 def main(argv: list[str]) -> None:
     """Prepare the data set that the flags name."""
     del argv
+    common.load_tensorflow()
     from dance_tf import data
 
     if not FLAGS["dataset"].value:

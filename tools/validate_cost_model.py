@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--reference is missing: name a JSON file of reference cases")
     reference = read_json(_REFERENCE.value)
     wires = read_json(_WIRES.value) if _WIRES.value else None
-    # Imports TensorFlow, which a wrong file name need not wait for.
+    # A wrong file name need not wait for it.
+    common.load_tensorflow()
     from dance_tf.hardware import validation
 
     report = validation.validate(

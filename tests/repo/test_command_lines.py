@@ -163,3 +163,9 @@ def test_shared_names_are_defined_in_one_place():
             and node.func.attr.startswith("DEFINE_")
         }
         assert not defined & shared, f"tools/{tool}.py"
+
+
+@pytest.mark.parametrize("tool", tool_names())
+def test_tensorflow_is_loaded_without_its_lines(tool: str):
+    text = pathlib.Path(ROOT, "tools", f"{tool}.py").read_text(encoding="utf-8")
+    assert "common.load_tensorflow()" in text
