@@ -8,6 +8,7 @@ PYTHON_IN_VENV := .venv/bin/python
 search:
 	sh .ci/environment requirements.txt
 	$(PYTHON_IN_VENV) -m tools.search --preset=digits --output_dir=runs/digits --resume
+	echo "The results are in runs/digits: result.json, accelerator.json, exports." >&2
 
 test: lint
 	TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
