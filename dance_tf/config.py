@@ -190,7 +190,9 @@ class SearchConfig:
     label_smoothing: float = 0.1
     arch_learning_rate: float = 1e-3  # Adam, betas (0, 0.999) (ProxylessNAS)
     arch_every: int = 5  # weight steps for each architecture step (ProxylessNAS)
-    gumbel_temperature: float = 1.0
+    arch_gradient: str = "score_function"  # of the cross-entropy; or "straight_through"
+    arch_paths: int = 4  # paths that a step of "score_function" compares
+    gumbel_temperature: float = 1.0  # of the gates of "straight_through"
     objective: str = "EDAP"  # or "linear"
     lambda_latency: float = 1.0  # weights of "linear", on normalised metrics
     lambda_energy: float = 1.0
@@ -202,6 +204,11 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _one_of("search.objective", self.objective, ("EDAP", "linear"))
+        _one_of(
+            "search.arch_gradient", self.arch_gradient, ("score_function", "straight_through")
+        )
+        if self.arch_gradient == "score_function" and self.arch_paths < 2:
+            raise UserError(f"search.arch_paths is {self.arch_paths}, which compares nothing")
         _positive(self, "search", "epochs", "batch_size", "weight_learning_rate", "arch_every")
         _positive(self, "search", "arch_learning_rate", "gumbel_temperature", "log_every")
         _not_negative(self, "search", "warmup_epochs", "lambda_2", "lambda_2_warmup_epochs")
@@ -250,14 +257,15 @@ def _digits() -> ExperimentConfig:
     """The embedded default: minutes on two cores."""
     return ExperimentConfig(
         search=SearchConfig(
-            epochs=10,
-            warmup_epochs=4,
-            batch_size=64,
+            epochs=45,
+            warmup_epochs=30,
+            batch_size=32,
             weight_learning_rate=0.1,
             arch_learning_rate=0.05,
-            arch_every=1,
-            lambda_2_warmup_epochs=3,
-            log_every=5,
+            arch_every=2,
+            lambda_2=0.1,  # about the cross-entropy that the ops of this supernet differ by
+            lambda_2_warmup_epochs=5,
+            log_every=35,
         ),
         retrain=RetrainConfig(epochs=30, batch_size=32, learning_rate=0.1),
     )
@@ -274,9 +282,7 @@ def _cifar10_small() -> ExperimentConfig:
             weight_learning_rate=0.1,
             arch_learning_rate=0.02,
             arch_every=3,
-            # The ops of a briefly trained supernet differ little in cross-entropy, so that a
-            # stronger cost ends in Zero wherever it is allowed.
-            lambda_2=0.1,
+            lambda_2=0.1,  # about the cross-entropy that the ops of this supernet differ by
             lambda_2_warmup_epochs=2,
         ),
         retrain=RetrainConfig(epochs=40, batch_size=128, learning_rate=0.1),
@@ -309,6 +315,7 @@ def _tiny() -> ExperimentConfig:
             batch_size=64,
             arch_learning_rate=0.05,
             arch_every=1,
+            lambda_2=0.1,
             lambda_2_warmup_epochs=1,
             log_every=1,
         ),
