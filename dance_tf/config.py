@@ -204,9 +204,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _one_of("search.objective", self.objective, ("EDAP", "linear"))
-        _one_of(
-            "search.arch_gradient", self.arch_gradient, ("score_function", "straight_through")
-        )
+        _one_of("search.arch_gradient", self.arch_gradient, ("score_function", "straight_through"))
         if self.arch_gradient == "score_function" and self.arch_paths < 2:
             raise UserError(f"search.arch_paths is {self.arch_paths}, which compares nothing")
         _positive(self, "search", "epochs", "batch_size", "weight_learning_rate", "arch_every")
@@ -285,7 +283,7 @@ def _cifar10_small() -> ExperimentConfig:
             lambda_2=0.1,  # about the cross-entropy that the ops of this supernet differ by
             lambda_2_warmup_epochs=2,
         ),
-        retrain=RetrainConfig(epochs=40, batch_size=128, learning_rate=0.1),
+        retrain=RetrainConfig(epochs=30, batch_size=64, learning_rate=0.1, label_smoothing=0.0),
     )
 
 
