@@ -115,7 +115,8 @@ class _Images:
         def augment(index: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple:
             images, labels = batch
             rows = tf.range(index * batch_size, (index + 1) * batch_size)
-            images = _augment(images, *[tf.gather(d, rows) for d in draws], self.augmentation)
+            offset_y, offset_x, is_mirrored = (tf.gather(d, rows) for d in draws)
+            images = _augment(images, offset_y, offset_x, is_mirrored, self.augmentation)
             images = tf.ensure_shape(_to_float(images), (batch_size, *self.image_shape))
             return images, tf.ensure_shape(labels, (batch_size,))
 

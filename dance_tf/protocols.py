@@ -23,12 +23,21 @@ __all__ = [
 class SearchSpace(Protocol):
     """Networks that differ in one candidate op per block."""
 
-    name: str
-    op_names: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """What architectures of the space are marked with."""
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        """Candidate ops in the order of their index, O of them, the same for every block."""
 
     @property
     def num_blocks(self) -> int:
         """D."""
+
+    @property
+    def op_mask(self) -> Any:
+        """Which candidate ops each block has, bool [D, O]."""
 
     def fixed_layers(self) -> tuple[Layer, ...]:
         """Return the layers that every network has."""

@@ -82,7 +82,8 @@ def main(argv: list[str]) -> None:
         AcceleratorSpace(config.hardware.accelerators).encode(accelerator)
     except UserError as error:
         raise UserError(f"{error}; --set=hardware.accelerators.FIELD=[VALUE] widens it") from None
-    layers = [layer] if layer else make_space(config.space).layers(architecture)
+    space = make_space(config.space)
+    layers = space.layers(architecture) if architecture else (layer,) if layer else ()
     report = {"architecture": architecture} if architecture else {}
     report |= break_down(layers, accelerator, machine)
     if _JSON.value:
@@ -167,7 +168,7 @@ def _configuration() -> tuple[ExperimentConfig, Architecture | None]:
     says = FLAGS["preset"].value or FLAGS["config"].value
     if not says and os.path.exists(beside):
         config = config_from_json(read_json(beside))
-        return override(config, FLAGS["set"].value), architecture
+        return override(config, FLAGS["set"].value or []), architecture
     return common.experiment_config(FLAGS), architecture
 
 

@@ -126,7 +126,7 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     Raises:
         UserError: On an unknown name, a bad value, or a file that cannot be read.
     """
-    given = {name: values[name].value for name in EXPERIMENT if name in values}
+    given: dict[str, Any] = {name: values[name].value for name in EXPERIMENT if name in values}
     if given.get("config") and given.get("preset"):
         raise UserError("--preset and --config both say where to start: give one of them")
     if given.get("config"):

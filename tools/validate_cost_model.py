@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
     report = validation.validate(
         validation.parse_reference(reference, _REFERENCE.value),
-        None if wires is None else validation.parse_wires(wires, _WIRES.value),
+        None if wires is None else validation.parse_wires(wires, str(_WIRES.value)),
     )
     print(json.dumps(strict_data(report), indent=2, allow_nan=False))
 

@@ -78,10 +78,10 @@ def draw_objectives(kind: str, num: int, rng: np.random.Generator) -> np.ndarray
     if kind == "single_metrics":
         is_linear = rng.integers(0, 2, size=(num, 1))
         weights = np.eye(3)[rng.integers(0, 3, size=num)]
-        return np.concatenate([is_linear, weights], axis=1).astype(np.float32)
-    is_linear = {"random_products": 0, "random_linear": 1}[kind]
-    weights = rng.dirichlet(np.ones(3), size=num) * (1.0 if is_linear else 3.0)
-    return np.concatenate([np.full((num, 1), is_linear), weights], axis=1).astype(np.float32)
+    else:
+        is_linear = np.full((num, 1), {"random_products": 0, "random_linear": 1}[kind])
+        weights = rng.dirichlet(np.ones(3), size=num) * np.where(is_linear, 1.0, 3.0)
+    return np.concatenate([is_linear, weights], axis=1).astype(np.float32)
 
 
 class CandidateTable:

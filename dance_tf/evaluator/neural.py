@@ -54,8 +54,14 @@ class EvaluatorDomain:
     @classmethod
     def of_table(cls, table: Any) -> EvaluatorDomain:
         """Return the domain of a hardware.cost_table.CostTable."""
-        reference = tuple(float(value) for value in table.reference)
-        return cls(table.space, table.accelerators, table.machine, table.content_hash, reference)
+        latency, energy, area = (float(value) for value in table.reference)
+        return cls(
+            table.space,
+            table.accelerators,
+            table.machine,
+            table.content_hash,
+            (latency, energy, area),
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EvaluatorDomain:

@@ -92,7 +92,7 @@ def area_by_component_um2(accelerator: Accelerator, machine: MachineConfig) -> d
     return {
         "global_buffer": float(tech.global_buffer_area_um2(machine.global_buffer_kib)),
         "register_files": num_pes * files * file_um2,
-        "macs": num_pes * float(tech.mac_um2.value),
+        "macs": num_pes * tech.mac_um2.value,
     }
 
 

@@ -248,7 +248,11 @@ def _write(
     """Write aside and rename, so that no reader ever sees half a table; a SHA-256 ends the file."""
     header = {"content_hash": content_hash, "calls": num_calls}
     buffer = io.BytesIO()
-    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+    named: dict[str, Any] = {
+        **arrays,
+        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+    }
+    np.savez(buffer, **named)
     body = buffer.getvalue()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

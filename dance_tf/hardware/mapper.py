@@ -122,7 +122,9 @@ def best_mapping(layer: Layer, accelerator: Accelerator, machine: MachineConfig)
         UserError: If the accelerator cannot run the layer.
     """
     single = Accelerators(
-        *(np.asarray([v]) for v in (accelerator.pe_x, accelerator.pe_y, accelerator.rf_bytes)),
+        pe_x=np.asarray([accelerator.pe_x]),
+        pe_y=np.asarray([accelerator.pe_y]),
+        rf_bytes=np.asarray([accelerator.rf_bytes]),
         dataflow=np.asarray([DATAFLOWS.index(accelerator.dataflow)]),
     )
     winners = _search(layer, accelerator.dataflow, single, machine)
@@ -330,12 +332,12 @@ def _as_mapping(dataflow: str, spread: Spread, table: MappingTable, column: int)
 
 
 def _layer_of_row(workload: Workload, index: int) -> Layer:
-    dims = (int(bound) for bound in np.asarray(workload.dims)[index])
+    dims: Any = zip(DIMENSIONS, np.asarray(workload.dims)[index].tolist(), strict=True)
     stride, dilation = np.asarray(workload.stride)[index], np.asarray(workload.dilation)[index]
     return Layer(
-        f"layer {index}",
-        "depthwise" if np.asarray(workload.is_depthwise)[index] else "conv",
-        *dims,
+        name=f"layer {index}",
+        kind="depthwise" if np.asarray(workload.is_depthwise)[index] else "conv",
+        **dict(dims),
         stride=(int(stride[0]), int(stride[1])),
         dilation=(int(dilation[0]), int(dilation[1])),
     )

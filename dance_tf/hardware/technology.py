@@ -15,7 +15,7 @@ import numpy as np
 
 from dance_tf.errors import UserError
 
-__all__ = ["TECHNOLOGIES", "Row", "Technology", "technology"]
+__all__ = ["TECHNOLOGIES", "Row", "SizedRow", "Technology", "technology"]
 
 _ACCELERGY = "Accelergy 2020, 45 nm, Aladdin table"
 _SMARTBUFFER = f"{_ACCELERGY}: storage and two address adders, maximum over actions"
@@ -23,9 +23,18 @@ _SMARTBUFFER = f"{_ACCELERGY}: storage and two address adders, maximum over acti
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure, or one figure per size (words of a register file, KiB of a buffer)."""
+    """One figure."""
 
-    value: float | Mapping[int, float]
+    value: float
+    unit: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SizedRow:
+    """One figure per size: words of a register file, KiB of a global buffer."""
+
+    value: Mapping[int, float]
     unit: str
     source: str
 
@@ -37,14 +46,14 @@ class Technology:
     name: str
     mac_pj: Row
     mac_um2: Row
-    rf_pj: Row  # by words
-    rf_um2: Row  # by words
-    global_buffer_read_pj: Row  # by KiB
-    global_buffer_write_pj: Row  # by KiB
-    global_buffer_um2: Row  # by KiB
+    rf_pj: SizedRow  # by words
+    rf_um2: SizedRow
+    global_buffer_read_pj: SizedRow  # by KiB
+    global_buffer_write_pj: SizedRow
+    global_buffer_um2: SizedRow
     dram_pj: Row
     wire_pj_per_bit_mm: Row
-    pe_pitch_rf_um2: Row  # register-file area from which the distance of PEs follows, by words
+    pe_pitch_rf_um2: SizedRow  # register-file area from which the distance of PEs follows, by words
 
     def register_file_pj(self, words: Any) -> np.ndarray:
         """Return pJ per access of register files of `words` [...]."""
@@ -81,7 +90,7 @@ class Technology:
             raise UserError(f"{self.name} has no global buffer of {kib} KiB; it has {listed}")
 
 
-def _interpolate(row: Row, words: Any, what: str) -> np.ndarray:
+def _interpolate(row: SizedRow, words: Any, what: str) -> np.ndarray:
     sizes = np.asarray(list(row.value), np.float64)
     words = np.asarray(words, np.float64)
     if words.size and (words.min() < sizes[0] or words.max() > sizes[-1]):
@@ -89,10 +98,10 @@ def _interpolate(row: Row, words: Any, what: str) -> np.ndarray:
         raise UserError(
             f"{what} is known for {sizes[0]:.0f} to {sizes[-1]:.0f} words, not for {outside:.0f}"
         )
-    return np.interp(words, sizes, np.asarray(list(row.value.values()), np.float64))
+    return np.asarray(np.interp(words, sizes, np.asarray(list(row.value.values()), np.float64)))
 
 
-_RF_PJ = Row(
+_RF_PJ = SizedRow(
     {
         1: 0.193,
         2: 0.195,
@@ -115,7 +124,7 @@ _RF_PJ = Row(
     _SMARTBUFFER,
 )
 
-_RF_UM2_2020 = Row(
+_RF_UM2_2020 = SizedRow(
     {
         1: 274.68,
         2: 279.055,
@@ -138,7 +147,7 @@ _RF_UM2_2020 = Row(
     f"{_SMARTBUFFER}; its storage cells are not multiplied by the depth",
 )
 
-_FLIP_FLOP_UM2 = Row(
+_FLIP_FLOP_UM2 = SizedRow(
     # Linear, so the two ends say it all.
     {1: 16 * 5.98 * 1 + 180.0, 512: 16 * 5.98 * 512 + 180.0},
     "um2",
@@ -151,7 +160,7 @@ _DRAM_PJ = Row(512 / 4, "pJ per word", "Accelergy 2020, CACTI: LPDDR4, 512 pJ fo
 
 _BUFFER_2020 = "Accelergy 2020, CACTI and Aladdin: 64-bit SRAM, 32 banks, two read-write ports"
 _BUFFER_CACTI = "CACTI 7 (2025 plug-in): 64-bit SRAM, one port"
-_BUFFER_CACTI_PJ = Row({128: 28.5989 / 4}, "pJ per word", f"{_BUFFER_CACTI}; dearest action")
+_BUFFER_CACTI_PJ = SizedRow({128: 28.5989 / 4}, "pJ per word", f"{_BUFFER_CACTI}; dearest action")
 
 #: The shipped technologies by name.
 TECHNOLOGIES = {
@@ -162,17 +171,17 @@ TECHNOLOGIES = {
         mac_um2=_MAC_UM2,
         rf_pj=_RF_PJ,
         rf_um2=_RF_UM2_2020,
-        global_buffer_read_pj=Row(
+        global_buffer_read_pj=SizedRow(
             {32: 38.505 / 4, 64: 49.666 / 4, 128: 74.144 / 4, 256: 94.211 / 4, 512: 138.664 / 4},
             "pJ per word",
             _BUFFER_2020,
         ),
-        global_buffer_write_pj=Row(
+        global_buffer_write_pj=SizedRow(
             {32: 40.589 / 4, 64: 54.151 / 4, 128: 75.215 / 4, 256: 102.12 / 4, 512: 137.553 / 4},
             "pJ per word",
             _BUFFER_2020,
         ),
-        global_buffer_um2=Row(
+        global_buffer_um2=SizedRow(
             {32: 331492.0, 64: 578331.0, 128: 1162549.0, 256: 1910279.0, 512: 3637989.0},
             "um2",
             _BUFFER_2020,
@@ -190,7 +199,7 @@ TECHNOLOGIES = {
         rf_um2=_FLIP_FLOP_UM2,
         global_buffer_read_pj=_BUFFER_CACTI_PJ,
         global_buffer_write_pj=_BUFFER_CACTI_PJ,
-        global_buffer_um2=Row({128: 530829.0}, "um2", _BUFFER_CACTI),
+        global_buffer_um2=SizedRow({128: 530829.0}, "um2", _BUFFER_CACTI),
         dram_pj=_DRAM_PJ,
         wire_pj_per_bit_mm=Row(
             0.3254, "pJ per bit and mm", "Accelergy 2025: 5.2064 pJ for 16 bits over 1 mm"

@@ -147,7 +147,7 @@ def validate(
         report["num_wires"] = num_wires
     report |= {f"max_error_{key}": value for key, value in errors.items()}
     return report | {
-        "num_extrapolated_matching_walked": sum(e["matches_walked"] for e in extrapolated),
+        "num_extrapolated_matching_walked": sum(bool(e["matches_walked"]) for e in extrapolated),
         "extrapolated": extrapolated,
     }
 

@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import Any
 
 __all__ = ["Interrupted", "StopSignals"]
 
@@ -33,7 +34,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested: int | None = None
         self._is_deferring = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         for signum in (signal.SIGTERM, signal.SIGINT):

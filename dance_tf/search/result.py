@@ -159,7 +159,7 @@ class SearchResult:
         for name, value in data.items():
             if isinstance(value, Accelerator):
                 data[name] = accelerator_to_json(value)
-            elif dataclasses.is_dataclass(value):
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
                 data[name] = dataclasses.asdict(value)
         if self.accuracy is not None:
             del data["accuracy_reason"]
