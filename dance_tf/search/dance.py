@@ -283,9 +283,10 @@ class _Run:
         warnings = []
         if zero_share > self.config.max_zero_share:
             warnings.append(
-                f"{zero_share:.0%} of the skippable blocks are Zero (search.max_zero_share is"
-                f" {self.config.max_zero_share:.0%}): the network has collapsed; lower"
-                " search.lambda_2 or raise search.lambda_2_warmup_epochs"
+                f"{zero_share:.0%} of the skippable blocks are Zero, more than"
+                f" search.max_zero_share ({self.config.max_zero_share:.0%}): for a deeper network"
+                f" lower search.lambda_2 ({self.config.lambda_2:g}) or raise"
+                " search.lambda_2_warmup_epochs"
             )
         logits = np.asarray(self.supernet.arch_logits, np.float64)
         return SearchResult(
