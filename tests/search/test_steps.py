@@ -1,0 +1,149 @@
+"""One step moves what it should and nothing else; draws depend on seed and step alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dance_tf.config import SearchConfig
+from dance_tf.errors import UserError
+from dance_tf.hardware.objective import EDAP
+from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
+from dance_tf.structs import Evaluation
+from dance_tf.supernet.supernet import Supernet
+from tests.search.problems import ScoredSupernet, make_problem, tinted_images
+
+CONFIG = SearchConfig(epochs=4, warmup_epochs=1, batch_size=8, arch_every=5)
+
+
+class _Trainable:
+    """An evaluator with a variable that the search must leave alone."""
+
+    kind = "neural"
+
+    def __init__(self):
+        self.weight = tf.Variable([0.5])
+
+    def evaluate(self, mixture_weights, objective_vectors):
+        metrics = self.weight * tf.reduce_sum(mixture_weights**2, axis=(1, 2)) + tf.ones([1, 3])
+        return Evaluation(metrics, tf.zeros([1], tf.int32))
+
+
+def _steps(supernet, evaluator, config=CONFIG):
+    return CoSearchSteps(
+        supernet=supernet,
+        evaluator=evaluator,
+        objective=EDAP,
+        reference=np.ones(3),
+        config=config,
+        total_steps=10,
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return tinted_images()
+
+
+def test_draws_are_functions_of_their_arguments():
+    arguments = itertools.product((0, 1, 2**31 - 1), ("train", "weight_path"), (0, 1, 10**6))
+    seeds = [tuple(stateless_seed(*a)) for a in arguments]
+    assert len(set(seeds)) == len(seeds)
+    assert stateless_seed(7, "train", 3).dtype == np.int32
+    assert tuple(stateless_seed(7, "train", 3)) == tuple(stateless_seed(7, "train", 3))
+
+
+def test_batches_go_on_where_they_stopped(images):
+    def take(start, num):
+        found = batches(images, "architecture", batch_size=8, seed=3, start=start)
+        return [(x.numpy(), y.numpy()) for x, y in itertools.islice(found, num)]
+
+    whole, later = take(0, 9), take(6, 3)  # four batches in a pass
+    for (x, y), (expected_x, expected_y) in zip(later, whole[6:], strict=True):
+        np.testing.assert_array_equal(x, expected_x)
+        np.testing.assert_array_equal(y, expected_y)
+    assert not np.array_equal(whole[0][0], whole[4][0])
+
+
+def test_plan_counts(images):
+    plan = SearchPlan.of(CONFIG, images)
+    assert (plan.steps_per_epoch, plan.warmup_steps, plan.total_steps) == (12, 12, 48)
+    moves = [step for step in range(1, 49) if plan.has_architecture_step(step)]
+    assert moves == [17, 22, 27, 32, 37, 42, 47] and plan.num_architecture_steps(48) == 7
+    assert [plan.phase(s) for s in (1, 12, 13)] == ["warmup", "warmup", "search"]
+    assert [plan.epoch(s) for s in (1, 12, 13, 48)] == [1, 1, 2, 4]
+    large = SearchPlan.of(dataclasses.replace(CONFIG, batch_size=999, arch_every=1), images)
+    assert (large.train_batch_size, large.architecture_batch_size) == (96, 32)
+    assert large.steps_per_epoch == 1
+
+
+def test_a_plan_without_architecture_step_is_refused(images):
+    with pytest.raises(UserError, match=r"arch_every \(99\).*36 steps"):
+        SearchPlan.of(dataclasses.replace(CONFIG, arch_every=99), images)
+    with pytest.raises(UserError, match="architecture split is empty"):
+        SearchPlan.of(CONFIG, tinted_images((96, 0, 8)))
+
+
+@pytest.mark.parametrize("gradient", ["score_function", "straight_through"])
+def test_each_step_moves_its_own_variables_only(images, gradient):
+    supernet, evaluator = Supernet(make_problem().space, 0), _Trainable()
+    config = dataclasses.replace(CONFIG, arch_gradient=gradient, arch_learning_rate=0.01)
+    steps = _steps(supernet, evaluator, config)
+
+    def state():
+        weights = [w.numpy().copy() for w in supernet.network_weights]
+        return weights, supernet.arch_logits.numpy().copy(), evaluator.weight.numpy().copy()
+
+    batch = next(iter(images.split("train", batch_size=8, seed=0)))
+    before = state()
+    steps.weight_step(*batch, tf.constant([0, 6]))
+    after = state()
+    assert any((a != b).any() for a, b in zip(before[0], after[0], strict=True))
+    np.testing.assert_array_equal(before[1], after[1])
+
+    steps.architecture_step(*batch, tf.constant([1, 2]), tf.constant(0.5))
+    last = state()
+    for a, b in zip(after[0], last[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    moved = last[1] != after[1]
+    assert moved[supernet.space.op_mask].all() and not moved[~supernet.space.op_mask].any()
+    np.testing.assert_array_equal(last[2], before[2])
+
+
+def test_score_function_is_unbiased(images):
+    """Its mean over many draws is the gradient of the expected cross-entropy, Zero included."""
+    space = make_problem().space
+    random = np.random.RandomState(0)
+    supernet = ScoredSupernet(space, random.normal(size=(2, 7)))
+    supernet.arch_logits.assign(random.normal(size=(2, 7)) * 0.5)
+    steps = _steps(supernet, _Trainable())
+    every = tf.constant(list(itertools.product(range(6), range(7))))
+    losses = tf.constant(supernet.cross_entropy(every), tf.float32)
+    x, y = tf.zeros([1, 8, 8, 3]), tf.zeros([1], tf.int32)
+    logits = supernet.arch_logits.value
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        p = supernet.mixture_weights()
+        chances = tf.gather(p[0], every[:, 0]) * tf.gather(p[1], every[:, 1])
+        expected_loss = tf.reduce_sum(chances * losses)
+    expected = tape.gradient(expected_loss, logits)
+
+    @tf.function
+    def draw(seed):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            loss, surrogate = steps._score_function(x, y, seed)
+        return loss, tape.gradient(surrogate, logits)
+
+    draws = [draw(tf.constant([1, i])) for i in range(1500)]
+    assert np.mean([loss for loss, _ in draws]) == pytest.approx(float(expected_loss), abs=0.02)
+    gradients = np.asarray([gradient for _, gradient in draws])
+    error = gradients.mean(axis=0) - expected
+    standard_error = gradients.std(axis=0) / np.sqrt(len(draws))
+    assert np.abs(error).max() < 4 * standard_error.max()
+    assert np.linalg.norm(error) < 0.2 * np.linalg.norm(expected)
+    assert abs(expected.numpy()[1, 6]) > 0 and gradients[:, 1, 6].std() > 0
