@@ -10,7 +10,7 @@ import pytest
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_model import accelerator_area_um2
-from dance_tf.hardware.technology import TECHNOLOGIES, Row, technology
+from dance_tf.hardware.technology import TECHNOLOGIES, Row, SizedRow, technology
 from tests import reference
 from tests.conformance import cases as conformance
 
@@ -50,7 +50,7 @@ def test_register_files_are_those_of_the_shared_table():
 
 def test_every_row_names_unit_and_source():
     for tech in TECHNOLOGIES.values():
-        rows = [value for value in vars(tech).values() if isinstance(value, Row)]
+        rows = [value for value in vars(tech).values() if isinstance(value, Row | SizedRow)]
         assert len(rows) >= 9
         assert all(row.unit and row.source for row in rows)
 
