@@ -261,7 +261,7 @@ def _digits() -> ExperimentConfig:
             weight_learning_rate=0.1,
             arch_learning_rate=0.05,
             arch_every=2,
-            lambda_2=0.1,  # about the cross-entropy that the ops of this supernet differ by
+            lambda_2=0.06,  # about the cross-entropy that the ops of this supernet differ by
             lambda_2_warmup_epochs=5,
             log_every=35,
         ),

@@ -57,8 +57,10 @@ def main(argv: list[str]) -> int:
     from dance_tf.search.interruption import Interrupted, StopSignals
 
     pipeline.check_output_dir(config, output_dir, is_resuming)
-    finished = pipeline.load_finished(output_dir)
-    if finished is not None and (finished[0].accuracy is not None or not _RETRAIN.value):
+    finished = pipeline.load_finished(
+        output_dir, use_retrain=_RETRAIN.value, use_export=_EXPORT.value
+    )
+    if finished is not None:
         print(f"search: {output_dir} is finished; nothing is left to do", file=sys.stderr)
     else:
         try:

@@ -175,7 +175,9 @@ def run_experiment(
         if use_export:
             paths |= _export(problem, trained.network, os.path.join(output_dir, "exports"))
     ended = run_info.now()
-    times = {**result.times, "started": started.isoformat(), "ended": ended.isoformat()}
+    # Of an interrupted run, this is the last session; search_s and retrain_s are of all.
+    times = {**result.times, "wall_s": round((ended - started).total_seconds(), 3)}
+    times |= {"started_at": started.isoformat(), "ended_at": ended.isoformat()}
     result = dataclasses.replace(result, times=times)
     info = run_info.collect(config.seed, started, ended=ended, is_deterministic=True)
     run_info.write(paths["run_info"], info)
@@ -183,16 +185,21 @@ def run_experiment(
     return result, paths
 
 
-def load_finished(output_dir: str) -> tuple[SearchResult, dict[str, str]] | None:
-    """Return the result in a run folder and what lies beside it; None if there is none yet."""
-    path = os.path.join(output_dir, "result.json")
-    if not os.path.exists(path):
-        return None
+def load_finished(
+    output_dir: str, *, use_retrain: bool, use_export: bool
+) -> tuple[SearchResult, dict[str, str]] | None:
+    """Return the result in a run folder and what lies beside it; None if something is to do."""
     names = ("config.json", "run_info.json", "accelerator.json", "result.json")
     paths = {name.removesuffix(".json"): os.path.join(output_dir, name) for name in names}
-    for name, file in {**_EXPORTS, "evaluator": "evaluator"}.items():
-        paths[name] = os.path.join(output_dir, "exports", file)
-    return SearchResult.load(path), {k: v for k, v in paths.items() if os.path.exists(v)}
+    if not os.path.exists(paths["result"]):
+        return None
+    result = SearchResult.load(paths["result"])
+    files = {name: os.path.join(output_dir, "exports", file) for name, file in _EXPORTS.items()}
+    files["evaluator"] = os.path.join(output_dir, "exports", "evaluator", "1")
+    is_exported = all(map(os.path.exists, files.values()))
+    if use_retrain and (result.accuracy is None or (use_export and not is_exported)):
+        return None
+    return result, paths | {name: path for name, path in files.items() if os.path.exists(path)}
 
 
 #: Name in the summary to file or folder in exports/.

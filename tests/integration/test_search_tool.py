@@ -1,0 +1,245 @@
+"""python -m tools.search: from images to exports, an orderly end, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from dance_tf import export, reporting
+from dance_tf.config import config_from_json, override, preset
+from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.search.result import SearchResult
+from dance_tf.supernet.search_space import make_space
+from tools import flags as common
+from tools import search
+
+#: A search of seconds: one step an epoch, and two retraining steps.
+QUICK = (
+    "--preset=tiny",
+    "--set=search.epochs=6",
+    "--set=search.warmup_epochs=2",
+    "--set=search.batch_size=1000",
+    "--set=retrain.batch_size=500",
+)
+RESULT_FIELDS = {
+    "schema_version",
+    "architecture",
+    "accelerator",
+    "predicted_cost",
+    "exact_cost",
+    "exact_best_accelerator",
+    "exact_best_cost",
+    "evaluator_accelerator",
+    "evaluator_accelerator_exact_cost",
+    "accuracy",
+    "seed",
+    "times",
+    "num_trained_candidates",
+    "num_cost_model_calls",
+    "op_counts",
+    "zero_share",
+    "warnings",
+    "objective",
+    "versions",
+    "is_deterministic",
+    "arch_logits",
+}
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def call(cache_dir):
+    def call(*arguments):
+        arguments = ["search", *arguments, f"--cache_dir={cache_dir}"]
+        return common.call(search.main, search.FLAGS, arguments)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(call, tmp_path_factory):
+    """Folder of a whole run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole run"
+    assert call(*QUICK, f"--output_dir={folder}") == 0
+    return folder
+
+
+def _result(folder):
+    result = reporting.read_json(folder / "result.json")
+    del result["times"]
+    return result
+
+
+def test_a_run_leaves_everything(finished):
+    result = reporting.read_json(finished / "result.json")
+    assert set(result) >= RESULT_FIELDS
+    assert result["accuracy"]["split"] == "test" and result["accuracy"]["num_images"] == 359
+    assert result["num_trained_candidates"] == 1 and result["is_deterministic"] is True
+    assert result["versions"]["tensorflow"] and result["seed"] == 0
+    assert {"wall_s", "search_s", "retrain_s"} <= set(result["times"])
+    for name in ("predicted_cost", "exact_cost", "exact_best_cost"):
+        cost = result[name]
+        product = cost["latency_ms"] * cost["energy_mj"] * cost["area_mm2"]
+        assert cost["edap_ms_mj_mm2"] == pytest.approx(product)
+        assert cost["latency_cycles"] == round(cost["latency_ms"] * 200e3)
+    accelerator, machine, cost = export.read_accelerator(finished / "accelerator.json")
+    assert vars(accelerator) == result["accelerator"] and cost == result["exact_cost"]
+    config = config_from_json(reporting.read_json(finished / "config.json"))
+    assert config == override(preset("tiny"), [a.removeprefix("--set=") for a in QUICK[1:]])
+    assert machine == config.hardware.machine
+    info = reporting.read_json(finished / "run_info.json")
+    assert info["seed"] == 0 and info["wall_time_s"] > 0 and info["is_deterministic"] is True
+    phases = [line["phase"] for line in reporting.read_history(finished / "history.jsonl")]
+    assert phases == ["warmup"] * 2 + ["search"] * 4 + ["retrain"]
+    assert len(SearchResult.load(finished).history) == 6
+    exports = finished / "exports"
+    network = export.load_network(os.fspath(exports / "network.keras"))
+    images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    logits = export.TFLiteClassifier(exports / "network.tflite").predict(images)
+    np.testing.assert_allclose(logits, network(images), atol=1e-4)
+    assert (exports / "saved_model" / "saved_model.pb").exists()
+    assert (exports / "evaluator" / "1" / "saved_model.pb").exists()
+
+
+def test_the_exact_cost_is_that_of_the_table(finished, cache_dir):
+    result, config = SearchResult.load(finished), preset("tiny")
+    space = make_space(config.space)
+    table = load_or_build_table(space, config.hardware, cache_dir=cache_dir)
+    metrics = table.metrics_of(space.to_indices(result.architecture)[None]).numpy()[0]
+    edap = np.prod(metrics.astype(np.float64), axis=-1)
+    row = table.accelerators.encode(result.accelerator)
+    assert edap[row] == pytest.approx(result.exact_cost.edap_ms_mj_mm2, rel=1e-5)
+    assert edap[row] == pytest.approx(edap.min(), rel=1e-5)
+    assert result.num_cost_model_calls == table.num_cost_model_calls > 54
+
+
+def test_same_seed_same_result_and_the_summary_says_where(call, finished, tmp_path, capsys):
+    again = tmp_path / "again"
+    assert call(*QUICK, f"--output_dir={again}") == 0
+    captured = capsys.readouterr()
+    assert _result(again) == _result(finished)
+    histories = [(folder / "history.jsonl").read_bytes() for folder in (again, finished)]
+    assert histories[0] == histories[1]
+    summary = json.loads(captured.out)
+    assert summary["output_dir"] == str(again)
+    assert summary["architecture"] == _result(again)["architecture"]
+    for path in summary["files"].values():
+        assert os.path.exists(path)
+    assert {"result", "accelerator", "saved_model", "tflite", "tflite_int8"} <= set(
+        summary["files"]
+    )
+    assert "warmup 100%" in captured.err and "search 100%" in captured.err
+    # A finished run is not repeated.
+    before = os.stat(again / "result.json")
+    assert call(*QUICK, "--resume", f"--output_dir={again}") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == summary and "nothing is left to do" in captured.err
+    assert os.stat(again / "result.json").st_mtime_ns == before.st_mtime_ns
+
+
+def test_terminated_and_resumed_it_gives_the_same_result(
+    call, finished, tmp_path, capsys, monkeypatch
+):
+    folder, update, options = tmp_path / "run", reporting.ProgressLine.update, ["--noexport"]
+    for phase, last_step, signum in (("search", 4, signal.SIGTERM), ("retrain", 1, signal.SIGINT)):
+
+        def interrupt(self, step, phase=phase, last_step=last_step, signum=signum, **values):
+            update(self, step, **values)
+            if (self._phase, step) == (phase, last_step):
+                os.kill(os.getpid(), signum)
+
+        monkeypatch.setattr(reporting.ProgressLine, "update", interrupt)
+        assert call(*QUICK, *options, f"--output_dir={folder}") == 128 + signum
+        captured = capsys.readouterr()
+        assert captured.out == "" and "--resume goes on" in captured.err
+        assert not (folder / "result.json").exists()
+        options = ["--noexport", "--resume"]
+    monkeypatch.undo()
+    assert call(*QUICK, *options, f"--output_dir={folder}") == 0
+    assert _result(folder) == _result(finished)
+    assert (folder / "history.jsonl").read_bytes() == (finished / "history.jsonl").read_bytes()
+    assert not (folder / "exports").exists()
+
+
+def test_without_retraining_there_is_no_accuracy_and_later_there_is(call, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert call(*QUICK, "--noretrain", "--objective=linear", f"--output_dir={folder}") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["accuracy"] is None and "not retrained" in summary["accuracy_reason"]
+    result = _result(folder)
+    assert result["num_trained_candidates"] == 0 and result["objective"]["kind"] == "linear"
+    resumed = (*QUICK, "--objective=linear", "--resume", "--noexport", f"--output_dir={folder}")
+    assert call(*resumed) == 0
+    later = _result(folder)
+    assert later["accuracy"]["split"] == "test" and later["arch_logits"] == result["arch_logits"]
+
+
+def _snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} | {
+        path: None for path in sorted(folder.rglob("*")) if path.is_dir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--output_dir is missing"),
+        (["--output_dir={out}", "--preset=tinny"], "did you mean 'tiny'"),
+        (["--output_dir={out}", "--set=search.epoch=2"], "did you mean 'epochs'"),
+        (["--output_dir={out}", "--set=search.arch_gradient=two_path"], "not one of"),
+        (["--output_dir={out}", "--preset=tiny", "--set=search.warmup_epochs=2"], "leaves no"),
+        (["--output_dir={out}", *QUICK, "--dataset=digit"], "did you mean 'digits'"),
+        (["--output_dir={out}", *QUICK, "--dataset=cifar10", "--data_dir={tmp}"], "prepare_data"),
+        (["--output_dir={out}", *QUICK, "--set=space.name=tiny_mbcon"], "did you mean"),
+        (["--output_dir={out}", *QUICK, "--set=space.num_classes=4"], "has 10 classes"),
+        (["--output_dir={out}", *QUICK, "--set=search.arch_every=50"], "would never move"),
+        (["--output_dir={out}", *QUICK, "--evaluator=neural"], "--evaluator=exact"),
+        (["--output_dir={tmp}", *QUICK], "is not empty: add --resume"),
+        (["--output_dir={tmp}", "--resume", *QUICK], "no config.json"),
+        (["--output_dir={tmp}/a file", *QUICK], "is a file"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_nothing(call, tmp_path, capsys, arguments, says):
+    (tmp_path / "a file").write_text("mine")
+    before = _snapshot(tmp_path)
+    assert call(*(a.format(tmp=tmp_path, out=tmp_path / "out") for a in arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and says in captured.err and captured.err.count("\n") == 1
+    assert _snapshot(tmp_path) == before
+
+
+def test_a_run_is_resumed_with_its_own_configuration_only(call, finished, capsys):
+    before = _snapshot(finished)
+    assert call(*QUICK, "--seed=1", "--resume", f"--output_dir={finished}") == 1
+    assert "seed = 0, this run 1" in capsys.readouterr().err
+    assert call(*QUICK, "--set=search.lambda_2=0.3", "--resume", f"--output_dir={finished}") == 1
+    assert "search.lambda_2 = 0.1, this run 0.3" in capsys.readouterr().err
+    assert _snapshot(finished) == before
+
+
+def test_damaged_files_end_in_one_line(call, finished, cache_dir, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "result.json").unlink()
+    newest = folder / "checkpoints" / "step_00000006" / "tensors.data-00000-of-00001"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "1000 bytes instead of" in error and "delete" in error
+
+    (table,) = cache_dir.glob("*.npz")
+    content = table.read_bytes()
+    table.write_bytes(content[: len(content) // 2])
+    assert call(*QUICK, f"--output_dir={tmp_path / 'new'}") == 1
+    table.write_bytes(content)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "corrupted" in error and not (tmp_path / "new").exists()
