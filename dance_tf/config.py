@@ -197,7 +197,7 @@ class SearchConfig:
     lambda_latency: float = 1.0  # weights of "linear", on normalised metrics
     lambda_energy: float = 1.0
     lambda_area: float = 1.0
-    lambda_2: float = 0.5  # weight of the hardware cost in the loss
+    lambda_2: float = 0.1  # weight of the hardware cost in the loss; not confirmed
     lambda_2_warmup_epochs: int = 10  # raised linearly from 0 over these architecture epochs
     log_every: int = 20  # steps between history lines
     max_zero_share: float = 0.5  # warn when a larger share of the skippable blocks is Zero
@@ -315,7 +315,6 @@ def _tiny() -> ExperimentConfig:
             batch_size=64,
             arch_learning_rate=0.05,
             arch_every=1,
-            lambda_2=0.1,
             lambda_2_warmup_epochs=1,
             log_every=1,
         ),
