@@ -136,7 +136,7 @@ class _Run:
                 stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
                 self._loop(folder, stop, listeners)
         if output_dir is not None:
-            records = read_records(os.path.join(output_dir, "history.jsonl"))
+            records = list(read_records(os.path.join(output_dir, "history.jsonl")))
         return self._result(tuple(records))
 
     def _loop(self, folder: Any, stop: Any, listeners: list[Callable[[Any], Any]]) -> None:
@@ -156,17 +156,13 @@ class _Run:
             start=plan.num_architecture_steps(self.step),
         )
         began = time.monotonic() - self.elapsed_s
-        progress: reporting.ProgressLine | None = None
-        shown_phase, record = None, None
+        progress, record = self._progress(), None
         try:
             while self.step < plan.total_steps:
                 step = self.step + 1
-                if plan.phase(step) != shown_phase:
-                    if progress:
-                        progress.close()
-                    shown_phase = plan.phase(step)
-                    end = plan.warmup_steps if shown_phase == "warmup" else plan.total_steps
-                    progress = reporting.ProgressLine(shown_phase, end, start_step=self.step)
+                if step == plan.warmup_steps + 1:
+                    progress.close()
+                    progress = self._progress()
                 shown = self._one_step(step, train, held_out)
                 self.step = step
                 self.elapsed_s = time.monotonic() - began
@@ -181,8 +177,13 @@ class _Run:
                 if is_stopping:
                     raise Interrupted(stop.requested)
         finally:
-            if progress:
-                progress.close()
+            progress.close()
+
+    def _progress(self) -> reporting.ProgressLine:
+        """Return the progress line of the phase that the next step belongs to."""
+        phase = self.plan.phase(self.step + 1)
+        end = self.plan.warmup_steps if phase == "warmup" else self.plan.total_steps
+        return reporting.ProgressLine(phase, end, start_step=self.step)
 
     def _one_step(self, step: int, train: Any, held_out: Any) -> dict[str, float]:
         """Do weight step number `step` and the architecture step that may follow it."""
