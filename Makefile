@@ -22,6 +22,7 @@ lint:
 	sh .ci/environment requirements-dev.txt
 	$(PYTHON_IN_VENV) -m ruff check .
 	$(PYTHON_IN_VENV) -m ruff format --check .
+	$(PYTHON_IN_VENV) -m mypy
 
 # Write the BUILD files anew from the imports; a test compares them.
 build_files:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dance_tf.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from dance_tf.config import ExperimentConfig, config_from_json, config_to_json, override, preset
+    from dance_tf.config import ExperimentConfig, config_from_json, config_to_json, override
     from dance_tf.data import load_images
     from dance_tf.errors import UserError
     from dance_tf.evaluator.exact import ExactEvaluator
@@ -21,14 +23,13 @@ if TYPE_CHECKING:
     from dance_tf.hardware.cost_table import CostTable, load_or_build_table
     from dance_tf.hardware.objective import EDAP, Objective
     from dance_tf.hardware.oracle import best_accelerators
+    from dance_tf.presets import preset
     from dance_tf.search.dance import DanceSearch, SearchProblem
     from dance_tf.search.result import SearchResult
     from dance_tf.search.retrain import retrain
     from dance_tf.structs import Accelerator, Architecture, Layer
     from dance_tf.supernet.search_space import NetworkSpace, make_space
     from dance_tf.supernet.supernet import Supernet, build_network, derive
-
-__version__ = "0.1.0"
 
 __all__ = [
     "EDAP",
@@ -91,7 +92,7 @@ _HOMES = {
     "load_or_build_table": "hardware.cost_table",
     "make_space": "supernet.search_space",
     "override": "config",
-    "preset": "config",
+    "preset": "presets",
     "retrain": "search.retrain",
 }
 

@@ -1,4 +1,4 @@
-"""Configuration as frozen dataclasses, with presets, JSON round trip and dotted overrides.
+"""Configuration as frozen dataclasses, with JSON round trip and dotted overrides.
 
 Imports no TensorFlow. Every default that the DANCE paper is only remembered to
 have (not seen in its text) is marked "not confirmed".
@@ -7,17 +7,15 @@ have (not seen in its text) is marked "not confirmed".
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
 from typing import Any
 
-from dance_tf.errors import UserError
+from dance_tf.errors import UserError, did_you_mean
 from dance_tf.structs import DATAFLOWS
 
 __all__ = [
-    "PRESETS",
     "AcceleratorSpaceConfig",
     "DataConfig",
     "EvaluatorConfig",
@@ -30,16 +28,7 @@ __all__ = [
     "config_from_json",
     "config_to_json",
     "override",
-    "preset",
 ]
-
-
-def _nearest(name: str, names: typing.Iterable[str]) -> str:
-    names = list(names)
-    match = difflib.get_close_matches(name, names, n=1)
-    if match:
-        return f"; did you mean {match[0]!r}?"
-    return f"; there are {', '.join(sorted(names))}"
 
 
 def _one_of(where: str, value: str, allowed: typing.Sequence[str]) -> None:
@@ -251,92 +240,6 @@ class ExperimentConfig:
     seed: int = 0
 
 
-def _digits() -> ExperimentConfig:
-    """The embedded default: minutes on two cores."""
-    return ExperimentConfig(
-        search=SearchConfig(
-            epochs=45,
-            warmup_epochs=30,
-            batch_size=32,
-            weight_learning_rate=0.1,
-            arch_learning_rate=0.05,
-            arch_every=2,
-            lambda_2=0.06,  # about the cross-entropy that the ops of this supernet differ by
-            lambda_2_warmup_epochs=5,
-            log_every=35,
-        ),
-        retrain=RetrainConfig(epochs=30, batch_size=32, learning_rate=0.1),
-    )
-
-
-def _cifar10_small() -> ExperimentConfig:
-    """CIFAR-10 at 16x16 and half width, within an hour on two cores."""
-    return ExperimentConfig(
-        data=DataConfig(dataset="cifar10"),
-        search=SearchConfig(
-            epochs=14,
-            warmup_epochs=8,
-            batch_size=64,
-            weight_learning_rate=0.1,
-            arch_learning_rate=0.02,
-            arch_every=4,
-            # The ops of a supernet trained this briefly differ by a hundredth in cross-entropy.
-            # At 0.1, five of the six skippable blocks ended in Zero.
-            lambda_2=0.02,
-            lambda_2_warmup_epochs=2,
-        ),
-        retrain=RetrainConfig(epochs=24, batch_size=64, learning_rate=0.1, label_smoothing=0.0),
-    )
-
-
-def _cifar10() -> ExperimentConfig:
-    """The schedule of the paper's space, for a machine with a GPU."""
-    return ExperimentConfig(
-        space=SpaceConfig(name="cifar_mbconv"),
-        data=DataConfig(dataset="cifar10"),
-        search=SearchConfig(),
-        retrain=RetrainConfig(),
-    )
-
-
-def _tiny() -> ExperimentConfig:
-    """Two blocks and a few accelerators: seconds; for tests and for a first look."""
-    return ExperimentConfig(
-        hardware=HardwareConfig(
-            accelerators=AcceleratorSpaceConfig(
-                pe_x=(8, 12, 16), pe_y=(8, 12, 16), rf_bytes=(16, 64)
-            )
-        ),
-        space=SpaceConfig(name="tiny_mbconv"),
-        evaluator=EvaluatorConfig(kind="exact"),
-        search=SearchConfig(
-            epochs=2,
-            warmup_epochs=1,
-            batch_size=64,
-            arch_learning_rate=0.05,
-            arch_every=1,
-            lambda_2_warmup_epochs=1,
-            log_every=1,
-        ),
-        retrain=RetrainConfig(epochs=1, batch_size=64),
-    )
-
-
-#: Preset name to the function that makes it.
-PRESETS = {"digits": _digits, "cifar10_small": _cifar10_small, "cifar10": _cifar10, "tiny": _tiny}
-
-
-def preset(name: str) -> ExperimentConfig:
-    """Return the preset of that name.
-
-    Raises:
-        UserError: If there is none, with the nearest name.
-    """
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}{_nearest(name, PRESETS)}")
-    return PRESETS[name]()
-
-
 def config_to_json(config: ExperimentConfig) -> dict[str, Any]:
     """Return the config as plain JSON data."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -367,7 +270,7 @@ def override(config: ExperimentConfig, assignments: typing.Iterable[str]) -> Exp
         for depth, name in enumerate((*parents, leaf)):
             hints = typing.get_type_hints(cls)
             if name not in hints:
-                raise UserError(f"--set={assignment}: no field {name!r}{_nearest(name, hints)}")
+                raise UserError(f"--set={assignment}: no field {name!r}{did_you_mean(name, hints)}")
             is_record = dataclasses.is_dataclass(hints[name])
             if is_record != (depth < len(parents)):
                 what = "is a group of fields" if is_record else "has no fields"
@@ -385,7 +288,7 @@ def _build(cls: Any, data: Any, path: str) -> Any:
     values = {}
     for name, value in data.items():
         if name not in hints:
-            raise UserError(f"config: unknown field {path + name!r}{_nearest(name, hints)}")
+            raise UserError(f"config: unknown field {path + name!r}{did_you_mean(name, hints)}")
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             values[name] = _build(hint, value, f"{path}{name}.")

@@ -12,11 +12,12 @@ import sys
 from typing import Any
 
 from dance_tf.strict_json import write_json
+from dance_tf.version import __version__
 
 __all__ = ["collect", "now", "write"]
 
 #: Distributions whose version can change a result.
-PACKAGES = ("dance-tf", "tensorflow", "keras", "numpy", "tensorflow-datasets", "ai-edge-litert")
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "ai-edge-litert")
 
 
 def now() -> datetime.datetime:
@@ -43,7 +44,11 @@ def collect(
     return {
         "command": shlex.join(sys.orig_argv),
         "working_directory": os.getcwd(),
-        "versions": {"python": platform.python_version(), **_package_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            "dance_tf": __version__,
+            **_package_versions(),
+        },
         "git_commit": _git_commit(),
         "platform": platform.platform(),
         "num_cpus": _num_cpus(),

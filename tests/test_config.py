@@ -9,15 +9,14 @@ import sys
 import pytest
 
 from dance_tf.config import (
-    PRESETS,
     AcceleratorSpaceConfig,
     MachineConfig,
     config_from_json,
     config_to_json,
     override,
-    preset,
 )
 from dance_tf.errors import UserError
+from dance_tf.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

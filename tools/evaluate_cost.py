@@ -15,7 +15,6 @@ and the best mapping as a loop nest. Leakage is not counted.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from dance_tf.config import ExperimentConfig, MachineConfig, config_from_json, override
-from dance_tf.errors import UserError
+from dance_tf.errors import UserError, did_you_mean
 from dance_tf.strict_json import read_json, strict_data
 from dance_tf.structs import DIMENSIONS, Accelerator, Architecture, Layer
 from tools import flags as common
@@ -133,9 +132,7 @@ def _assignments(flag: str, text: str, names: tuple[str, ...]) -> dict[str, str]
         if not equals or not value:
             raise UserError(f"{flag}: expected NAME=VALUE, got {part!r}")
         if name not in names:
-            match = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {match[0]!r}?" if match else f"there are {', '.join(names)}"
-            raise UserError(f"{flag}: no field {name!r}; {hint}")
+            raise UserError(f"{flag}: no field {name!r}{did_you_mean(name, names)}")
         if name in values:
             raise UserError(f"{flag}: {name} is given twice")
         values[name] = value

@@ -32,13 +32,12 @@ from typing import Any, NoReturn
 from absl import flags
 
 from dance_tf.config import (
-    PRESETS,
     ExperimentConfig,
     config_from_json,
     override,
-    preset,
 )
 from dance_tf.errors import UserError
+from dance_tf.presets import PRESETS, preset
 from dance_tf.strict_json import read_json
 
 __all__ = [

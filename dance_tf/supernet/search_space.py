@@ -7,14 +7,13 @@ blocks in three stages, MBConv kernel 3/5/7 x expansion 3/6 plus Zero).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dance_tf.config import SpaceConfig
-from dance_tf.errors import UserError
+from dance_tf.errors import UserError, did_you_mean
 from dance_tf.hardware.workload import conv, dense, depthwise
 from dance_tf.structs import Architecture, Layer
 
@@ -183,12 +182,8 @@ class NetworkSpace:
             )
         for index, op in enumerate(architecture.ops):
             if op not in self.op_names:
-                match = difflib.get_close_matches(str(op), self.op_names, n=1)
-                hint = f"; did you mean {match[0]!r}?" if match else ""
-                raise UserError(
-                    f"architecture: unknown op {op!r} at block {index}{hint}"
-                    f" (ops are {', '.join(self.op_names)})"
-                )
+                hint = did_you_mean(str(op), self.op_names)
+                raise UserError(f"architecture: unknown op {op!r} at block {index}{hint}")
             if not self.op_mask[index, self.op_names.index(op)]:
                 raise UserError(
                     f"architecture: op {op!r} is not allowed at block {index}, which changes"
@@ -255,9 +250,7 @@ def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
         UserError: If the name is unknown or a number does not fit the space.
     """
     if config.name not in SPACES:
-        match = difflib.get_close_matches(config.name, SPACES, n=1)
-        hint = f"; did you mean {match[0]!r}?" if match else f"; there are {', '.join(SPACES)}"
-        raise UserError(f"unknown space {config.name!r}{hint}")
+        raise UserError(f"unknown space {config.name!r}{did_you_mean(config.name, SPACES)}")
     data = SPACES[config.name]
     width = data["width_multiplier"] if config.width_multiplier is None else config.width_multiplier
     size = data["input_size"] if config.input_size is None else config.input_size

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from dance_tf import export, reporting
-from dance_tf.config import config_to_json, override, preset
+from dance_tf.config import config_to_json, override
+from dance_tf.presets import preset
 from tools import flags as common
 from tools import retrain
 

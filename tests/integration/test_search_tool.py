@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dance_tf import export, reporting
-from dance_tf.config import config_from_json, override, preset
+from dance_tf.config import config_from_json, override
 from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.presets import preset
 from dance_tf.search.result import SearchResult
 from dance_tf.supernet.search_space import make_space
 from tools import flags as common

@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 
 import dance_tf
-from dance_tf.config import PRESETS, override, preset
+from dance_tf.config import override
+from dance_tf.presets import PRESETS, preset
 from dance_tf.search.result import SearchResult
 from dance_tf.structs import DATAFLOWS
 from tests.repo.source import ROOT, python_files, repository_files, tool_names

@@ -11,8 +11,8 @@ from tests.repo.source import external_imports, first_party_imports, imported_na
 #: What of dance_tf each group of modules may import, beside itself and what has no
 #: logic (errors, structs, protocols). "hardware" stands for all modules of that package.
 GROUPS = {
-    "plain": {"errors", "structs", "protocols"},
-    "config": {"config"},
+    "plain": {"errors", "structs", "protocols", "version"},
+    "config": {"config", "presets"},
     "writing": {"strict_json", "reporting", "run_info"},
     "hardware": {"hardware"},
     "space": {"supernet.search_space"},

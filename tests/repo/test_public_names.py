@@ -24,6 +24,7 @@ def _explicit_imports() -> dict[str, str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module.startswith("dance_tf.")
         for alias in node.names
+        if alias.name != "__version__"
     }
 
 

@@ -10,8 +10,9 @@ import sys
 import pytest
 from absl import flags
 
-from dance_tf.config import config_to_json, override, preset
+from dance_tf.config import config_to_json, override
 from dance_tf.errors import UserError
+from dance_tf.presets import preset
 from tools import flags as common
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,0 +1,87 @@
+"""The README's measured results are those of the files that its commands wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.repo.source import ROOT
+
+SHIPPED = ROOT / "saved_models/evaluator_cifar_mbconv_small"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURED = README.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
+RUNS = {
+    name: json.loads((ROOT / f"examples/experiments/{name}.json").read_text(encoding="utf-8"))
+    for name in ("digits", "cifar10_small")
+}
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    latency, energy, area = (cost[k] for k in ("latency_ms", "energy_mj", "area_mm2"))
+    return f"{latency:.4f} ms, {energy:#.4g} mJ, {area:.4f} mm2"
+
+
+def _cells(run: dict[str, Any]) -> dict[str, str]:
+    result, exports, times = run["result"], run["exports"], run["result"]["times"]
+    accelerator = result["accelerator"]
+    formats = ("tflite", "tflite_int8")
+    agreement = [f"{exports[f]['top1_agreement']:.1%}".replace("%", " %") for f in formats]
+    accuracies = [exports["keras_test_accuracy"], *(exports[f]["test_accuracy"] for f in formats)]
+    return {
+        "accuracy of": f"{100 * result['accuracy']['value']:.2f} %",
+        "latency, energy, area": _cost(result["exact_cost"]),
+        "the same, predicted": _cost(result["predicted_cost"]),
+        "EDAP, relative": f"{result['exact_cost']['objective']:.3f}",
+        "accelerator": (
+            f"{accelerator['pe_x']} x {accelerator['pe_y']} PEs, {accelerator['rf_bytes']} B,"
+            f" {accelerator['dataflow']}"
+        ),
+        "TFLite float / int8": " / ".join(agreement),
+        "accuracy on these": " / ".join(f"{100 * value:.1f}" for value in accuracies) + " %",
+        "search / retraining": f"{times['search_s']:.0f} s / {times['retrain_s']:.0f} s",
+    }
+
+
+def _row(start: str) -> list[str]:
+    (row,) = [line for line in MEASURED.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+
+
+@pytest.mark.parametrize("start", _cells(RUNS["digits"]))
+def test_run(start: str):
+    assert _row(start) == [_cells(run)[start] for run in RUNS.values()]
+
+
+def test_runs_reach_what_they_are_for():
+    digits, cifar10 = (run["result"]["accuracy"] for run in RUNS.values())
+    assert digits["split"] == cifar10["split"] == "test"
+    assert digits["value"] >= 0.97
+    assert cifar10["value"] > 0.75
+    assert cifar10["num_images"] == 10_000
+
+
+def test_evaluator():
+    manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
+    measured = [manifest["metrics"][kind] for kind in ("one_hot", "soft")]
+    edap = [m["objectives"]["edap"] for m in measured]
+    products = [m["objectives"]["random_products"]["regret"] for m in measured]
+
+    def heads(name: str, scale: float, digits: int) -> list[str]:
+        return [
+            ", ".join(f"{scale * head[name]:.{digits}f}" for head in m["heads"].values())
+            for m in edap
+        ]
+
+    assert _row("heads right") == [f"{text} %" for text in heads("accuracy", 100, 1)]
+    assert _row("label entropy") == heads("label_entropy_bits", 1, 2)
+    assert _row("always the most") == [f"{text} %" for text in heads("majority_accuracy", 100, 1)]
+    assert _row("regret") == [
+        f"{100 * m['regret']['mean']:.4f} %, {100 * m['regret']['max']:.3f} %" for m in edap
+    ]
+    assert _row("gradient") == [
+        f"{m['gradient_cosine']['median']:.4f}, {m['gradient_cosine']['p1']:.4f}" for m in measured
+    ]
+    for regret in products:
+        assert f"{100 * regret['mean']:.4f} % and {100 * regret['max']:.3f} %" in MEASURED
