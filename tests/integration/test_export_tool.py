@@ -15,10 +15,10 @@ from dance_tf.config import (
     MachineConfig,
     SpaceConfig,
     config_to_json,
-    preset,
 )
 from dance_tf.evaluator.neural import EvaluatorDomain, NeuralEvaluator, make_networks
 from dance_tf.hardware.accelerator import AcceleratorSpace
+from dance_tf.presets import preset
 from dance_tf.serving import ServedModel
 from dance_tf.supernet.search_space import make_space
 from tools import export_model
