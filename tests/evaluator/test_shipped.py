@@ -1,4 +1,4 @@
-"""The pre-trained evaluator fits the default configuration and is as good as it says."""
+"""The pre-trained evaluators fit the default hardware and are as good as they say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from dance_tf.config import ExperimentConfig
+from dance_tf.config import ExperimentConfig, SpaceConfig
 from dance_tf.evaluator.dataset import OBJECTIVE_KINDS, sample_mixtures
 from dance_tf.evaluator.loading import shipped_path
 from dance_tf.evaluator.neural import NeuralEvaluator
@@ -19,32 +19,41 @@ from dance_tf.hardware.objective import random_objectives
 from dance_tf.structs import METRICS
 from dance_tf.supernet.search_space import make_space
 
-CONFIG = ExperimentConfig()
-FOLDER = pathlib.Path(shipped_path(CONFIG.space.name))
+HARDWARE = ExperimentConfig().hardware
+SPACES = ("cifar_mbconv_small", "cifar_mbconv")
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def folder(request) -> pathlib.Path:
+    return pathlib.Path(shipped_path(request.param))
 
 
 @pytest.fixture(scope="module")
-def manifest() -> dict:
-    return json.loads((FOLDER / "manifest.json").read_text())
+def manifest(folder) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> NeuralEvaluator:
-    return NeuralEvaluator.load(str(FOLDER))
+def evaluator(folder) -> NeuralEvaluator:
+    return NeuralEvaluator.load(str(folder))
 
 
-def test_loads_quickly_and_is_small(evaluator):
+def test_the_default_space_has_one():
+    assert ExperimentConfig().space.name in SPACES
+
+
+def test_loads_quickly_and_is_small(folder, evaluator):
     began = time.monotonic()
-    NeuralEvaluator.load(str(FOLDER))
+    NeuralEvaluator.load(str(folder))
     assert time.monotonic() - began < 5
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 5e6
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
 
 
-def test_is_of_the_default_configuration(evaluator):
+def test_is_of_the_default_hardware(evaluator):
     domain = evaluator.domain
-    assert domain.space == make_space(CONFIG.space)
-    assert domain.accelerators == AcceleratorSpace(CONFIG.hardware.accelerators)
-    assert domain.machine == CONFIG.hardware.machine
+    assert domain.space == make_space(SpaceConfig(name=domain.space.name))
+    assert domain.accelerators == AcceleratorSpace(HARDWARE.accelerators)
+    assert domain.machine == HARDWARE.machine
 
 
 def test_is_of_todays_cost_model(evaluator, monkeypatch):
@@ -61,7 +70,7 @@ def test_is_of_todays_cost_model(evaluator, monkeypatch):
     original = cost_table._content_hash
     monkeypatch.setattr(cost_table, "_content_hash", note)
     with pytest.raises(_HashedError):
-        cost_table.load_or_build_table(make_space(CONFIG.space), CONFIG.hardware)
+        cost_table.load_or_build_table(evaluator.domain.space, HARDWARE)
     assert hashes == [evaluator.domain.content_hash]
 
 
