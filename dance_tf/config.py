@@ -76,6 +76,11 @@ class MachineConfig:
             _positive(self, "hardware.machine", "dram_words_per_cycle")
 
     @property
+    def cycles_per_ms(self) -> float:
+        """Cycles of the clock in a millisecond."""
+        return self.clock_mhz * 1e3
+
+    @property
     def global_buffer_words(self) -> int:
         """Capacity of the global buffer in words."""
         return self.global_buffer_kib * 1024 * 8 // self.word_bits

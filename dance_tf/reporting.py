@@ -6,6 +6,7 @@ aside and then renamed, except the history, which grows line by line.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -14,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from dance_tf.errors import UserError
@@ -32,6 +33,7 @@ __all__ = [
     "ProgressLine",
     "ScalarLog",
     "format_table",
+    "progress",
     "read_csv",
     "read_history",
     "read_json",
@@ -181,6 +183,26 @@ class ProgressLine:
             clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
             parts.append(f"{clock} left")
         return "  ".join(parts)
+
+
+@contextlib.contextmanager
+def progress(phase: str) -> Iterator[Callable[..., None]]:
+    """Give a callback (done, total, **values) that draws a line from its first call on.
+
+    What takes no time reports nothing, and what goes on half-way begins there.
+    """
+    lines: list[ProgressLine] = []
+
+    def report(done: int, total: int, **values: float) -> None:
+        if not lines:
+            lines.append(ProgressLine(phase, total, start_step=done))
+        lines[0].update(done, **values)
+
+    try:
+        yield report
+    finally:
+        for line in lines:
+            line.close()
 
 
 def _show(value: Any) -> str:

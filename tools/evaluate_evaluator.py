@@ -13,8 +13,8 @@ import json
 
 from absl import flags
 
+from dance_tf.reporting import progress
 from tools import flags as common
-from tools.progress import progress
 
 FLAGS = common.shared_flags("preset", "config", "set", "evaluator", "seed", "cache_dir")
 _NUM_ARCHITECTURES = flags.DEFINE_integer(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 
+from dance_tf.reporting import progress
 from tools import flags as common
-from tools.progress import progress
 
 FLAGS = common.shared_flags("preset", "config", "set", "seed", "cache_dir", "output_dir")
 

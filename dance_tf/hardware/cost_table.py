@@ -131,7 +131,7 @@ class CostTable:
 
     def latency_cycles(self, latency_ms: Any) -> Any:
         """Return cycles of the machine's clock."""
-        return latency_ms * self.machine.clock_mhz * 1e3
+        return latency_ms * self.machine.cycles_per_ms
 
     def _rows(self, mixture_weights: Any) -> tf.Tensor:
         weights = tf.convert_to_tensor(mixture_weights, tf.float32)
@@ -217,7 +217,7 @@ def _build(
     # Progress is an extra of our model; the protocol does not ask for it.
     extra = {"on_progress": on_progress} if isinstance(model, LoopNestCostModel) else {}
     cost = model(to_workload(different), accelerators.all(), **extra)
-    latency_ms = np.asarray(cost.latency_cycles, np.float64) / (hardware.machine.clock_mhz * 1e3)
+    latency_ms = np.asarray(cost.latency_cycles, np.float64) / hardware.machine.cycles_per_ms
     energy_mj = np.asarray(cost.energy_pj, np.float64) * 1e-9
     for layer, metrics in zip(different, latency_ms, strict=True):
         if not np.isfinite(metrics).any():

@@ -276,7 +276,7 @@ class _Run:
                 metrics,
                 objective=self.objective,
                 reference=table.reference,
-                clock_mhz=table.machine.clock_mhz,
+                cycles_per_ms=table.machine.cycles_per_ms,
             )
 
         best_cost = cost(np.asarray(best_metrics)[0])

@@ -87,16 +87,13 @@ def prepare(
             f" {dataset.num_classes} classes"
         )
     SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
-    lines: list[reporting.ProgressLine] = []
-
-    def show(done: int, total: int) -> None:
-        if not lines:
-            lines.append(reporting.ProgressLine("cost table", total))
-        lines[0].update(done)
-
-    table = load_or_build_table(
-        space, config.hardware, cache_dir=cache_dir, on_progress=show if use_progress else None
-    )
+    with reporting.progress("cost table") as report:
+        table = load_or_build_table(
+            space,
+            config.hardware,
+            cache_dir=cache_dir,
+            on_progress=report if use_progress else None,
+        )
     return SearchProblem(space, table, load_evaluator(config.evaluator, table), dataset)
 
 

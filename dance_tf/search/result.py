@@ -48,13 +48,13 @@ class CostRecord:
 
     @classmethod
     def from_metrics(
-        cls, metrics: Any, *, objective: Objective, reference: Any, clock_mhz: float
+        cls, metrics: Any, *, objective: Objective, reference: Any, cycles_per_ms: float
     ) -> CostRecord:
         """Build the record of metrics [3]."""
         latency_ms, energy_mj, area_mm2 = (float(m) for m in np.asarray(metrics, np.float64))
         return cls(
             latency_ms=latency_ms,
-            latency_cycles=round(latency_ms * clock_mhz * 1e3),
+            latency_cycles=round(latency_ms * cycles_per_ms),
             energy_mj=energy_mj,
             area_mm2=area_mm2,
             edap_ms_mj_mm2=latency_ms * energy_mj * area_mm2,
