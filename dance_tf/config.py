@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from typing import Any
@@ -38,8 +39,8 @@ def _one_of(where: str, value: str, allowed: typing.Sequence[str]) -> None:
 
 def _positive(record: Any, where: str, *fields: str) -> None:
     for field in fields:
-        if not getattr(record, field) > 0:
-            raise UserError(f"{where}.{field} is {getattr(record, field)}, not positive")
+        if not 0 < getattr(record, field) < math.inf:
+            raise UserError(f"{where}.{field} is {getattr(record, field)}, not positive and finite")
 
 
 def _not_negative(record: Any, where: str, *fields: str) -> None:
@@ -50,9 +51,14 @@ def _not_negative(record: Any, where: str, *fields: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class MachineConfig:
-    """What all accelerators of a space share."""
+    """What all accelerators of a space share.
 
-    technology: str = "cacti_45nm"  # a table of hardware/technology.py
+    `word_bits` is the width that the technology's figures are for; hardware/technology.py
+    refuses another. A path in `technology` is kept as it was given; results and cached
+    tables go by what the file says.
+    """
+
+    technology: str = "cacti_45nm"  # a shipped table, or the path of a .json file
     rf_mode: str = "shared"  # or "split": one register file per operand
     global_buffer_kib: int = 128
     global_buffer_words_per_cycle: float = 16.0  # reads, and as many writes
@@ -114,10 +120,11 @@ class AcceleratorSpaceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HardwareConfig:
-    """Machine and accelerator space."""
+    """Machine and accelerator space, and where costs come from if not from the cost model."""
 
     machine: MachineConfig = MachineConfig()
     accelerators: AcceleratorSpaceConfig = AcceleratorSpaceConfig()
+    measured_csv: str | None = None  # a table of one's own, see hardware/measured.py
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,24 +1,43 @@
 """Energy and area of the components, as tables: value, unit and source in each row.
 
-Between the sizes of a register-file row, values are interpolated linearly in the
-number of words; outside them there is no value. A global buffer has a value only
-at the sizes listed. Leakage is in no table.
+A table is a JSON file. Those of `technologies/` are shipped and go by their name; a
+user's own goes by its path, which ends in .json. `python -m tools.show_technology`
+prints one to start from. A row has either one `value`, or `values`, pairs of a size
+(words of a register file, KiB of a global buffer) and a figure, and says what holds
+`between_sizes`: "linear" (in the size) or "none". Outside its sizes a row has no value.
+
+Leakage is in no table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import sys
 from typing import Any
 
 import numpy as np
 
-from dance_tf.errors import UserError
+from dance_tf.config import MachineConfig
+from dance_tf.errors import UserError, did_you_mean
+from dance_tf.strict_json import parse_json, read_text
 
-__all__ = ["TECHNOLOGIES", "Row", "SizedRow", "Technology", "technology"]
+__all__ = [
+    "Row",
+    "SizedRow",
+    "Technology",
+    "format_technology",
+    "shipped_technologies",
+    "technology",
+    "technology_of",
+]
 
-_ACCELERGY = "Accelergy 2020, 45 nm, Aladdin table"
-_SMARTBUFFER = f"{_ACCELERGY}: storage and two address adders, maximum over actions"
+_SCHEMA_VERSION = 1
+_FOLDER = pathlib.Path(__file__).with_name("technologies")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,40 +51,63 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class SizedRow:
-    """One figure per size: words of a register file, KiB of a global buffer."""
+    """One figure per size."""
 
-    value: Mapping[int, float]
+    values: tuple[tuple[int, float], ...]  # (size, figure), sizes increasing
+    size: str  # what a size counts: "words" or "KiB"
+    between_sizes: str  # "linear" or "none"
     unit: str
     source: str
+
+    def at(self, sizes: Any, what: str) -> np.ndarray:
+        """Return the figures at `sizes` [...]; `what` names the row in an error.
+
+        Raises:
+            UserError: If the row has no figure for a size.
+        """
+        listed, figures = np.asarray(self.values, np.float64).T
+        sizes = np.asarray(sizes, np.float64)
+        if self.between_sizes == "linear":
+            is_known = (sizes >= listed[0]) & (sizes <= listed[-1])
+            known = f"{listed[0]:.0f} to {listed[-1]:.0f}"
+        else:
+            is_known = np.isin(sizes, listed)
+            known = ", ".join(f"{size:.0f}" for size in listed)
+        if not is_known.all():
+            unknown = sizes[~is_known].flat[0]
+            raise UserError(f"{what} is known for {known} {self.size}, not for {unknown:.0f}")
+        return np.asarray(np.interp(sizes, listed, figures))
 
 
 @dataclasses.dataclass(frozen=True)
 class Technology:
-    """Figures of one technology; every energy is for one 16-bit word."""
+    """Figures of one technology; a word has `word_bits` bits."""
 
     name: str
+    description: str
+    word_bits: int
     mac_pj: Row
     mac_um2: Row
-    rf_pj: SizedRow  # by words
+    rf_pj: SizedRow  # one word read or written
     rf_um2: SizedRow
-    global_buffer_read_pj: SizedRow  # by KiB
+    global_buffer_read_pj: SizedRow  # one word
     global_buffer_write_pj: SizedRow
     global_buffer_um2: SizedRow
     dram_pj: Row
     wire_pj_per_bit_mm: Row
-    pe_pitch_rf_um2: SizedRow  # register-file area from which the distance of PEs follows, by words
+    pe_pitch_rf_um2: SizedRow  # register-file area from which the distance of PEs follows
 
     def register_file_pj(self, words: Any) -> np.ndarray:
         """Return pJ per access of register files of `words` [...]."""
-        return _interpolate(self.rf_pj, words, f"{self.name}: register file energy")
+        return self.rf_pj.at(words, f"{self.name}: register file energy rf_pj")
 
     def register_file_um2(self, words: Any) -> np.ndarray:
         """Return um2 of register files of `words` [...]."""
-        return _interpolate(self.rf_um2, words, f"{self.name}: register file area")
+        return self.rf_um2.at(words, f"{self.name}: register file area rf_um2")
 
     def pe_pitch_mm(self, words: Any) -> np.ndarray:
         """Return the distance of neighbouring PEs with register files of `words` [...]."""
-        rf_um2 = _interpolate(self.pe_pitch_rf_um2, words, f"{self.name}: PE pitch")
+        rf_um2 = self.pe_pitch_rf_um2.at(words, f"{self.name}: PE pitch pe_pitch_rf_um2")
         return np.sqrt((rf_um2 + self.mac_um2.value) * 1e-6)
 
     def global_buffer_pj(self, kib: int, accounting: str) -> tuple[float, float]:
@@ -74,147 +116,190 @@ class Technology:
         Timeloop of 2020 charges the dearest action for every access, that of 2025
         each action its own.
         """
-        self._check_global_buffer(kib)
-        read, write = self.global_buffer_read_pj.value[kib], self.global_buffer_write_pj.value[kib]
+        read, write = (
+            float(row.at(kib, f"{self.name}: global buffer energy {name}"))
+            for name, row in (
+                ("global_buffer_read_pj", self.global_buffer_read_pj),
+                ("global_buffer_write_pj", self.global_buffer_write_pj),
+            )
+        )
         return (max(read, write),) * 2 if accounting == "timeloop_2020" else (read, write)
 
     def global_buffer_area_um2(self, kib: int) -> float:
         """Return um2 of a global buffer of `kib`."""
-        self._check_global_buffer(kib)
-        return self.global_buffer_um2.value[kib]
+        what = f"{self.name}: global buffer area global_buffer_um2"
+        return float(self.global_buffer_um2.at(kib, what))
 
-    def _check_global_buffer(self, kib: int) -> None:
-        sizes = self.global_buffer_um2.value
-        if kib not in sizes:
-            listed = ", ".join(map(str, sizes))
-            raise UserError(f"{self.name} has no global buffer of {kib} KiB; it has {listed}")
-
-
-def _interpolate(row: SizedRow, words: Any, what: str) -> np.ndarray:
-    sizes = np.asarray(list(row.value), np.float64)
-    words = np.asarray(words, np.float64)
-    if words.size and (words.min() < sizes[0] or words.max() > sizes[-1]):
-        outside = words.min() if words.min() < sizes[0] else words.max()
-        raise UserError(
-            f"{what} is known for {sizes[0]:.0f} to {sizes[-1]:.0f} words, not for {outside:.0f}"
-        )
-    return np.asarray(np.interp(words, sizes, np.asarray(list(row.value.values()), np.float64)))
+    @property
+    def sha256(self) -> str:
+        """Hash of all that the table says, wherever its file lies."""
+        return hashlib.sha256(format_technology(self).encode()).hexdigest()
 
 
-_RF_PJ = SizedRow(
-    {
-        1: 0.193,
-        2: 0.195,
-        4: 0.2,
-        8: 0.215,
-        12: 0.237,
-        16: 0.251,
-        24: 0.302,
-        32: 0.338,
-        48: 0.454,
-        64: 0.541,
-        96: 0.802,
-        128: 1.005,
-        192: 1.586,
-        224: 1.818,
-        256: 2.05,
-        512: 4.371,
-    },
-    "pJ per access",
-    _SMARTBUFFER,
-)
-
-_RF_UM2_2020 = SizedRow(
-    {
-        1: 274.68,
-        2: 279.055,
-        4: 292.18,
-        8: 327.18,
-        12: 379.68,
-        16: 414.68,
-        24: 537.18,
-        32: 624.68,
-        48: 904.68,
-        64: 1114.68,
-        96: 1744.68,
-        128: 2234.68,
-        192: 3634.68,
-        224: 4194.68,
-        256: 4754.68,
-        512: 10354.68,
-    },
-    "um2",
-    f"{_SMARTBUFFER}; its storage cells are not multiplied by the depth",
-)
-
-_FLIP_FLOP_UM2 = SizedRow(
-    # Linear, so the two ends say it all.
-    {1: 16 * 5.98 * 1 + 180.0, 512: 16 * 5.98 * 512 + 180.0},
-    "um2",
-    "16 flip-flops of 5.98 um2 per word and two address adders of 90 um2 (Aladdin table, 45 nm)",
-)
-
-_MAC_PJ = Row(2.2, "pJ per MAC", f"{_ACCELERGY}: 16-bit multiply and add, random operands")
-_MAC_UM2 = Row(1239.5, "um2", f"{_ACCELERGY}: 16-bit multiply and add")
-_DRAM_PJ = Row(512 / 4, "pJ per word", "Accelergy 2020, CACTI: LPDDR4, 512 pJ for 64 bit")
-
-_BUFFER_2020 = "Accelergy 2020, CACTI and Aladdin: 64-bit SRAM, 32 banks, two read-write ports"
-_BUFFER_CACTI = "CACTI 7 (2025 plug-in): 64-bit SRAM, one port"
-_BUFFER_CACTI_PJ = SizedRow({128: 28.5989 / 4}, "pJ per word", f"{_BUFFER_CACTI}; dearest action")
-
-#: The shipped technologies by name.
-TECHNOLOGIES = {
-    # For agreement with Timeloop + Accelergy as they were in 2020.
-    "accelergy_2020_45nm": Technology(
-        name="accelergy_2020_45nm",
-        mac_pj=_MAC_PJ,
-        mac_um2=_MAC_UM2,
-        rf_pj=_RF_PJ,
-        rf_um2=_RF_UM2_2020,
-        global_buffer_read_pj=SizedRow(
-            {32: 38.505 / 4, 64: 49.666 / 4, 128: 74.144 / 4, 256: 94.211 / 4, 512: 138.664 / 4},
-            "pJ per word",
-            _BUFFER_2020,
-        ),
-        global_buffer_write_pj=SizedRow(
-            {32: 40.589 / 4, 64: 54.151 / 4, 128: 75.215 / 4, 256: 102.12 / 4, 512: 137.553 / 4},
-            "pJ per word",
-            _BUFFER_2020,
-        ),
-        global_buffer_um2=SizedRow(
-            {32: 331492.0, 64: 578331.0, 128: 1162549.0, 256: 1910279.0, 512: 3637989.0},
-            "um2",
-            _BUFFER_2020,
-        ),
-        dram_pj=_DRAM_PJ,
-        wire_pj_per_bit_mm=Row(0.0, "pJ per bit and mm", "Accelergy 2020 has no wires"),
-        pe_pitch_rf_um2=_FLIP_FLOP_UM2,
-    ),
-    # The default: one-port buffer, area that grows with the depth, wires that cost.
-    "cacti_45nm": Technology(
-        name="cacti_45nm",
-        mac_pj=_MAC_PJ,
-        mac_um2=_MAC_UM2,
-        rf_pj=_RF_PJ,
-        rf_um2=_FLIP_FLOP_UM2,
-        global_buffer_read_pj=_BUFFER_CACTI_PJ,
-        global_buffer_write_pj=_BUFFER_CACTI_PJ,
-        global_buffer_um2=SizedRow({128: 530829.0}, "um2", _BUFFER_CACTI),
-        dram_pj=_DRAM_PJ,
-        wire_pj_per_bit_mm=Row(
-            0.3254, "pJ per bit and mm", "Accelergy 2025: 5.2064 pJ for 16 bits over 1 mm"
-        ),
-        pe_pitch_rf_um2=_FLIP_FLOP_UM2,
-    ),
-}
+def shipped_technologies() -> tuple[str, ...]:
+    """Return the names of the shipped tables."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
 
 
 def technology(name: str) -> Technology:
-    """Return the technology of that name.
+    """Return a shipped technology by its name, or that of a file by its path.
+
+    A file is read anew at every call, so that a change of it is never missed.
+
+    Args:
+        name: One of `shipped_technologies()`, or a path that ends in .json.
+    Raises:
+        UserError: If there is none, or the file is not a table; names file and key.
+    """
+    if name.endswith(".json"):
+        return _parse(read_text(os.path.expanduser(name)), name)
+    if name not in shipped_technologies():
+        raise UserError(
+            f"unknown technology {name!r}{did_you_mean(name, shipped_technologies())}"
+            " (a table of your own is a path that ends in .json)"
+        )
+    path = _FOLDER / f"{name}.json"
+    return _parse(read_text(path), str(path))
+
+
+def technology_of(machine: MachineConfig) -> Technology:
+    """Return the technology of a machine.
 
     Raises:
-        UserError: If there is none.
+        UserError: As `technology`; and if the table is for words of another width, whose
+            energies and register-file sizes would all be those of other words.
     """
-    if name not in TECHNOLOGIES:
-        raise UserError(f"unknown technology {name!r}; there are {', '.join(TECHNOLOGIES)}")
-    return TECHNOLOGIES[name]
+    tech = technology(machine.technology)
+    if tech.word_bits != machine.word_bits:
+        raise UserError(
+            f"hardware.machine.word_bits is {machine.word_bits}, but technology"
+            f" {machine.technology} is for words of {tech.word_bits} bits:"
+            f" set word_bits to {tech.word_bits}, or name another technology"
+        )
+    return tech
+
+
+def format_technology(tech: Technology) -> str:
+    """Return the text of the JSON file of a technology; `technology` reads it back."""
+    entries = {"schema_version": _SCHEMA_VERSION, **dataclasses.asdict(tech)}
+    return "{\n" + ",\n".join(_entry(key, value, "  ") for key, value in entries.items()) + "\n}\n"
+
+
+def _entry(key: str, value: Any, indent: str) -> str:
+    """Return one key: a row has a line for each of its parts, however many its sizes are."""
+    if isinstance(value, dict):
+        parts = ",\n".join(_entry(name, part, indent + "  ") for name, part in value.items())
+        return f"{indent}{json.dumps(key)}: {{\n{parts}\n{indent}}}"
+    return f"{indent}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+
+
+# Reading
+
+#: The unit that a row has to be in.
+_UNITS = {
+    "mac_pj": "pJ per MAC",
+    "mac_um2": "um2",
+    "rf_pj": "pJ per access",
+    "rf_um2": "um2",
+    "global_buffer_read_pj": "pJ per word",
+    "global_buffer_write_pj": "pJ per word",
+    "global_buffer_um2": "um2",
+    "dram_pj": "pJ per word",
+    "wire_pj_per_bit_mm": "pJ per bit and mm",
+    "pe_pitch_rf_um2": "um2",
+}
+
+#: What the sizes of a row count, for the rows that have sizes.
+_SIZES = {
+    "rf_pj": "words",
+    "rf_um2": "words",
+    "global_buffer_read_pj": "KiB",
+    "global_buffer_write_pj": "KiB",
+    "global_buffer_um2": "KiB",
+    "pe_pitch_rf_um2": "words",
+}
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(text: str, where: str) -> Technology:
+    """Return the table in the text of a file; `where` names it."""
+    data = parse_json(text, where)
+    # The distance of PEs follows from the register file's own area unless a row says another.
+    optional = {"description": "", "pe_pitch_rf_um2": None}
+    names = ("schema_version", *(field.name for field in dataclasses.fields(Technology)))
+    _check_keys(data, names, optional, where, "the file")
+    if data["schema_version"] != _SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: schema_version is {data['schema_version']!r}, this reads {_SCHEMA_VERSION}"
+        )
+    values: dict[str, Any] = optional | {k: v for k, v in data.items() if k != "schema_version"}
+    for key in ("name", "description"):
+        _check_text(values[key], where, key, can_be_empty=key == "description")
+    word_bits = values["word_bits"]
+    if type(word_bits) is not int or word_bits < 1:
+        raise UserError(f"{where}: word_bits is {word_bits!r}, not a positive integer")
+    for key, unit in _UNITS.items():
+        if values[key] is not None:
+            values[key] = _row(values[key], where, key, unit)
+    values["pe_pitch_rf_um2"] = values["pe_pitch_rf_um2"] or values["rf_um2"]
+    return Technology(**values)
+
+
+def _row(data: Any, where: str, key: str, unit: str) -> Row | SizedRow:
+    cls: Any = SizedRow if key in _SIZES else Row
+    _check_keys(data, [field.name for field in dataclasses.fields(cls)], (), where, key)
+    _check_text(data["source"], where, f"{key}.source")
+    if data["unit"] != unit:
+        raise UserError(f"{where}: {key}.unit is {data['unit']!r}, not {unit!r}")
+    if cls is Row:
+        # Where a technology has no figure for wires, they cost nothing.
+        is_free = key == "wire_pj_per_bit_mm"
+        return Row(**data | {"value": _figure(data["value"], where, f"{key}.value", is_free)})
+    if data["size"] != _SIZES[key]:
+        raise UserError(f"{where}: {key}.size is {data['size']!r}, not {_SIZES[key]!r}")
+    if data["between_sizes"] not in ("linear", "none"):
+        raise UserError(
+            f"{where}: {key}.between_sizes is {data['between_sizes']!r}, not 'linear' or 'none'"
+        )
+    pairs = data["values"]
+    if not isinstance(pairs, list) or not pairs:
+        raise UserError(f"{where}: {key}.values is {pairs!r}, not a list of [size, figure]")
+    values: list[tuple[int, float]] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(f"{where}: {key}.values has {pair!r}, not [size, figure]")
+        size, figure = pair
+        if type(size) is not int or size < 1:
+            raise UserError(f"{where}: {key}.values has size {size!r}, not a positive integer")
+        if values and size <= values[-1][0]:
+            raise UserError(
+                f"{where}: {key}.values has size {size} after {values[-1][0]}; sizes increase"
+            )
+        values.append((size, _figure(figure, where, f"{key}.values at {size}")))
+    return SizedRow(**data | {"values": tuple(values)})
+
+
+def _figure(value: Any, where: str, what: str, is_zero_allowed: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}: {what} is {value!r}, not a number")
+    # An integer of hundreds of digits is less than infinity, yet no float.
+    if not (0 < value <= sys.float_info.max or (value == 0 and is_zero_allowed)):
+        raise UserError(f"{where}: {what} is {value}, not positive and finite")
+    return float(value)
+
+
+def _check_text(value: Any, where: str, what: str, *, can_be_empty: bool = False) -> None:
+    if not isinstance(value, str) or not (value.strip() or can_be_empty):
+        raise UserError(f"{where}: {what} is {value!r}, not a text")
+
+
+def _check_keys(data: Any, names: Any, optional: Any, where: str, what: str) -> None:
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: {what} is {data!r}, not an object with {', '.join(names)}")
+    inside = "" if what == "the file" else f"{what}."
+    for key in data:
+        if key not in names:
+            raise UserError(f"{where}: unknown key {inside + key!r}{did_you_mean(key, names)}")
+    for name in names:
+        if name not in data and name not in optional:
+            raise UserError(f"{where}: {inside + name} is missing")

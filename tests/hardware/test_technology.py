@@ -1,8 +1,11 @@
-"""The tables hold the contract's figures."""
+"""The tables hold the contract's figures; a user's own is read as it stands, or refused."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,14 +13,22 @@ import pytest
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_model import accelerator_area_um2
-from dance_tf.hardware.technology import TECHNOLOGIES, Row, SizedRow, technology
+from dance_tf.hardware.technology import (
+    Row,
+    SizedRow,
+    format_technology,
+    shipped_technologies,
+    technology,
+    technology_of,
+)
 from tests import reference
 from tests.conformance import cases as conformance
 
 WORDS = sorted(reference.RF_PJ)
+SHIPPED = ("accelergy_2020_45nm", "cacti_45nm")
 
 
-@pytest.mark.parametrize("name", ["accelergy_2020_45nm", "cacti_45nm"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_figures(name):
     tech = technology(name)
     for words in WORDS:
@@ -34,30 +45,39 @@ def test_figures(name):
     assert (tech.mac_pj.value, tech.mac_um2.value, tech.dram_pj.value) == (2.2, 1239.5, 128.0)
 
 
-def test_register_files_are_those_of_the_shared_table():
+def test_figures_are_those_of_the_shared_table():
     folder = conformance.shared_folder()
     if folder is None:
         pytest.skip("no shared folder: name it with DANCE_TF_SHARED")
     tech = technology("accelergy_2020_45nm")
     with open(folder / "accelergy_2020_45nm.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["component"].startswith("rf_")]
-    assert len(rows) > 10
-    for row in rows:
+        rows = {row["component"]: row for row in csv.DictReader(file)}
+    files = [row for name, row in rows.items() if name.startswith("rf_")]
+    assert len(files) == len(tech.rf_pj.values) > 10
+    for row in files:
         words = int(row["words16"])
         assert float(tech.register_file_pj(words)) == float(row["per_16b_word_max_pj"])
         assert float(tech.register_file_um2(words)) == float(row["area_um2"])
+    for kib, _ in tech.global_buffer_um2.values:
+        row = rows[f"glb_{kib}KiB_64b_32banks"]
+        figures = (float(row["read_pj"]) / 4, float(row["write_pj"]) / 4)  # of four words
+        assert tech.global_buffer_pj(kib, "timeloop_2025") == figures
+        assert tech.global_buffer_area_um2(kib) == float(row["area_um2"])
 
 
-def test_every_row_names_unit_and_source():
-    for tech in TECHNOLOGIES.values():
+def test_the_shipped_tables_are_files_with_unit_and_source():
+    assert shipped_technologies() == SHIPPED
+    for name in SHIPPED:
+        tech = technology(name)
         rows = [value for value in vars(tech).values() if isinstance(value, Row | SizedRow)]
-        assert len(rows) >= 9
+        assert (tech.name, tech.word_bits, len(rows)) == (name, 16, 10)
         assert all(row.unit and row.source for row in rows)
 
 
 def test_energy_and_area_grow_with_the_register_file():
     words = np.arange(1, 513)
-    for tech in TECHNOLOGIES.values():
+    for name in SHIPPED:
+        tech = technology(name)
         assert (np.diff(tech.register_file_pj(words)) > 0).all()
         assert (np.diff(tech.register_file_um2(words)) > 0).all()
 
@@ -74,11 +94,189 @@ def test_area_of_accelerators():
 @pytest.mark.parametrize("words", [0, 513])
 def test_a_size_without_a_figure(words):
     with pytest.raises(UserError, match=f"not for {words}"):
-        technology("cacti_45nm").register_file_pj(words)
+        technology("cacti_45nm").register_file_pj([16, words, 32])
 
 
 def test_names_without_a_table():
     with pytest.raises(UserError, match="there are accelergy_2020_45nm, cacti_45nm"):
         technology("7nm")
-    with pytest.raises(UserError, match="no global buffer of 99 KiB"):
+    with pytest.raises(UserError, match="did you mean 'cacti_45nm'"):
+        technology("cacti_4nm")
+    with pytest.raises(UserError, match="known for 128 KiB, not for 99"):
         technology("cacti_45nm").global_buffer_pj(99, "timeloop_2020")
+
+
+# A table of one's own
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Write changes of a shipped table into a file and return its path."""
+
+    def write(change=None, *, shipped="cacti_45nm", name="my 22 nm.json"):
+        data = json.loads(format_technology(technology(shipped)))
+        if change is not None:
+            data = change(data) or data
+        path = tmp_path / name
+        path.write_text(json.dumps(data), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def _set(path, value):
+    """Return a change that sets one key, named with dots; None removes it."""
+
+    def change(data):
+        *parents, key = path.split(".")
+        node = data
+        for parent in parents:
+            node = node[parent]
+        if value is None:
+            del node[key]
+        else:
+            node[key] = value
+        return data
+
+    return change
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_printed_reads_back_as_the_same(tmp_path, name):
+    path = tmp_path / "copy.json"
+    path.write_text(format_technology(technology(name)), encoding="utf-8")
+    assert technology(str(path)) == technology(name)
+    assert technology(str(path)).sha256 == technology(name).sha256
+    assert len({technology(shipped).sha256 for shipped in SHIPPED}) == 2
+
+
+def test_a_home_folder_bom_and_crlf_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = format_technology(technology("cacti_45nm"))
+    content = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
+    (tmp_path / "mine.json").write_bytes(content)
+    assert technology("~/mine.json") == technology("cacti_45nm")
+
+
+def test_a_change_of_the_file_is_never_missed(mine):
+    path = mine()
+    before = technology(path)
+    assert technology(path) is before  # read again, parsed once
+    assert mine(_set("mac_pj.value", 1.1)) == path
+    assert technology(path).mac_pj.value == 1.1
+    assert technology(path).sha256 != before.sha256
+
+
+def test_register_files_are_interpolated_where_the_file_says_so(mine):
+    def change(data):
+        data["rf_pj"]["values"] = [[4, 1.0], [8, 2], [16, 6.0]]
+
+    tech = technology(mine(change))
+    words = np.asarray([[4, 5, 8], [10, 12, 16]])
+    expected = [[1.0, 1.25, 2.0], [3.0, 4.0, 6.0]]
+    np.testing.assert_allclose(tech.register_file_pj(words), expected, rtol=1e-15)
+    for outside in (3, 17):
+        with pytest.raises(UserError, match=f"rf_pj is known for 4 to 16 words, not for {outside}"):
+            tech.register_file_pj(outside)
+    listed = technology(
+        mine(lambda data: change(data) or _set("rf_pj.between_sizes", "none")(data))
+    )
+    assert float(listed.register_file_pj(8)) == 2.0
+    with pytest.raises(UserError, match="known for 4, 8, 16 words, not for 10"):
+        listed.register_file_pj([4, 10])
+
+
+def test_buffers_have_sizes_between_only_where_the_file_says_so(mine):
+    keys = ("global_buffer_read_pj", "global_buffer_write_pj", "global_buffer_um2")
+
+    def change(data):
+        for key in keys:
+            data[key]["between_sizes"] = "linear"
+
+    with pytest.raises(UserError, match="known for 32, 64, 128, 256, 512 KiB, not for 48"):
+        technology("accelergy_2020_45nm").global_buffer_area_um2(48)
+    tech = technology(mine(change, shipped="accelergy_2020_45nm"))
+    assert tech.global_buffer_area_um2(48) == (331492 + 578331) / 2
+    read, write = tech.global_buffer_pj(48, "timeloop_2025")
+    assert read == pytest.approx((38.505 + 49.666) / 8) and write != read
+    with pytest.raises(UserError, match="not for 1024"):
+        tech.global_buffer_pj(1024, "timeloop_2025")
+
+
+def test_the_distance_of_pes_follows_from_their_own_area_unless_said(mine):
+    tech = technology(mine(_set("pe_pitch_rf_um2", None), shipped="accelergy_2020_45nm"))
+    assert float(tech.pe_pitch_mm(64)) == pytest.approx((1114.68 + 1239.5) ** 0.5 * 1e-3)
+    assert dataclasses.asdict(tech)["pe_pitch_rf_um2"] == dataclasses.asdict(tech)["rf_um2"]
+
+
+def test_words_of_another_width_are_refused(mine):
+    path = mine(_set("word_bits", 8))
+    with pytest.raises(UserError, match=r"word_bits is 16, but technology .* words of 8 bits"):
+        technology_of(MachineConfig(technology=path))
+    with pytest.raises(UserError, match=r"word_bits is 8, but technology cacti_45nm .* of 16"):
+        technology_of(MachineConfig(word_bits=8))
+    machine = MachineConfig(technology=path, word_bits=8)
+    assert technology_of(machine).word_bits == 8
+    assert machine.rf_words(64) == 64 and machine.global_buffer_words == 128 * 1024
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: [data], "not an object"),
+        (_set("mac_pJ", {}), "unknown key 'mac_pJ'; did you mean 'mac_pj'?"),
+        (_set("rf_pj.valeus", []), "unknown key 'rf_pj.valeus'; did you mean 'values'?"),
+        (_set("rf_pj.value", 1.0), "unknown key 'rf_pj.value'"),
+        (_set("rf_um2", None), "rf_um2 is missing"),
+        (_set("dram_pj.source", None), "dram_pj.source is missing"),
+        (_set("dram_pj.source", " "), "dram_pj.source is ' ', not a text"),
+        (_set("name", None), "name is missing"),
+        (_set("name", ""), "name is ''"),
+        (_set("schema_version", 2), "schema_version is 2, this reads 1"),
+        (_set("schema_version", None), "schema_version is missing"),
+        (_set("word_bits", 0), "word_bits is 0"),
+        (_set("word_bits", 16.0), "word_bits is 16.0"),
+        (_set("mac_pj", 2.2), "mac_pj is 2.2, not an object with value, unit, source"),
+        (_set("mac_pj.value", -2.2), "mac_pj.value is -2.2, not positive"),
+        (_set("mac_pj.value", 0), "mac_pj.value is 0, not positive"),
+        (_set("mac_pj.value", "2.2"), "mac_pj.value is '2.2', not a number"),
+        (_set("mac_pj.value", True), "mac_pj.value is True, not a number"),
+        (_set("mac_pj.value", 10**400), "not positive and finite"),
+        (_set("mac_um2.value", float("nan")), "mac_um2.value is not a number"),
+        (_set("mac_um2.value", float("inf")), "mac_um2.value is infinite"),
+        (_set("wire_pj_per_bit_mm.value", -0.1), "wire_pj_per_bit_mm.value is -0.1"),
+        (_set("mac_pj.unit", "fJ per MAC"), "mac_pj.unit is 'fJ per MAC', not 'pJ per MAC'"),
+        (_set("rf_pj.size", "bytes"), "rf_pj.size is 'bytes', not 'words'"),
+        (_set("rf_pj.between_sizes", "cubic"), "'cubic', not 'linear' or 'none'"),
+        (_set("rf_pj.values", {"1": 2}), "not a list of [size, figure]"),
+        (_set("rf_pj.values", []), "not a list of [size, figure]"),
+        (_set("rf_pj.values", [[1, 2, 3]]), "rf_pj.values has [1, 2, 3]"),
+        (_set("rf_pj.values", [[1, 1.0], [1, 2.0]]), "rf_pj.values has size 1 after 1"),
+        (_set("rf_pj.values", [[8, 1.0], [4, 2.0]]), "rf_pj.values has size 4 after 8"),
+        (_set("rf_pj.values", [[0, 1.0]]), "rf_pj.values has size 0"),
+        (_set("rf_pj.values", [[1.5, 1.0]]), "rf_pj.values has size 1.5"),
+        (_set("rf_pj.values", [[4, 0.0]]), "rf_pj.values at 4 is 0.0, not positive"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_file_and_key(mine, change, says):
+    with pytest.raises(UserError) as error:
+        technology(mine(change))
+    assert says in str(error.value)
+    assert "my 22 nm.json: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "not a table", '{"mac_pj": NaN}', "1e999", "[[" * 9999])
+def test_what_is_no_json_is_one_line(tmp_path, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"bad\.json: ") as error:
+        technology(str(path))
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(UserError, match=r"bad\.json: no such file"):
+        technology(str(path))
+
+
+def test_the_files_go_where_the_package_goes():
+    project = (pathlib.Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert '\ndance_tf = ["hardware/technologies/*.json"]\n' in project

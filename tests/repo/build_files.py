@@ -26,6 +26,10 @@ _HEADER = '''"""Generated from the imports: `make build_files`."""
 #: Files that a target reads when it runs.
 _DATA = {
     "dance_tf/evaluator/loading.py": ["//saved_models"],
+    "dance_tf/hardware/technology.py": [
+        "technologies/accelergy_2020_45nm.json",
+        "technologies/cacti_45nm.json",
+    ],
 }
 
 #: Folders whose tests read the repository itself, which a sandbox does not hold.

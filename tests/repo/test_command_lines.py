@@ -165,7 +165,11 @@ def test_shared_names_are_defined_in_one_place():
         assert not defined & shared, f"tools/{tool}.py"
 
 
-@pytest.mark.parametrize("tool", tool_names())
+#: What reads and writes text alone.
+_WITHOUT_TENSORFLOW = {"show_technology"}
+
+
+@pytest.mark.parametrize("tool", sorted(set(tool_names()) - _WITHOUT_TENSORFLOW))
 def test_tensorflow_is_loaded_without_its_lines(tool: str):
     text = pathlib.Path(ROOT, "tools", f"{tool}.py").read_text(encoding="utf-8")
     assert "common.load_tensorflow()" in text
