@@ -291,12 +291,15 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str]) -> list[dict[str, 
     Returns:
         One dict per row, values as text without blanks around.
     Raises:
-        UserError: If a column is missing, a row has another number of cells, or cells are
-            separated by ";".
+        UserError: If a column is missing or there twice, a row has another number of
+            cells, or cells are separated by ";".
     """
     where = os.fspath(path)
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    rows = [(reader.line_num, [c.strip() for c in row]) for row in reader]
+    try:
+        rows = [(reader.line_num, [c.strip() for c in row]) for row in reader]
+    except csv.Error as error:  # such as a quote that is never closed
+        raise UserError(f"{where} line {reader.line_num}: not CSV: {error}") from None
     rows = [(number, row) for number, row in rows if any(row)]
     if not rows:
         raise UserError(f"{where}: empty; expected a header with {', '.join(columns)}")
@@ -307,6 +310,9 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str]) -> list[dict[str, 
                 f"{where}: cells are separated by {name}, not by commas;"
                 " save it as comma-separated CSV"
             )
+    for name in header:
+        if name and header.count(name) > 1:
+            raise UserError(f"{where}: two columns are called {name!r}")
     missing = [name for name in columns if name not in header]
     if missing:
         raise UserError(f"{where}: no column {missing[0]!r}; the header has {', '.join(header)}")

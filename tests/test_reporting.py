@@ -326,6 +326,8 @@ def test_csv_of_a_spreadsheet_reads_as_the_plain_file(tmp_path, content):
         (b"\xef\xbb\xbfname,mac\nstem,1\n", "no column 'macs'; the header has name, mac"),
         (b"name,macs\nstem\n", "line 2: 1 cells, but the header has 2"),
         (b"\r\n", "empty"),
+        (b"name,macs,name\nstem,1,2\n", "two columns are called 'name'"),
+        (b'name,macs\nstem,"' + b"1," * 200_000, "line 2: not CSV"),
     ],
 )
 def test_csv_mistakes_are_named(tmp_path, content, says):

@@ -1,0 +1,329 @@
+"""A cost model that is a table of someone's own measurements: a CSV file.
+
+One row per layer shape and accelerator, in any order:
+
+- `kind`: `conv` (a dense layer too; the default) or `depthwise`
+- `K`, `C`, `P`, `Q`, `R`, `S`, as in structs.Layer: output channels, input channels of one
+  group, output width and height, filter width and height; `N` and `groups`, 1 by default
+- `stride_w`, `dilation_w`, 1 by default; `stride_h`, `dilation_h`, by default the same
+- `pe_x`, `pe_y`, `rf_bytes`, `dataflow`: the accelerator
+- `latency_ms` or `latency_cycles`: of the layer, or `infeasible`
+- `energy_mj` or `energy_pj`: of the layer; empty where it is infeasible
+- `area_mm2` or `area_um2`: of the accelerator; one of its rows is enough
+- `name`, `note`: for the reader, and not read
+
+An optional column may be missing or have empty cells. No cost is filled in: a pair that
+is asked for and not there is an error.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dance_tf.config import MachineConfig
+from dance_tf.errors import UserError, did_you_mean
+from dance_tf.hardware.workload import layer_key
+from dance_tf.protocols import SearchSpace
+from dance_tf.reporting import read_csv, write_csv
+from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
+
+__all__ = ["MeasuredCostModel", "space_layers", "write_cost_template"]
+
+_INFEASIBLE = "infeasible"
+_REQUIRED = ("K", "C", "P", "Q", "R", "S", "pe_x", "pe_y", "rf_bytes", "dataflow")
+_STEPS = ("stride_w", "stride_h", "dilation_w", "dilation_h")
+_OPTIONAL = ("name", "note", "kind", "N", "groups", *_STEPS)
+_UNITS = ("latency_ms", "latency_cycles", "energy_mj", "energy_pj", "area_mm2", "area_um2")
+_TEMPLATE = (
+    "name",
+    "kind",
+    *DIMENSIONS,
+    *_STEPS,
+    "groups",
+    "pe_x",
+    "pe_y",
+    "rf_bytes",
+    "dataflow",
+    "latency_ms",
+    "energy_mj",
+    "area_mm2",
+)
+
+_Array = tuple[int, int, int, int]  # pe_x, pe_y, rf_bytes, code of the dataflow
+
+
+class MeasuredCostModel:
+    """Costs of layers from a CSV file; a protocols.CostModel.
+
+    Attributes:
+        path: The file.
+        num_rows: Pairs of a layer shape and an accelerator in it.
+        fingerprint: Text that follows from what the file says, not from how it is laid
+            out: order of rows and columns, line ends and units make no difference.
+    """
+
+    def __init__(self, path: str | os.PathLike, machine: MachineConfig | None = None) -> None:
+        """Read the file.
+
+        Args:
+            path: CSV, see the module.
+            machine: Its clock turns milliseconds into cycles.
+        Raises:
+            UserError: Names file, row and column of what cannot be read.
+        """
+        self.path = os.fspath(path)
+        rows = read_csv(os.path.expanduser(self.path), _REQUIRED)
+        if not rows:
+            raise UserError(f"{self.path}: a header and no rows; fill in costs")
+        scale = _units(self.path, list(rows[0]), machine or MachineConfig())
+        self._costs: dict[tuple, dict[_Array, tuple[float, float]]] = collections.defaultdict(dict)
+        self._areas: dict[_Array, float] = {}
+        layers: dict[tuple, tuple] = {}  # cells to key: most rows repeat a layer
+        for number, row in enumerate(rows, start=1):
+            where = f"{self.path} row {number} below the header"
+            cells = tuple(row.get(name, "") for name in ("kind", *DIMENSIONS, *_STEPS, "groups"))
+            if cells not in layers:
+                layers[cells] = layer_key(_layer(row, where))
+            array = _array(row, where)
+            costs = self._costs[layers[cells]]
+            if array in costs:
+                raise UserError(f"{where}: a second cost of {_layer_text(row)} on {_text(array)}")
+            costs[array] = _cost(row, scale, where)
+            self._add_area(row, array, scale, where)
+        self.num_rows = len(rows)
+        self.fingerprint = f"measured {self._digest()}"
+
+    def __call__(self, workload: Workload, accelerators: Accelerators) -> Cost:
+        """Return the costs in the file.
+
+        Args:
+            workload: Layers, fields [L, ...]. Rows of zeros cost nothing.
+            accelerators: Fields [A].
+        Returns:
+            latency_cycles and energy_pj, float64 [L, A], infinite where the file says
+            infeasible; area_um2, float64 [A].
+        Raises:
+            UserError: If the file lacks a pair, or the area of an accelerator.
+        """
+        arrays = _arrays(accelerators)
+        cycles = np.zeros((len(np.asarray(workload.dims)), len(arrays)))
+        energy = np.zeros_like(cycles)
+        missing: list[tuple[int, _Array]] = []
+        for index, key in enumerate(_keys(workload)):
+            if not any(key[:7]):
+                continue
+            costs = self._costs.get(key, {})
+            missing += [(index, array) for array in arrays if array not in costs]
+            if not missing:
+                cycles[index], energy[index] = np.asarray([costs[array] for array in arrays]).T
+        if missing:
+            index, array = missing[0]
+            more = f" and {len(missing) - 1} more of {cycles.size} pairs" * (len(missing) > 1)
+            raise UserError(
+                f"{self.path} has no row for {_workload_text(workload, index)} on"
+                f" {_text(array)}{more}: add it, with {_INFEASIBLE} as its latency where it"
+                " cannot run (`python -m tools.cost_template` lists the rows that a space needs)"
+            )
+        for array in arrays:
+            if array not in self._areas:
+                raise UserError(f"{self.path} has no area for {_text(array)}: give it in a row")
+        area = np.asarray([self._areas[array] for array in arrays])
+        return Cost(latency_cycles=cycles, energy_pj=energy, area_um2=area)
+
+    def _add_area(
+        self, row: dict[str, str], array: _Array, scale: dict[str, float], where: str
+    ) -> None:
+        (name,) = [unit for unit in scale if unit.startswith("area")]
+        if not row[name]:
+            return
+        area = _number(row[name], f"{where}: {name}") * scale[name]
+        if self._areas.setdefault(array, area) != area:
+            raise UserError(
+                f"{where}: {name} of {_text(array)} is {row[name]}, but"
+                f" {self._areas[array] / scale[name]:g} in a row above"
+            )
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for key in sorted(self._costs):
+            digest.update(repr((key, sorted(self._costs[key].items()))).encode())
+        digest.update(repr(sorted(self._areas.items())).encode())
+        return digest.hexdigest()
+
+
+def space_layers(space: SearchSpace) -> list[Layer]:
+    """Return the layers of different shape that the networks of a space are made of."""
+    layers = list(space.fixed_layers())
+    for block in range(space.num_blocks):
+        for op, name in enumerate(space.op_names):
+            if space.op_mask[block, op]:
+                layers += space.op_layers(block, name)
+    return _different(layers)
+
+
+def write_cost_template(
+    path: str | os.PathLike,
+    layers: Sequence[Layer],
+    accelerators: Accelerators,
+    cost: Cost | None = None,
+    machine: MachineConfig | None = None,
+) -> int:
+    """Write the CSV file that MeasuredCostModel reads, accelerator by accelerator.
+
+    Args:
+        path: File.
+        layers: L layers; of those with one shape, the first is written.
+        accelerators: Fields [A].
+        cost: Of `layers` on `accelerators`; None leaves the costs empty, to be filled in.
+        machine: Its clock turns cycles into milliseconds.
+    Returns:
+        The number of rows.
+    """
+    cycles_per_ms = (machine or MachineConfig()).cycles_per_ms
+    different = _different(layers)
+    index = {layer: row for row, layer in reversed(list(enumerate(layers)))}
+    rows = []
+    for column, array in enumerate(_arrays(accelerators)):
+        for first, layer in enumerate(different):
+            costs: list[Any] = ["", "", ""]
+            if cost is not None:
+                latency_ms = float(cost.latency_cycles[index[layer], column]) / cycles_per_ms
+                energy_mj = float(cost.energy_pj[index[layer], column]) * 1e-9
+                can_run = math.isfinite(latency_ms)
+                costs = [latency_ms, energy_mj] if can_run else [_INFEASIBLE, ""]
+                costs.append("" if first else float(cost.area_um2[column]) * 1e-6)
+            shape = [layer.kind, *layer.dims, *layer.stride, *layer.dilation, layer.groups]
+            rows.append([layer.name, *shape, *array[:3], DATAFLOWS[array[3]], *costs])
+    write_csv(path, _TEMPLATE, rows)
+    return len(rows)
+
+
+def _different(layers: Iterable[Layer]) -> list[Layer]:
+    found: dict[tuple, Layer] = {}
+    for layer in layers:
+        found.setdefault(layer_key(layer), layer)
+    return list(found.values())
+
+
+def _keys(workload: Workload) -> list[tuple]:
+    """Return `layer_key` of every row."""
+    dims = np.asarray(workload.dims)
+    groups = np.asarray(workload.groups)[:, None]
+    bounds = np.concatenate([dims, groups], axis=1)
+    bounds[:, 1] //= np.maximum(groups[:, 0], 1)
+    steps = [np.asarray(workload.stride), np.asarray(workload.dilation)]
+    return [tuple(row) for row in np.concatenate([bounds, *steps], axis=1).tolist()]
+
+
+def _arrays(accelerators: Accelerators) -> list[_Array]:
+    columns = [np.asarray(field).tolist() for field in accelerators]
+    return list(zip(*columns, strict=True))
+
+
+# What a row says
+
+
+def _units(path: str, header: list[str], machine: MachineConfig) -> dict[str, float]:
+    """Return the unit columns that there are, and what turns each into cycles, pJ or um2."""
+    for name in filter(None, header):  # a spreadsheet may add columns without a name
+        if name not in (*_REQUIRED, *_OPTIONAL, *_UNITS):
+            hint = did_you_mean(name, (*_REQUIRED, *_OPTIONAL, *_UNITS))
+            raise UserError(f"{path}: unknown column {name!r}{hint}")
+    scale = dict(zip(_UNITS, (machine.cycles_per_ms, 1.0, 1e9, 1.0, 1e6, 1.0), strict=True))
+    for first, second in zip(_UNITS[::2], _UNITS[1::2], strict=True):
+        if first in header and second in header:
+            raise UserError(f"{path}: has both {first} and {second}: keep one of them")
+        if first not in header and second not in header:
+            raise UserError(f"{path}: no column {first} or {second}")
+    return {name: factor for name, factor in scale.items() if name in header}
+
+
+def _layer(row: dict[str, str], where: str) -> Layer:
+    def integer(name: str, default: int | None = None) -> int:
+        return _integer(row.get(name, ""), f"{where}: {name}", default)
+
+    dims: Any = {name: integer(name, 1 if name == "N" else None) for name in DIMENSIONS}
+    steps = {name: integer(f"{name}_w", 1) for name in ("stride", "dilation")}
+    pairs: Any = {name: (step, integer(f"{name}_h", step)) for name, step in steps.items()}
+    kind = row.get("kind") or "conv"
+    try:
+        return Layer(row.get("name", ""), kind, **dims, **pairs, groups=integer("groups", 1))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _array(row: dict[str, str], where: str) -> _Array:
+    pe_x, pe_y, rf_bytes = (
+        _integer(row[name], f"{where}: {name}", None) for name in ("pe_x", "pe_y", "rf_bytes")
+    )
+    try:
+        accelerator = Accelerator(pe_x, pe_y, rf_bytes, row["dataflow"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return pe_x, pe_y, rf_bytes, DATAFLOWS.index(accelerator.dataflow)
+
+
+def _cost(row: dict[str, str], scale: dict[str, float], where: str) -> tuple[float, float]:
+    """Return cycles and pJ, infinite where the row says infeasible."""
+    latency, energy = [unit for unit in scale if not unit.startswith("area")]
+    cells = [row[latency].lower(), row[energy].lower()]
+    if _INFEASIBLE in cells:
+        if not set(cells) <= {_INFEASIBLE, ""}:
+            raise UserError(f"{where}: {_INFEASIBLE}, and yet {latency} or {energy} is given")
+        return math.inf, math.inf
+    values = [
+        _number(row[name], f"{where}: {name}", f", or {_INFEASIBLE} as {latency}") * scale[name]
+        for name in (latency, energy)
+    ]
+    return values[0], values[1]
+
+
+def _integer(text: str, what: str, default: int | None) -> int:
+    if not text and default is not None:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"{what} is {text!r}, not a positive integer")
+    return int(text)
+
+
+def _number(text: str, what: str, otherwise: str = "") -> float:
+    try:
+        value = math.nan if "_" in text else float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        shown = repr(text) if text else "empty"
+        raise UserError(f"{what} is {shown}, not a positive finite number{otherwise}")
+    return value
+
+
+# Words for messages
+
+
+def _text(array: _Array) -> str:
+    return f"{array[0]}x{array[1]} {DATAFLOWS[array[3]]} with {array[2]} B"
+
+
+def _layer_text(row: dict[str, str]) -> str:
+    shape = " ".join(f"{name}={row[name]}" for name in DIMENSIONS if row.get(name))
+    return f"{row.get('kind') or 'conv'} {shape}"
+
+
+def _workload_text(workload: Workload, index: int) -> str:
+    dims = np.asarray(workload.dims)[index].tolist()
+    groups = int(np.asarray(workload.groups)[index])
+    is_depthwise = groups == dims[1] > 1 and dims[2] == 1
+    shape = " ".join(f"{name}={value}" for name, value in zip(DIMENSIONS, dims, strict=True))
+    steps = (
+        f"{name} {'x'.join(map(str, np.asarray(getattr(workload, name))[index].tolist()))}"
+        for name in ("stride", "dilation")
+    )
+    of_groups = f", groups {groups}" if groups > 1 and not is_depthwise else ""
+    return f"{'depthwise' if is_depthwise else 'conv'} {shape}, {', '.join(steps)}{of_groups}"
