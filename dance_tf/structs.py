@@ -17,6 +17,7 @@ from dance_tf.errors import UserError
 __all__ = [
     "DATAFLOWS",
     "DIMENSIONS",
+    "LOOPS",
     "METRICS",
     "Accelerator",
     "Accelerators",
@@ -32,6 +33,10 @@ __all__ = [
 #: length 7.
 DIMENSIONS = ("N", "K", "C", "P", "Q", "R", "S")
 
+#: Loops that run a layer: K and C of one group, and G over the groups. The order of
+#: every axis of length 8.
+LOOPS = (*DIMENSIONS, "G")
+
 #: Dataflows in the order of their integer code.
 DATAFLOWS = ("weight_stationary", "output_stationary", "row_stationary")
 
@@ -43,8 +48,10 @@ METRICS = ("latency_ms", "energy_mj", "area_mm2")
 class Layer:
     """One convolution-like layer as seven loop bounds.
 
-    A depthwise layer has K channels and C = 1. A dense layer has P = Q = R = S = 1.
-    Padding is folded into the input size. Stride and dilation are (width, height).
+    K counts the output channels of all groups, C the input channels of one group. A
+    depthwise layer has K channels and C = 1; `groups` is for other grouped convolutions.
+    A dense layer has P = Q = R = S = 1. Padding is folded into the input size. Stride
+    and dilation are (width, height).
     """
 
     name: str
@@ -58,13 +65,14 @@ class Layer:
     S: int
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in ("conv", "depthwise"):
             raise UserError(
                 f"layer {self.name!r}: kind is {self.kind!r}, not 'conv' or 'depthwise'"
             )
-        for field in (*DIMENSIONS, "stride", "dilation"):
+        for field in (*DIMENSIONS, "stride", "dilation", "groups"):
             value = getattr(self, field)
             values = value if isinstance(value, tuple) else (value,)
             if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values):
@@ -73,11 +81,28 @@ class Layer:
                 )
         if self.kind == "depthwise" and self.C != 1:
             raise UserError(f"layer {self.name!r}: a depthwise layer has C = 1, not {self.C}")
+        if self.kind == "depthwise" and self.groups != 1:
+            raise UserError(f"layer {self.name!r}: the groups of a depthwise layer are its K")
+        if self.K % self.groups:
+            raise UserError(
+                f"layer {self.name!r}: {self.groups} groups do not divide K = {self.K}"
+            )
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Loop bounds in the order of DIMENSIONS."""
+        """Bounds in the order of DIMENSIONS."""
         return tuple(getattr(self, d) for d in DIMENSIONS)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that share no channel: K of a depthwise layer."""
+        return self.K if self.kind == "depthwise" else self.groups
+
+    @property
+    def loop_bounds(self) -> tuple[int, ...]:
+        """Bounds in the order of LOOPS; what a depthwise layer calls K is its G."""
+        n, k, *rest = self.dims
+        return (n, k // self.num_groups, *rest, self.num_groups)
 
     @property
     def macs(self) -> int:
@@ -92,7 +117,7 @@ class Workload(NamedTuple):
     """Layers as arrays. Rows of zeros in `dims` are padding and cost nothing."""
 
     dims: Any  # int32 [L, 7], in the order of DIMENSIONS
-    is_depthwise: Any  # bool [L]
+    groups: Any  # int32 [L]; K where the layer is depthwise
     stride: Any  # int32 [L, 2], (width, height)
     dilation: Any  # int32 [L, 2], (width, height)
 

@@ -2,8 +2,10 @@
 
 Every buffer instance holds one tile (a bounding box) per operand. The loops outside
 the instance move the box; what each move brings in is a fill. All counts follow from
-fills, multicast and reduction, batched over mappings: loop orders, bounds, strides
-and layer kinds are data, so that one compiled function serves every layer.
+fills, multicast and reduction, batched over mappings. Bounds, strides and groups are
+data; loop orders may be data too (any mappings together), or known when the function
+is traced (a mapspace), which leaves a fraction of the operations. One set of formulas
+serves both.
 
 Source: the analysis of Timeloop (Parashar et al., 2019) as its runs show it; where
 Timeloop lets the second iteration of a loop stand for the rest, we count what
@@ -12,19 +14,31 @@ walking the loops counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from dance_tf.hardware.mapping import MappingBatch
+from dance_tf.hardware.polynomial import where
 
-__all__ = ["OPERANDS", "AccessCounts", "count_accesses"]
+__all__ = [
+    "OPERANDS",
+    "AccessCounts",
+    "Fills",
+    "LoopNests",
+    "count_accesses",
+    "counts_of_fills",
+    "fills_of_orders",
+]
 
 #: The order of every axis of length 3 that holds operands.
 OPERANDS = ("weights", "inputs", "outputs")
 
-_N, _K, _C, _P, _Q, _R, _S = range(7)
-_WEIGHT_DIMS, _OUTPUT_DIMS = (_K, _C, _R, _S), (_N, _K, _P, _Q)
+_N, _K, _C, _P, _Q, _R, _S, _G = range(8)
+_WEIGHT_DIMS, _OUTPUT_DIMS = (_K, _C, _R, _S, _G), (_N, _K, _P, _Q, _G)
+#: Loops that do not move an operand, in the order of OPERANDS.
+_UNUSED_DIMS = ((_N, _P, _Q), (_K,), (_C, _R, _S))
 
 
 class AccessCounts(NamedTuple):
@@ -52,15 +66,63 @@ class AccessCounts(NamedTuple):
     transfer_unused_x: Any  # [3, M], product of X factors over dimensions the operand does not use
     transfer_unused_y: Any  # [3, M]
 
+    # Sums over operands, [M]; they hold for stacked arrays and for lists of three.
+
     @property
     def rf_accesses(self) -> Any:
-        """Reads, fills and updates of the register files, [3, M]."""
-        return self.rf_reads + self.rf_fills + self.rf_updates
+        """Reads, fills and updates of the register files."""
+        return _total(self.rf_reads, self.rf_fills, self.rf_updates)
+
+    @property
+    def global_buffer_words_out(self) -> Any:
+        """Reads of the global buffer."""
+        return _total(self.global_buffer_reads)
+
+    @property
+    def global_buffer_words_in(self) -> Any:
+        """Fills and updates of the global buffer."""
+        return _total(self.global_buffer_fills, self.global_buffer_updates)
 
     @property
     def dram_accesses(self) -> Any:
-        """Reads and updates of DRAM, [3, M]."""
-        return self.dram_reads + self.dram_updates
+        """Reads and updates of DRAM."""
+        return _total(self.dram_reads, self.dram_updates)
+
+
+class LoopNests(NamedTuple):
+    """M mappings that share what is known of their loops, as lists of arrays.
+
+    A slot is (index into LOOPS, bound): the index is a Python int where it is known, or
+    an int array. Slots are listed outer to inner. Arrays broadcast to the shape of M,
+    which may have several axes; bounds of channel loops may be polynomials.
+    """
+
+    dram: Sequence[tuple[Any, Any]]
+    global_buffer: Sequence[tuple[Any, Any]]
+    inner: Sequence[Any]  # 8 factors of the innermost register file, in the order of LOOPS
+    spatial_x: Sequence[Any]
+    spatial_y: Sequence[Any]
+    stride: Sequence[Any]  # width, height
+    dilation: Sequence[Any]
+    input_spad: Sequence[tuple[Any, Any]] = ()  # of a split register file
+    weight_spad: Sequence[tuple[Any, Any]] = ()
+
+
+class Fills(NamedTuple):
+    """Words that enter the buffers, first boxes included, of M mappings.
+
+    Of one register file; then of the global buffer. "First" are boxes of outputs that
+    have not been there before.
+    """
+
+    weights: Any
+    inputs: Any
+    outputs: Any
+    first_outputs: Any
+    buffer_weights: Any
+    buffer_inputs: Any
+    buffer_outputs: Any
+    first_buffer_outputs: Any
 
 
 def count_accesses(
@@ -71,12 +133,7 @@ def count_accesses(
     accounting: str = "timeloop_2020",
     dtype: tf.DType = tf.float64,
 ) -> AccessCounts:
-    """Count the accesses of every operand at every level.
-
-    Fills of a box by the loops outside it, in closed form: scanning the loops from
-    inner to outer, each loop of bound b adds (b - 1) steps, each of which costs what
-    its jump brings in, and repeats everything inside it b times. The jump is the loop's
-    own step minus what all loops inside it have moved by their last iteration.
+    """Count the accesses of every operand at every level, of any mappings together.
 
     Args:
         batch: M mappings; see `mapping.MappingBatch`.
@@ -89,213 +146,366 @@ def count_accesses(
         Counts of shape [M] and [3, M].
     Source: Timeloop's access model, checked against its runs.
     """
-    loops = _Loops(batch, dtype)
-    num_slots = len(loops.bound)
-    num_spad_slots = 14 if is_split else 0
-    dram = range(num_dram_slots)
-    shared = range(num_dram_slots, num_slots - num_spad_slots)
-    input_spad = range(shared.stop, shared.stop + num_spad_slots // 2)
-    weight_spad = range(input_spad.stop, num_slots)
-    x = [tf.cast(batch.spatial_x[d], dtype) for d in range(7)]
-    y = [tf.cast(batch.spatial_y[d], dtype) for d in range(7)]
-    spatial = [a * b for a, b in zip(x, y, strict=True)]
 
-    # Extents (what the loops inside touch, per dimension) from the register file outwards.
-    in_outputs_file = [tf.cast(batch.inner[d], dtype) for d in range(7)]
-    in_weights_file, weight_spad_starts = loops.grow(in_outputs_file, weight_spad)
-    in_inputs_file, input_spad_starts = loops.grow(in_weights_file, input_spad)
-    in_array = [a * b for a, b in zip(in_inputs_file, spatial, strict=True)]
-    in_buffer, shared_starts = loops.grow(in_array, shared)
-    in_dram, dram_starts = loops.grow(in_buffer, dram)
-    starts = {**weight_spad_starts, **input_spad_starts, **shared_starts, **dram_starts}
+    def rows(array: Any) -> list:
+        return tf.unstack(tf.cast(array, dtype))
 
-    file_extents = (in_weights_file, in_inputs_file, in_outputs_file)
-    rf_tile = [loops.box(o, e) for o, e in zip(OPERANDS, file_extents, strict=True)]
-    buffer_tile = [loops.box(o, in_buffer) for o in OPERANDS]
-    dram_tile = [loops.box(o, in_dram) for o in OPERANDS]
+    slots = list(zip(tf.unstack(tf.convert_to_tensor(batch.dim)), rows(batch.bound), strict=True))
+    files = len(slots) - (14 if is_split else 0)
+    nests = LoopNests(
+        dram=slots[:num_dram_slots],
+        global_buffer=slots[num_dram_slots:files],
+        inner=rows(batch.inner),
+        spatial_x=rows(batch.spatial_x),
+        spatial_y=rows(batch.spatial_y),
+        stride=rows(batch.stride),
+        dilation=rows(batch.dilation),
+        input_spad=slots[files : files + 7],
+        weight_spad=slots[files + 7 :],
+    )
+    (fills,), extents = fills_of_orders(nests, [range(num_dram_slots)])
+    tiles = [
+        [box(operand, e, nests) for operand, e in zip(OPERANDS, each, strict=True)]
+        for each in (extents[:3], (extents.buffer,) * 3, (extents.dram,) * 3)
+    ]
+    counts = counts_of_fills(
+        fills,
+        macs=_product(extents.dram),
+        spatial_x=nests.spatial_x,
+        spatial_y=nests.spatial_y,
+        accounting=accounting,
+    )
+    counts = counts._replace(
+        rf_tile_words=tiles[0], global_buffer_tile_words=tiles[1], dram_tile_words=tiles[2]
+    )
+    shape = tf.shape(nests.stride[0])
 
-    # Slots outside each operand's register file, and outside the global buffer.
-    outside = (range(input_spad.stop), range(shared.stop), range(num_slots))
-    weights = rf_tile[0] * loops.visits(_WEIGHT_DIMS, outside[0])
-    inputs = loops.input_fills(in_inputs_file, outside[1], starts)
-    outputs = rf_tile[2] * loops.visits(_OUTPUT_DIMS, outside[2])
-    first_outputs = rf_tile[2] * loops.distinct(_OUTPUT_DIMS, outside[2])
-    buffer_weights = buffer_tile[0] * loops.visits(_WEIGHT_DIMS, dram)
-    buffer_inputs = loops.input_fills(in_buffer, dram, starts)
-    buffer_outputs = buffer_tile[2] * loops.visits(_OUTPUT_DIMS, dram)
-    first_buffer_outputs = buffer_tile[2] * loops.distinct(_OUTPUT_DIMS, dram)
+    def whole(part: Any) -> Any:
+        return tf.broadcast_to(tf.cast(part, dtype), shape)
 
-    instances = _product(spatial)
-    used_x, used_y = _product(x), _product(y)
-    relevant_x = [loops.relevant_product(o, x) for o in OPERANDS]
-    relevant_y = [loops.relevant_product(o, y) for o in OPERANDS]
-    relevant = [a * b for a, b in zip(relevant_x, relevant_y, strict=True)]
-    macs = _product(in_dram)
-    zero = tf.zeros_like(macs)
-    refills = outputs - first_outputs
-    buffer_refills = buffer_outputs - first_buffer_outputs
-    charges_first = accounting == "timeloop_2020"
-    output_fills = outputs if charges_first else refills
-    buffer_output_fills = buffer_outputs if charges_first else buffer_refills
     return AccessCounts(
-        macs=macs,
-        compute_cycles=macs / instances,
-        rf_tile_words=tf.stack(rf_tile),
-        rf_reads=tf.stack([macs, macs, macs - first_outputs * instances]),
-        rf_fills=tf.stack([weights * instances, inputs * instances, output_fills * instances]),
-        rf_updates=tf.stack([zero, zero, macs]),
-        global_buffer_tile_words=tf.stack(buffer_tile),
-        global_buffer_reads=tf.stack(
-            [weights * relevant[0], inputs * relevant[1], refills * relevant[2]]
-        ),
-        global_buffer_fills=tf.stack([buffer_weights, buffer_inputs, buffer_output_fills]),
-        global_buffer_updates=tf.stack([zero, zero, outputs * relevant[2]]),
-        dram_tile_words=tf.stack(dram_tile),
-        dram_reads=tf.stack([buffer_weights, buffer_inputs, buffer_refills]),
-        dram_updates=tf.stack([zero, zero, buffer_outputs]),
-        used_x=used_x,
-        used_y=used_y,
-        transfer_unused_x=tf.stack([used_x / r for r in relevant_x]),
-        transfer_unused_y=tf.stack([used_y / r for r in relevant_y]),
+        *(
+            tf.stack([whole(part) for part in field]) if isinstance(field, list) else whole(field)
+            for field in counts
+        )
     )
 
 
-class _Loops:
-    """The temporal slots of a batch, and the questions asked of them."""
+def counts_of_fills(
+    fills: Fills,
+    *,
+    macs: Any,
+    spatial_x: Sequence[Any],
+    spatial_y: Sequence[Any],
+    accounting: str = "timeloop_2020",
+) -> AccessCounts:
+    """Return the accesses that follow from fills: multicast, reduction, read-modify-write.
 
-    def __init__(self, batch: MappingBatch, dtype: tf.DType) -> None:
-        dim = tf.unstack(tf.convert_to_tensor(batch.dim))
-        self.bound = [tf.cast(b, dtype) for b in tf.unstack(tf.convert_to_tensor(batch.bound))]
-        self._is = [[tf.equal(d, code) for code in range(7)] for d in dim]
-        self._is_depthwise = tf.convert_to_tensor(batch.is_depthwise)
-        self._stride = [tf.cast(batch.stride[i], dtype) for i in range(2)]
-        self._dilation = [tf.cast(batch.dilation[i], dtype) for i in range(2)]
-        self._one = tf.ones_like(self._stride[0])
-        self._zero = tf.zeros_like(self._stride[0])
+    All counts are linear in the fills.
 
-    def grow(self, extents: list, slots: range) -> tuple[list, dict[int, list]]:
-        """Return extents with the loops of `slots` inside, and the extents inside each slot."""
-        extents, inside = list(extents), {}
-        for slot in reversed(slots):
-            inside[slot] = extents
-            extents = [
-                tf.where(self._is[slot][d], e * self.bound[slot], e) for d, e in enumerate(extents)
-            ]
-        return extents, inside
+    Args:
+        fills: Of M mappings; arrays, or polynomials.
+        macs: [M].
+        spatial_x: 8 factors, in the order of LOOPS.
+        spatial_y: The same along Y.
+        accounting: As in `count_accesses`.
+    Returns:
+        Counts, without tiles, as broadcastable arrays and lists of three in place of [3, M].
+    """
+    instances = _product(spatial_x) * _product(spatial_y)
+    unused_x = [_product([spatial_x[d] for d in dims]) for dims in _UNUSED_DIMS]
+    unused_y = [_product([spatial_y[d] for d in dims]) for dims in _UNUSED_DIMS]
+    # Children with identical tiles share one read.
+    readers = [instances / (a * b) for a, b in zip(unused_x, unused_y, strict=True)]
+    refills = fills.outputs - fills.first_outputs
+    buffer_refills = fills.buffer_outputs - fills.first_buffer_outputs
+    charges_first = accounting == "timeloop_2020"
+    output_fills = fills.outputs if charges_first else refills
+    buffer_output_fills = fills.buffer_outputs if charges_first else buffer_refills
+    return AccessCounts(
+        macs=macs,
+        compute_cycles=macs / instances,
+        rf_tile_words=None,
+        rf_reads=[macs, macs, macs - fills.first_outputs * instances],
+        rf_fills=[fills.weights * instances, fills.inputs * instances, output_fills * instances],
+        rf_updates=[0.0, 0.0, macs],
+        global_buffer_tile_words=None,
+        global_buffer_reads=[
+            fills.weights * readers[0],
+            fills.inputs * readers[1],
+            refills * readers[2],
+        ],
+        global_buffer_fills=[fills.buffer_weights, fills.buffer_inputs, buffer_output_fills],
+        global_buffer_updates=[0.0, 0.0, fills.outputs * readers[2]],
+        dram_tile_words=None,
+        dram_reads=[fills.buffer_weights, fills.buffer_inputs, buffer_refills],
+        dram_updates=[0.0, 0.0, fills.buffer_outputs],
+        used_x=_product(spatial_x),
+        used_y=_product(spatial_y),
+        transfer_unused_x=unused_x,
+        transfer_unused_y=unused_y,
+    )
 
-    def box(self, operand: str, extents: list) -> Any:
-        """Return the words of an operand's bounding box."""
-        if operand == "weights":
-            return _product([extents[d] for d in _WEIGHT_DIMS])
-        if operand == "outputs":
-            return _product([extents[d] for d in _OUTPUT_DIMS])
-        width, height = self._input_sides(extents)
-        channels = tf.where(self._is_depthwise, extents[_K], extents[_C])
-        return extents[_N] * channels * width * height
 
-    def relevant_product(self, operand: str, factors: list) -> Any:
-        """Return the product of the factors over dimensions that the operand uses."""
-        if operand == "weights":
-            return _product([factors[d] for d in _WEIGHT_DIMS])
-        if operand == "outputs":
-            return _product([factors[d] for d in _OUTPUT_DIMS])
-        channels = tf.where(self._is_depthwise, factors[_K], factors[_C])
-        return channels * _product([factors[d] for d in (_N, _P, _Q, _R, _S)])
+class Extents(NamedTuple):
+    """What the loops inside a level touch of each loop's range, lists of 8."""
 
-    def visits(self, dims: tuple[int, ...], slots: range) -> Any:
-        """Return how often a box without halos is loaded: loops inside which it stays are free."""
-        count, is_moved = self._one, tf.zeros_like(self._is_depthwise)
-        for slot in reversed(slots):
-            is_moved |= self._any(slot, dims) & (self.bound[slot] > 1)
-            count = tf.where(is_moved, count * self.bound[slot], count)
-        return count
+    weights_file: list
+    inputs_file: list
+    outputs_file: list
+    buffer: list
+    dram: list
 
-    def distinct(self, dims: tuple[int, ...], slots: range) -> Any:
-        """Return how many different boxes without halos there are."""
-        count = self._one
-        for slot in slots:
-            count = tf.where(self._any(slot, dims), count * self.bound[slot], count)
-        return count
 
-    def input_fills(self, extents: list, slots: range, inside: dict[int, list]) -> Any:
-        """Return the words that the moves of an input box bring in, first box included.
+def fills_of_orders(
+    nests: LoopNests, orders: Sequence[Sequence[int]]
+) -> tuple[list[Fills], Extents]:
+    """Count the fills of every buffer for several orders of the DRAM loops.
 
-        Width and height may slide: then only the new part is filled, if no other
-        direction is remembered from the innermost loop. Everything else fills the box.
-        """
-        width, height = self._input_sides(extents)
-        box = self.box("inputs", extents)
+    Loops are scanned from inner to outer: each step of a loop brings in what its jump
+    uncovers, and each loop repeats everything inside it. The jump is the loop's own step
+    minus what all loops inside it have moved by their last iteration. Orders that begin
+    alike inside share the work.
+
+    Args:
+        nests: The mappings.
+        orders: Orders of `nests.dram`, each outer to inner.
+    Returns:
+        Fills of each order, and the extents of every level.
+    """
+    scan = _Scan(nests)
+    outputs_file = list(nests.inner)
+    outputs: Any = scan.still(_OUTPUT_DIMS)
+    weights_file, (outputs,) = scan.level(outputs_file, nests.weight_spad, (outputs,))
+    weights: Any = scan.still(_WEIGHT_DIMS)
+    inputs_file, (weights, outputs) = scan.level(
+        weights_file, nests.input_spad, (weights, outputs)
+    )
+    inputs: Any = scan.window(inputs_file)
+    in_array = [
+        e * x * y for e, x, y in zip(inputs_file, nests.spatial_x, nests.spatial_y, strict=True)
+    ]
+    buffer, files = scan.level(in_array, nests.global_buffer, (weights, inputs, outputs))
+    at_start = (*files, scan.still(_WEIGHT_DIMS), scan.window(buffer), scan.still(_OUTPUT_DIMS))
+    scanned: dict[tuple[int, ...], tuple[list, tuple]] = {(): (buffer, at_start)}
+    for order in orders:
+        inside: tuple[int, ...] = ()
+        for index in reversed(order):
+            extents, states = scanned[inside]
+            inside += (index,)
+            if inside not in scanned:
+                scanned[inside] = scan.level(extents, [nests.dram[index]], states)
+    dram = scanned[tuple(reversed(orders[0]))][0]
+
+    all_outputs = box("outputs", dram, nests)
+    tiles = [
+        box("weights", weights_file, nests),
+        box("outputs", outputs_file, nests),
+        box("weights", buffer, nests),
+        box("outputs", buffer, nests),
+    ]
+    per_pe = _product([dram[d] for d in _OUTPUT_DIMS])
+    spatial = [nests.spatial_x[d] * nests.spatial_y[d] for d in _OUTPUT_DIMS]
+    result = []
+    for order in orders:
+        states = scanned[tuple(reversed(order))][1]
+        result.append(
+            Fills(
+                weights=tiles[0] * states[0].count,
+                inputs=states[1].fills,
+                outputs=tiles[1] * states[2].count,
+                first_outputs=per_pe / _product(spatial),
+                buffer_weights=tiles[2] * states[3].count,
+                buffer_inputs=states[4].fills,
+                buffer_outputs=tiles[3] * states[5].count,
+                first_buffer_outputs=all_outputs,
+            )
+        )
+    return result, Extents(weights_file, inputs_file, outputs_file, buffer, dram)
+
+
+def box(operand: str, extents: Sequence[Any], nests: LoopNests) -> Any:
+    """Return the words of an operand's bounding box."""
+    if operand == "weights":
+        return _product([extents[d] for d in _WEIGHT_DIMS])
+    if operand == "outputs":
+        return _product([extents[d] for d in _OUTPUT_DIMS])
+    width, height = _input_sides(extents, nests)
+    return extents[_N] * extents[_C] * extents[_G] * (width * height)
+
+
+# Conditions are Python bools where the loop order is known, and arrays elsewhere.
+
+
+def _either(a: Any, b: Any) -> Any:
+    if isinstance(a, bool):
+        return True if a else b
+    if isinstance(b, bool):
+        return True if b else a
+    return a | b
+
+
+def _both(a: Any, b: Any) -> Any:
+    if isinstance(a, bool):
+        return b if a else False
+    if isinstance(b, bool):
+        return a if b else False
+    return a & b
+
+
+def _select(condition: Any, a: Any, b: Any) -> Any:
+    if isinstance(condition, bool):
+        return a if condition else b
+    return where(condition, a, b)
+
+
+class _Visits(NamedTuple):
+    """How often a box without halos has been loaded; loops inside which it stays are free."""
+
+    dims: tuple[int, ...]  # loops that move it
+    count: Any
+    is_moved: Any
+
+
+class _Window(NamedTuple):
+    """A box of inputs on its way through the loops, inner to outer.
+
+    Width and height may slide: then only the new part is filled, if no other direction
+    is remembered from the innermost loop. Everything else fills the box.
+    """
+
+    width: Any
+    height: Any
+    channels: Any  # and images: the box holds width x height words of each
+    fills: Any
+    moved_width: Any  # by the last iteration of all loops inside
+    moved_height: Any
+    is_moved_elsewhere: Any  # to other channels or images
+    is_innermost: Any
+    remembered: Any  # +-1: a slide along the width, +-2: along the height, 0: none
+
+
+class _Scan:
+    """What a loop does to the boxes inside it."""
+
+    def __init__(self, nests: LoopNests) -> None:
+        self._nests = nests
+        self._one = tf.ones_like(nests.stride[0])
+        self._zero = tf.zeros_like(nests.stride[0])
+
+    def still(self, dims: tuple[int, ...]) -> _Visits:
+        """Return a box without halos that is there once."""
+        return _Visits(dims, self._one, False)
+
+    def window(self, extents: list) -> _Window:
+        """Return a box of inputs that is there once."""
         zero = self._zero
-        fills = zero
-        moved_width, moved_height = zero, zero
-        is_moved_elsewhere = tf.zeros_like(self._is_depthwise)
-        is_innermost = tf.ones_like(self._is_depthwise)
-        remembered = zero  # +-1: a slide along the width, +-2: along the height, 0: none
-        for slot in reversed(slots):
-            bound, is_dim, steps = self.bound[slot], self._is[slot], inside[slot]
-            is_live = bound > 1
-            step_width = tf.where(
-                is_dim[_P],
-                steps[_P] * self._stride[0],
-                tf.where(is_dim[_R], steps[_R] * self._dilation[0], zero),
-            )
-            step_height = tf.where(
-                is_dim[_Q],
-                steps[_Q] * self._stride[1],
-                tf.where(is_dim[_S], steps[_S] * self._dilation[1], zero),
-            )
-            is_elsewhere = is_dim[_N] | tf.where(self._is_depthwise, is_dim[_K], is_dim[_C])
-            is_moved_elsewhere |= is_elsewhere & is_live
-            jump_width, jump_height = step_width - moved_width, step_height - moved_height
-            still_width, still_height = tf.equal(jump_width, 0), tf.equal(jump_height, 0)
-            along_width, along_height = tf.sign(jump_width), 2 * tf.sign(jump_height)
-            slides_width = (
-                still_height
-                & (tf.abs(jump_width) < width)
-                & (tf.equal(remembered, 0) | tf.equal(remembered, along_width))
-            )
-            slides_height = (
-                still_width
-                & (tf.abs(jump_height) < height)
-                & (tf.equal(remembered, 0) | tf.equal(remembered, along_height))
-            )
-            # Where both stand still, the first slide's part is box / width * 0 = 0.
-            part = tf.where(
-                is_moved_elsewhere,
-                box,
-                tf.where(
-                    slides_width,
-                    box / width * tf.abs(jump_width),
-                    tf.where(slides_height, box / height * tf.abs(jump_height), box),
-                ),
-            )
-            stays = still_width & still_height & ~is_moved_elsewhere
-            part = tf.where(stays, zero, part)
-            direction = tf.where(
-                is_moved_elsewhere,
-                zero,
-                tf.where(slides_width, along_width, tf.where(slides_height, along_height, zero)),
-            )
-            remembered = tf.where(is_live & is_innermost, direction, remembered)
-            is_innermost &= ~is_live
-            # A dead slot (bound 1) changes nothing: its steps are multiplied by 0.
-            fills = fills * bound + (bound - 1) * part
-            moved_width += (bound - 1) * step_width
-            moved_height += (bound - 1) * step_height
-        return box + fills
+        width, height = _input_sides(extents, self._nests)
+        channels = extents[_N] * extents[_C] * extents[_G]
+        fills = channels * (width * height)
+        return _Window(width, height, channels, fills, zero, zero, False, True, zero)
 
-    def _any(self, slot: int, dims: tuple[int, ...]) -> Any:
-        result = self._is[slot][dims[0]]
-        for dim in dims[1:]:
-            result |= self._is[slot][dim]
-        return result
+    def level(
+        self, extents: list, slots: Sequence[tuple[Any, Any]], states: tuple
+    ) -> tuple[list, tuple]:
+        """Return extents and boxes after the loops of `slots`."""
+        for dim, bound in reversed(slots):
+            is_dim = [
+                bool(dim == code) if isinstance(dim, int) else tf.equal(dim, code)
+                for code in range(8)
+            ]
+            states = tuple(
+                self._visit(state, is_dim, bound)
+                if isinstance(state, _Visits)
+                else self._slide(state, is_dim, bound, extents)
+                for state in states
+            )
+            extents = [_select(is_dim[d], e * bound, e) for d, e in enumerate(extents)]
+        return extents, states
 
-    def _input_sides(self, extents: list) -> tuple[Any, Any]:
-        sides = []
-        for axis, (out, tap) in enumerate(((_P, _R), (_Q, _S))):
-            span = (extents[out] - 1) * self._stride[axis]
-            sides.append(span + (extents[tap] - 1) * self._dilation[axis] + 1)
-        return sides[0], sides[1]
+    @staticmethod
+    def _visit(box: _Visits, is_dim: list, bound: Any) -> _Visits:
+        is_relevant: Any = False
+        for dim in box.dims:
+            is_relevant = _either(is_relevant, is_dim[dim])
+        repeats = _either(is_relevant, box.is_moved)
+        return box._replace(
+            count=_select(repeats, box.count * bound, box.count),
+            is_moved=_either(box.is_moved, _both(is_relevant, bound > 1)),
+        )
+
+    def _slide(self, box: _Window, is_dim: list, bound: Any, extents: list) -> _Window:
+        """Return the window after a loop: b times what was filled, less what its steps keep."""
+        zero = self._zero
+        is_live = bound > 1
+        is_elsewhere = _either(is_dim[_N], _either(is_dim[_C], is_dim[_G]))
+        is_moved_elsewhere = _either(box.is_moved_elsewhere, _both(is_elsewhere, is_live))
+        if is_elsewhere is True:
+            # Every step fills the box, and nothing slides any more. Counting the loop among
+            # the channels is right where it is dead, and elsewhere nothing is kept.
+            return box._replace(
+                channels=box.channels * bound,
+                fills=box.fills * bound,
+                is_moved_elsewhere=is_moved_elsewhere,
+                is_innermost=_both(box.is_innermost, ~is_live),
+            )
+        step_width = self._step(is_dim, extents, 0)
+        step_height = self._step(is_dim, extents, 1)
+        jump_width, jump_height = step_width - box.moved_width, step_height - box.moved_height
+        still_width, still_height = tf.equal(jump_width, 0), tf.equal(jump_height, 0)
+        along_width, along_height = tf.sign(jump_width), 2 * tf.sign(jump_height)
+        is_free = tf.equal(box.remembered, 0)
+        slides_width = (still_height & (tf.abs(jump_width) < box.width)) & (
+            is_free | tf.equal(box.remembered, along_width)
+        )
+        slides_height = (still_width & (tf.abs(jump_height) < box.height)) & (
+            is_free | tf.equal(box.remembered, along_height)
+        )
+        # Where both stand still, a slide of 0 keeps all, and no direction.
+        kept_width = box.height * (box.width - tf.abs(jump_width))
+        kept_height = box.width * (box.height - tf.abs(jump_height))
+        kept = tf.where(slides_width, kept_width, tf.where(slides_height, kept_height, zero))
+        kept = tf.where(still_width & still_height, box.width * box.height, kept)
+        direction = tf.where(slides_width, along_width, tf.where(slides_height, along_height, zero))
+        direction = _select(is_moved_elsewhere, zero, direction)
+        kept = _select(is_moved_elsewhere, zero, kept)
+        # A dead loop (bound 1) changes nothing: its steps are multiplied by 0.
+        return box._replace(
+            fills=box.fills * bound - (bound - 1) * (box.channels * kept),
+            moved_width=self._moved(box.moved_width, bound, step_width),
+            moved_height=self._moved(box.moved_height, bound, step_height),
+            is_moved_elsewhere=is_moved_elsewhere,
+            is_innermost=_both(box.is_innermost, ~is_live),
+            remembered=_select(_both(is_live, box.is_innermost), direction, box.remembered),
+        )
+
+    def _moved(self, moved: Any, bound: Any, step: Any) -> Any:
+        # A loop that is known to move nothing may have a bound that is not known.
+        return moved if step is self._zero else moved + (bound - 1) * step
+
+    def _step(self, is_dim: list, extents: list, axis: int) -> Any:
+        """Return how far one step of a loop moves the window along an axis."""
+        out, tap = ((_P, _R), (_Q, _S))[axis]
+        stride, dilation = self._nests.stride[axis], self._nests.dilation[axis]
+        moved_by_tap = _select(is_dim[tap], extents[tap] * dilation, self._zero)
+        return _select(is_dim[out], extents[out] * stride, moved_by_tap)
+
+
+def _input_sides(extents: Sequence[Any], nests: LoopNests) -> tuple[Any, Any]:
+    sides = []
+    for axis, (out, tap) in enumerate(((_P, _R), (_Q, _S))):
+        span = (extents[out] - 1) * nests.stride[axis]
+        sides.append(span + (extents[tap] - 1) * nests.dilation[axis] + 1)
+    return sides[0], sides[1]
+
+
+def _total(*fields: Any) -> Any:
+    parts = [field[operand] for field in fields for operand in range(3)]
+    result = parts[0]
+    for part in parts[1:]:
+        if not (isinstance(part, float) and part == 0.0):
+            result = result + part
+    return result
 
 
 def _product(factors: Any) -> Any:

@@ -17,6 +17,7 @@ from dance_tf.hardware.technology import technology
 
 __all__ = [
     "BOUNDS",
+    "ENERGY_COMPONENTS",
     "MappingCost",
     "accelerator_area_um2",
     "cycle_terms",
@@ -26,6 +27,9 @@ __all__ = [
 
 #: What may bound a layer: the order of the terms of `cycle_terms`.
 BOUNDS = ("compute", "global_buffer_reads", "global_buffer_writes", "dram")
+
+#: Where energy goes.
+ENERGY_COMPONENTS = ("mac", "register_file", "global_buffer", "dram", "wires")
 
 
 class MappingCost(NamedTuple):
@@ -40,25 +44,33 @@ class MappingCost(NamedTuple):
     wire_pj: Any  # [3, M], by operand
     cycle_terms: Any  # [4, M], in the order of BOUNDS
 
+    @property
+    def energy_parts_pj(self) -> list:
+        """Energy in the order of ENERGY_COMPONENTS, [M] each."""
+        wires = self.wire_pj[0] + self.wire_pj[1] + self.wire_pj[2]
+        return [self.mac_pj, self.register_file_pj, self.global_buffer_pj, self.dram_pj, wires]
 
-def cycle_terms(counts: AccessCounts, machine: MachineConfig) -> Any:
-    """Return what each resource takes, cycles [4, M] in the order of BOUNDS; latency is the max."""
+
+def cycle_terms(counts: AccessCounts, machine: MachineConfig) -> list:
+    """Return what each resource takes, cycles [M] each in the order of BOUNDS.
+
+    Latency is the largest.
+    """
     words = machine.global_buffer_words_per_cycle
-    reads = tf.reduce_sum(counts.global_buffer_reads, axis=0)
-    writes = tf.reduce_sum(counts.global_buffer_fills + counts.global_buffer_updates, axis=0)
     if machine.dram_words_per_cycle is None:
-        dram = tf.zeros_like(reads)
+        dram = tf.zeros_like(counts.compute_cycles)
     else:
-        dram = tf.math.ceil(
-            tf.reduce_sum(counts.dram_accesses, axis=0) / machine.dram_words_per_cycle
-        )
-    return tf.stack(
-        [counts.compute_cycles, tf.math.ceil(reads / words), tf.math.ceil(writes / words), dram]
-    )
+        dram = tf.math.ceil(counts.dram_accesses / machine.dram_words_per_cycle)
+    return [
+        counts.compute_cycles,
+        tf.math.ceil(counts.global_buffer_words_out / words),
+        tf.math.ceil(counts.global_buffer_words_in / words),
+        dram,
+    ]
 
 
-def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> Any:
-    """Return word x PE pitch travelled between global buffer and PEs, [3, M] by operand.
+def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> list:
+    """Return word x PE pitch travelled between global buffer and PEs, [M] for each operand.
 
     A transfer that reaches m of n PEs travels hops(m, n) pitches. row_stationary sends
     in two steps, to columns over X and down the columns over Y; the others in one.
@@ -66,21 +78,22 @@ def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> Any:
 
     Args:
         counts: Of M mappings.
-        is_row_stationary: bool [M].
+        is_row_stationary: bool [M], or a Python bool for all.
     Source: Timeloop's network model (2025), as its runs show it.
     """
-    transfers = tf.stack(
-        [
-            counts.global_buffer_reads[0],
-            counts.global_buffer_reads[1],
-            counts.global_buffer_updates[2],
-        ]
+    transfers = (
+        counts.global_buffer_reads[0],
+        counts.global_buffer_reads[1],
+        counts.global_buffer_updates[2],
     )
-    unused_x, unused_y = counts.transfer_unused_x, counts.transfer_unused_y
-    one_step = transfers * _hops(unused_x * unused_y, counts.used_x * counts.used_y)
-    over_x = transfers * _hops(unused_x, counts.used_x)
-    over_y = transfers * unused_x * _hops(unused_y, counts.used_y)
-    return tf.where(tf.convert_to_tensor(is_row_stationary), over_x + over_y, one_step)
+    hops = []
+    for operand, transfer in enumerate(transfers):
+        unused_x = counts.transfer_unused_x[operand]
+        unused_y = counts.transfer_unused_y[operand]
+        one_step = _hops(unused_x * unused_y, counts.used_x * counts.used_y)
+        two_steps = _hops(unused_x, counts.used_x) + unused_x * _hops(unused_y, counts.used_y)
+        hops.append(transfer * tf.where(is_row_stationary, two_steps, one_step))
+    return hops
 
 
 def mapping_cost(
@@ -103,15 +116,14 @@ def mapping_cost(
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
     rf_pj = tf.cast(tech.register_file_pj(rf_words), dtype)
     hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
-    terms = cycle_terms(counts, machine)
+    terms = tf.stack(cycle_terms(counts, machine))
     mac_pj = tech.mac_pj.value * counts.macs
-    register_file_pj = rf_pj * tf.reduce_sum(counts.rf_accesses, axis=0)
-    global_buffer_pj = read_pj * tf.reduce_sum(counts.global_buffer_reads, axis=0)
-    global_buffer_pj += write_pj * tf.reduce_sum(
-        counts.global_buffer_fills + counts.global_buffer_updates, axis=0
-    )
-    dram_pj = tech.dram_pj.value * tf.reduce_sum(counts.dram_accesses, axis=0)
-    wire_pj = tf.cast(hop_pj, dtype) * wire_hops(counts, is_row_stationary=is_row_stationary)
+    register_file_pj = rf_pj * counts.rf_accesses
+    global_buffer_pj = read_pj * counts.global_buffer_words_out
+    global_buffer_pj += write_pj * counts.global_buffer_words_in
+    dram_pj = tech.dram_pj.value * counts.dram_accesses
+    hops = wire_hops(counts, is_row_stationary=is_row_stationary)
+    wire_pj = tf.cast(hop_pj, dtype) * tf.stack(hops)
     return MappingCost(
         cycles=tf.reduce_max(terms, axis=0),
         energy_pj=mac_pj

@@ -2,8 +2,9 @@
 
 The counts of a mapping do not depend on the array's sides, only on the sides that it
 uses and on the register file that it needs. So each mapping is evaluated once, the
-best of each spread and register-file size is kept, and the best of an accelerator is
-the best of the spreads that its sides allow.
+best of each spread and register-file size is kept (`mapper_search`), and the best of an
+accelerator is the best of the spreads that its sides allow. What won is counted anew in
+float64.
 
 Ties go to the first mapping in the order of enumeration, so results are repeatable.
 """
@@ -11,31 +12,42 @@ Ties go to the first mapping in the order of enumeration, so results are repeata
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.access_counts import count_accesses
-from dance_tf.hardware.mapping import SHARED_LEVELS, Level, Mapping, MappingBatch
-from dance_tf.hardware.mapspace import RULES, MappingTable, Spread, enumerate_mappings, spreads
+from dance_tf.hardware.mapper_search import Candidates, SpreadSearch, Winner
+from dance_tf.hardware.mapping import SHARED_LEVELS, SPLIT_LEVELS, Level, Mapping, MappingBatch
+from dance_tf.hardware.mapspace import (
+    CHANNEL_LOOPS,
+    MAPSPACE_RULES,
+    OTHER_LOOPS,
+    RULES,
+    WEIGHT_SPAD_ORDER,
+    spreads,
+)
 from dance_tf.hardware.technology import technology
-from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
+from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
 
-__all__ = ["MODEL_VERSION", "BestMapping", "LoopNestCostModel", "best_mapping"]
+__all__ = [
+    "MODEL_VERSION",
+    "BestMapping",
+    "DetailedCost",
+    "LoopNestCostModel",
+    "best_mapping",
+    "count_mappings",
+]
 
 #: Part of the key of cached tables; raise it whenever the model's numbers change.
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 
-# Mappings per call of the compiled function: small enough for the caches.
-_CHUNK = 16_384
-_NUM_SLOTS = 12  # 5 of DRAM, 7 of the global buffer
+_NUM_DRAM_SLOTS = 6
 
 
 class BestMapping(NamedTuple):
@@ -47,19 +59,31 @@ class BestMapping(NamedTuple):
     energy_pj: float
 
 
+class DetailedCost(NamedTuple):
+    """Cost of every layer on every accelerator in parts; infinite where it cannot run."""
+
+    latency_cycles: np.ndarray  # float64 [L, A]
+    compute_cycles: np.ndarray  # float64 [L, A], without waiting for buffer and DRAM
+    energy_by_component_pj: np.ndarray  # float64 [5, L, A], as cost_model.ENERGY_COMPONENTS
+    bound_by: np.ndarray  # int8 [L, A], index into cost_model.BOUNDS; -1: cannot run
+    area_um2: np.ndarray  # float64 [A]
+
+
 @dataclasses.dataclass(frozen=True)
 class LoopNestCostModel:
     """Cost of layers under their best mappings; a protocols.CostModel.
 
-    The best mapping minimises `machine.mapping_objective` per layer and accelerator.
+    The best mapping minimises `machine.mapping_objective` per layer and accelerator,
+    among those that `rule` allows (see `mapspace`).
     """
 
     machine: MachineConfig = dataclasses.field(default_factory=MachineConfig)
+    rule: str = "strip"
 
     def __post_init__(self) -> None:
         technology(self.machine.technology).global_buffer_area_um2(self.machine.global_buffer_kib)
-        if self.machine.rf_mode != "shared":
-            raise UserError("the mapspaces are for rf_mode = shared; split files need a mapping")
+        if self.rule not in MAPSPACE_RULES:
+            raise UserError(f"rule is {self.rule!r}, not one of {', '.join(MAPSPACE_RULES)}")
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +92,7 @@ class LoopNestCostModel:
         return json.dumps(
             {
                 "model": MODEL_VERSION,
-                "rule": "strip",
+                "rule": self.rule,
                 "machine": dataclasses.asdict(self.machine),
                 "technology": tech,
             },
@@ -91,19 +115,42 @@ class LoopNestCostModel:
             latency_cycles and energy_pj, float64 [L, A], infinite where a layer cannot
             run; area_um2, float64 [A].
         """
+        parts = self.detailed(workload, accelerators, on_progress)
+        return Cost(
+            latency_cycles=parts.latency_cycles,
+            energy_pj=parts.energy_by_component_pj.sum(axis=0),
+            area_um2=parts.area_um2,
+        )
+
+    def detailed(
+        self,
+        workload: Workload,
+        accelerators: Accelerators,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> DetailedCost:
+        """Return the cost of every layer on every accelerator in parts; see `__call__`."""
         dims = np.asarray(workload.dims)
         shape = (len(dims), len(np.asarray(accelerators.pe_x)))
-        cycles, energy = np.zeros(shape), np.zeros(shape)
+        num_components = len(cost_model.ENERGY_COMPONENTS)
+        latency, compute = np.zeros(shape), np.zeros(shape)
+        energy, bound_by = np.zeros((num_components, *shape)), np.zeros(shape, np.int8)
         for index in range(len(dims)):
             if dims[index].any():
                 layer = _layer_of_row(workload, index)
-                for code, dataflow in enumerate(DATAFLOWS):
-                    rows = np.flatnonzero(np.asarray(accelerators.dataflow) == code)
-                    if rows.size:
-                        part = Accelerators(*(np.asarray(f)[rows] for f in accelerators))
-                        winners = _search(layer, dataflow, part, self.machine)
-                        cycles[index, rows] = winners.cycles
-                        energy[index, rows] = winners.energy_pj
+                found = [*_search_dataflows(layer, accelerators, self.machine, self.rule)]
+                choice = np.full(shape[1], -1)
+                winners: list[_Found] = []
+                for rows, part, its_choice in found:
+                    choice[rows] = np.where(its_choice < 0, -1, its_choice + len(winners))
+                    winners += part
+                cost = _exact_cost(layer, winners, self.machine)
+                # The last entry is for accelerators that cannot run the layer.
+                latency[index] = np.append(cost.cycles, np.inf)[choice]
+                compute[index] = np.append(cost.cycle_terms[0], np.inf)[choice]
+                for component, values in enumerate(cost.energy_parts_pj):
+                    energy[component, index] = np.append(values, np.inf)[choice]
+                bounds = np.argmax(cost.cycle_terms, axis=0) if winners else np.zeros(0)
+                bound_by[index] = np.append(bounds, -1)[choice]
             if on_progress is not None:
                 on_progress(index + 1, len(dims))
         area = cost_model.accelerator_area_um2(
@@ -112,10 +159,12 @@ class LoopNestCostModel:
             self.machine.rf_words(np.asarray(accelerators.rf_bytes)),
             self.machine,
         )
-        return Cost(latency_cycles=cycles, energy_pj=energy, area_um2=area)
+        return DetailedCost(latency, compute, energy, bound_by, area)
 
 
-def best_mapping(layer: Layer, accelerator: Accelerator, machine: MachineConfig) -> BestMapping:
+def best_mapping(
+    layer: Layer, accelerator: Accelerator, machine: MachineConfig, rule: str = "strip"
+) -> BestMapping:
     """Return the best mapping of one layer on one accelerator.
 
     Raises:
@@ -127,217 +176,218 @@ def best_mapping(layer: Layer, accelerator: Accelerator, machine: MachineConfig)
         rf_bytes=np.asarray([accelerator.rf_bytes]),
         dataflow=np.asarray([DATAFLOWS.index(accelerator.dataflow)]),
     )
-    winners = _search(layer, accelerator.dataflow, single, machine)
-    if not np.isfinite(winners.cycles[0]):
+    ((_, winners, choice),) = _search_dataflows(layer, single, machine, rule)
+    if choice[0] < 0:
         raise UserError(
             f"layer {layer.name!r} cannot run on {accelerator.pe_x}x{accelerator.pe_y}"
             f" {accelerator.dataflow} with {accelerator.rf_bytes} B: no mapping fits"
         )
-    spread, table, column = winners.source[0]
+    found = winners[int(choice[0])]
+    cost = _exact_cost(layer, [found], machine)
+    bounds = dict(zip(LOOPS, found.winner.spread.padded_bounds, strict=True))
+    if layer.kind == "depthwise":
+        padded = {**bounds, "K": bounds["G"]}
+    else:
+        padded = {**bounds, "K": bounds["K"] * bounds["G"], "groups": bounds["G"]}
+    del padded["G"]
     return BestMapping(
-        mapping=_as_mapping(accelerator.dataflow, spread, table, column),
-        padded_layer=dataclasses.replace(
-            layer, **dict(zip(DIMENSIONS, spread.padded_dims, strict=True))
-        ),
-        cycles=float(winners.cycles[0]),
-        energy_pj=float(winners.energy_pj[0]),
+        mapping=_as_mapping(found, layer, machine.rf_mode == "split"),
+        padded_layer=dataclasses.replace(layer, **padded),
+        cycles=float(cost.cycles[0]),
+        energy_pj=float(cost.energy_pj[0]),
     )
 
 
-class _Winners(NamedTuple):
-    cycles: np.ndarray  # [A]
-    energy_pj: np.ndarray  # [A]
-    source: list  # [A] of (Spread, MappingTable, column), or None
+def count_mappings(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str = "strip"
+) -> int:
+    """Return how many different mappings a search of a layer compares.
+
+    Orders of DRAM loops that the mapper passes over as no better are not counted.
+    """
+    return sum(
+        search.count()
+        for _, candidates, sizes in _candidates(layer, accelerators, machine, rule)
+        for search in SpreadSearch.chunks(candidates, machine, sizes)
+    )
 
 
-class _Figures(NamedTuple):
-    """What decides between mappings, float64 [M]."""
+class _Found(NamedTuple):
+    """A mapping that is the best of some accelerator."""
 
-    cycles: np.ndarray
-    fixed_pj: np.ndarray  # energy that does not depend on the register file's size
-    rf_accesses: np.ndarray
-    wire_hops: np.ndarray
+    winner: Winner
+    dataflow: str
+    rf_words: int
+
+
+def _candidates(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
+) -> Iterator[tuple[np.ndarray, Candidates, np.ndarray]]:
+    """Yield of each dataflow its accelerators' rows, its mappings and its register files."""
+    for code, dataflow in enumerate(DATAFLOWS):
+        rows = np.flatnonzero(np.asarray(accelerators.dataflow) == code)
+        if not rows.size:
+            continue
+        pe_x, pe_y = (
+            np.unique(np.asarray(sides)[rows]).tolist()
+            for sides in (accelerators.pe_x, accelerators.pe_y)
+        )
+        sizes = np.unique(machine.rf_words(np.asarray(accelerators.rf_bytes)[rows]))
+        all_spreads = spreads(layer, dataflow, pe_x, pe_y, rule)
+        yield (
+            rows,
+            Candidates.of(layer, dataflow, all_spreads, machine, int(sizes[-1])),
+            sizes,
+        )
+
+
+def _search_dataflows(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
+) -> Iterator[tuple[np.ndarray, list[_Found], np.ndarray]]:
+    """Yield of each dataflow its rows, the mappings that win, and each row's (-1: none)."""
+    for rows, candidates, sizes in _candidates(layer, accelerators, machine, rule):
+        xs, x = np.unique(np.asarray(accelerators.pe_x)[rows], return_inverse=True)
+        ys, y = np.unique(np.asarray(accelerators.pe_y)[rows], return_inverse=True)
+        size = np.searchsorted(sizes, machine.rf_words(np.asarray(accelerators.rf_bytes)[rows]))
+        winners, choice = _search(candidates, machine, sizes, xs, ys)
+        yield rows, winners, choice[size, x, y]
 
 
 def _search(
-    layer: Layer, dataflow: str, accelerators: Accelerators, machine: MachineConfig
-) -> _Winners:
-    """Find the best mapping of a layer on every accelerator of one dataflow."""
-    pe_x, pe_y = np.asarray(accelerators.pe_x), np.asarray(accelerators.pe_y)
-    rf_words = machine.rf_words(np.asarray(accelerators.rf_bytes))
-    sizes = np.unique(rf_words)
-    tech = technology(machine.technology)
-    rf_pj = tech.register_file_pj(sizes)
-    hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(sizes)
-    all_spreads = spreads(layer, dataflow, np.unique(pe_x).tolist(), np.unique(pe_y).tolist())
-    tables = [
-        enumerate_mappings(
-            layer,
-            dataflow,
-            spread,
-            max_rf_words=int(sizes[-1]),
-            global_buffer_words=machine.global_buffer_words,
-        )
-        for spread in all_spreads
-    ]
-    figures = _evaluate(layer, dataflow, all_spreads, tables, machine)
-    ends = np.cumsum([len(table) for table in tables], dtype=np.int64)
-
-    num = len(pe_x)
-    best = np.full(num, np.inf)
-    winners = _Winners(np.full(num, np.inf), np.full(num, np.inf), [None] * num)
-    for spread, table, end in zip(all_spreads, tables, ends, strict=True):
-        if not len(table):
-            continue
-        part = _Figures(*(f[end - len(table) : end] for f in figures))
-        fits_array = np.isin(pe_x, list(spread.pe_x)) & np.isin(pe_y, list(spread.pe_y))
-        for size, file_pj, wire_pj in zip(sizes, rf_pj, hop_pj, strict=True):
-            rows = np.flatnonzero(fits_array & (rf_words == size))
-            if not rows.size:
-                continue
-            energy = part.fixed_pj + file_pj * part.rf_accesses + wire_pj * part.wire_hops
-            score = _score(part.cycles, energy, machine.mapping_objective)
-            score = np.where(table.rf_words <= size, score, np.inf)
-            column = int(np.argmin(score))
-            better = rows[score[column] < best[rows]]
-            best[better] = score[column]
-            winners.cycles[better] = part.cycles[column]
-            winners.energy_pj[better] = energy[column]
-            for row in better:
-                winners.source[row] = (spread, table, column)
-    return winners
-
-
-def _score(cycles: np.ndarray, energy_pj: np.ndarray, objective: str) -> np.ndarray:
-    """Return what the best mapping minimises; equal latencies are decided by energy."""
-    if objective == "edp":
-        return cycles * energy_pj
-    if objective == "energy":
-        return energy_pj
-    # Cycles are whole numbers, so a fraction below one only breaks ties. 1 J bounds it.
-    return cycles + energy_pj / (energy_pj + 1e12)
-
-
-def _evaluate(
-    layer: Layer,
-    dataflow: str,
-    all_spreads: Sequence[Spread],
-    tables: Sequence[MappingTable],
+    candidates: Candidates,
     machine: MachineConfig,
-) -> _Figures:
-    """Evaluate all mappings of all spreads, in chunks of one compiled function."""
-    total = sum(len(table) for table in tables)
-    if not total:
-        return _Figures(*(np.zeros(0) for _ in range(4)))
-    order = [DIMENSIONS.index(name) for name in RULES[dataflow].global_buffer_order]
-    slots = tables[0].dram_bound.shape[0]
-    padding = -total % _CHUNK
-    width = total + padding
-    bound = np.ones((_NUM_SLOTS, width), np.int32)
-    dim = np.zeros((_NUM_SLOTS, width), np.int32)
-    factors = np.ones((3, 7, width), np.int32)
-    bound[:slots, :total] = np.concatenate([t.dram_bound for t in tables], axis=1)
-    dim[:slots, :total] = np.concatenate([t.dram_dim for t in tables], axis=1)
-    bound[-7:, :total] = np.concatenate([t.global_buffer for t in tables], axis=1)
-    dim[-7:] = np.asarray(order)[:, None]
-    lengths = [len(table) for table in tables]
-    factors[0, :, :total] = np.repeat(np.asarray([s.x for s in all_spreads]).T, lengths, axis=1)
-    factors[1, :, :total] = np.repeat(np.asarray([s.y for s in all_spreads]).T, lengths, axis=1)
-    factors[2, :, :total] = np.concatenate([t.register_file for t in tables], axis=1)
-    constants = (
-        np.asarray([*layer.stride, *layer.dilation], np.int32),
-        np.asarray([layer.kind == "depthwise", dataflow == "row_stationary"]),
+    sizes: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+) -> tuple[list[_Found], np.ndarray]:
+    """Return the mappings that win anywhere, and which one wins, int [sizes, xs, ys]."""
+    winners: list[_Found] = []
+    shape = (len(sizes), len(xs), len(ys))
+    choice = np.full(shape, -1)
+    best = np.full(shape, np.inf, np.float32)
+    best_tie = np.full(shape, np.inf, np.float32)
+    for search in SpreadSearch.chunks(candidates, machine, sizes):
+        score, tie_break = search.best()
+        fits_x = np.asarray([np.isin(xs, list(s.pe_x)) for s in search.spreads])
+        fits_y = np.asarray([np.isin(ys, list(s.pe_y)) for s in search.spreads])
+        for size in range(len(sizes)):
+            order = np.lexsort((tie_break[:, size], score[:, size]))
+            order = order[np.isfinite(score[order, size])]
+            if not order.size:
+                continue
+            fits = fits_x[order][:, :, None] & fits_y[order][:, None]
+            spread = order[fits.argmax(axis=0)]
+            value, tie = score[spread, size], tie_break[spread, size]
+            is_better = (value < best[size]) | ((value == best[size]) & (tie < best_tie[size]))
+            is_better &= fits.any(axis=0)
+            best[size][is_better], best_tie[size][is_better] = value[is_better], tie[is_better]
+            for index in np.unique(spread[is_better]):
+                choice[size][is_better & (spread == index)] = len(winners)
+                winner = search.winner(int(index), size)
+                winners.append(_Found(winner, candidates.dataflow, int(sizes[size])))
+    used, choice_of_used = np.unique(choice, return_inverse=True)
+    kept = [winners[index] for index in used if index >= 0]
+    return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)
+
+
+def _exact_cost(
+    layer: Layer, found: Sequence[_Found], machine: MachineConfig
+) -> cost_model.MappingCost:
+    """Return the cost of mappings of one layer, float64 [M]."""
+    is_split = machine.rf_mode == "split"
+    counts = count_accesses(
+        _as_batch(layer, found, is_split),
+        num_dram_slots=_NUM_DRAM_SLOTS,
+        is_split=is_split,
+        accounting=machine.accounting,
     )
-    # Objective and clock are applied to what the kernel returns: no reason to compile anew.
-    kernel = _kernel(dataclasses.replace(machine, mapping_objective="edp", clock_mhz=1.0))
-    parts = [
-        kernel(
-            bound[:, start : start + _CHUNK],
-            dim[:, start : start + _CHUNK],
-            factors[:, :, start : start + _CHUNK],
-            *constants,
-        ).numpy()
-        for start in range(0, width, _CHUNK)
+    cost = cost_model.mapping_cost(
+        counts,
+        rf_words=np.asarray([each.rf_words for each in found]),
+        is_row_stationary=np.asarray([each.dataflow == "row_stationary" for each in found], bool),
+        machine=machine,
+    )
+    return cost_model.MappingCost(*(np.asarray(field) for field in cost))
+
+
+def _as_batch(layer: Layer, found: Sequence[_Found], is_split: bool) -> MappingBatch:
+    num = len(found)
+    factors = np.ones((3, 8, num), np.int32)  # register file, buffer, DRAM
+    bound = np.ones((_NUM_DRAM_SLOTS + 8 + (14 if is_split else 0), num), np.int32)
+    dim = np.zeros(bound.shape, np.int32)
+    channels = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
+    others = [LOOPS.index(loop) for loop in OTHER_LOOPS]
+    for column, each in enumerate(found):
+        factors[:, channels, column] = each.winner.channels
+        factors[:, others, column] = each.winner.others
+        order = [LOOPS.index(loop) for loop in each.winner.order]
+        start = _NUM_DRAM_SLOTS - len(order)
+        bound[start:_NUM_DRAM_SLOTS, column] = factors[2, order, column]
+        dim[start:_NUM_DRAM_SLOTS, column] = order
+        order = [LOOPS.index(loop) for loop in RULES[each.dataflow].global_buffer_order]
+        bound[_NUM_DRAM_SLOTS : _NUM_DRAM_SLOTS + 8, column] = factors[1, order, column]
+        dim[_NUM_DRAM_SLOTS : _NUM_DRAM_SLOTS + 8, column] = order
+    if is_split:
+        order = [LOOPS.index(loop) for loop in WEIGHT_SPAD_ORDER]
+        bound[-len(order) :], dim[-len(order) :] = factors[0, order], np.asarray(order)[:, None]
+        factors[0, order] = 1
+    spread = [each.winner.spread for each in found]
+    ones = np.ones((2, num), np.int32)
+    return MappingBatch(
+        bound=bound,
+        dim=dim,
+        spatial_x=np.asarray([s.x for s in spread], np.int32).reshape(num, 8).T,
+        spatial_y=np.asarray([s.y for s in spread], np.int32).reshape(num, 8).T,
+        inner=factors[0],
+        stride=np.asarray(layer.stride, np.int32)[:, None] * ones,
+        dilation=np.asarray(layer.dilation, np.int32)[:, None] * ones,
+    )
+
+
+def _as_mapping(found: _Found, layer: Layer, is_split: bool) -> Mapping:
+    """Return the record of a mapping; a depthwise layer's G is called K."""
+    winner = found.winner
+    names = {"G": "K"} if layer.kind == "depthwise" else {}
+    values = [
+        dict(zip(CHANNEL_LOOPS, winner.channels[level].tolist(), strict=True))
+        | dict(zip(OTHER_LOOPS, winner.others[level].tolist(), strict=True))
+        for level in range(3)
     ]
-    return _Figures(*np.concatenate(parts, axis=1)[:, :total].astype(np.float64))
 
+    def loops(order: Sequence[str], bounds: dict[str, int]) -> tuple[tuple[str, int], ...]:
+        return tuple((names.get(n, n), bounds[n]) for n in order if bounds[n] > 1)
 
-@functools.lru_cache(maxsize=8)
-def _kernel(machine: MachineConfig) -> Any:
-    """Return the compiled evaluation of one chunk; one compilation for all layers."""
-    tech = technology(machine.technology)
-    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
-
-    def total(accesses: Any) -> Any:
-        return tf.reduce_sum(accesses, axis=0)
-
-    @tf.function(
-        jit_compile=True,
-        input_signature=(
-            tf.TensorSpec([_NUM_SLOTS, _CHUNK], tf.int32),
-            tf.TensorSpec([_NUM_SLOTS, _CHUNK], tf.int32),
-            tf.TensorSpec([3, 7, _CHUNK], tf.int32),
-            tf.TensorSpec([4], tf.int32),
-            tf.TensorSpec([2], tf.bool),
+    spread = winner.spread
+    levels = [
+        Level(SHARED_LEVELS[0], loops(winner.order, values[2])),
+        Level(
+            SHARED_LEVELS[1],
+            loops(RULES[found.dataflow].global_buffer_order, values[1]),
+            loops(LOOPS, dict(zip(LOOPS, spread.x, strict=True))),
+            loops(LOOPS, dict(zip(LOOPS, spread.y, strict=True))),
         ),
-    )
-    def evaluate(bound: Any, dim: Any, factors: Any, steps: Any, kind: Any) -> Any:
-        batch = MappingBatch(
-            bound=bound,
-            dim=dim,
-            spatial_x=factors[0],
-            spatial_y=factors[1],
-            inner=factors[2],
-            stride=tf.broadcast_to(steps[:2, None], [2, _CHUNK]),
-            dilation=tf.broadcast_to(steps[2:, None], [2, _CHUNK]),
-            is_depthwise=tf.broadcast_to(kind[0], [_CHUNK]),
-        )
-        counts = count_accesses(
-            batch,
-            num_dram_slots=_NUM_SLOTS - 7,
-            accounting=machine.accounting,
-            dtype=tf.float32,
-        )
-        fixed_pj = (
-            tech.mac_pj.value * counts.macs
-            + read_pj * total(counts.global_buffer_reads)
-            + write_pj * total(counts.global_buffer_fills + counts.global_buffer_updates)
-            + tech.dram_pj.value * total(counts.dram_accesses)
-        )
-        cycles = tf.reduce_max(cost_model.cycle_terms(counts, machine), axis=0)
-        hops = total(cost_model.wire_hops(counts, is_row_stationary=kind[1]))
-        return tf.stack([cycles, fixed_pj, total(counts.rf_accesses), hops])
-
-    return evaluate
-
-
-def _as_mapping(dataflow: str, spread: Spread, table: MappingTable, column: int) -> Mapping:
-    def loops(names: Sequence[str], bounds: Any) -> tuple[tuple[str, int], ...]:
-        return tuple((n, int(b)) for n, b in zip(names, bounds, strict=True) if b > 1)
-
-    dram_names = [DIMENSIONS[dim] for dim in table.dram_dim[:, column]]
-    shared = Level(
-        "global_buffer",
-        loops(RULES[dataflow].global_buffer_order, table.global_buffer[:, column]),
-        loops(DIMENSIONS, spread.x),
-        loops(DIMENSIONS, spread.y),
-    )
-    return Mapping(
-        (
-            Level(SHARED_LEVELS[0], loops(dram_names, table.dram_bound[:, column])),
-            shared,
-            Level(SHARED_LEVELS[2], loops(DIMENSIONS, table.register_file[:, column])),
-        )
-    )
+    ]
+    if is_split:
+        inner = [loop for loop in LOOPS if loop not in WEIGHT_SPAD_ORDER]
+        orders: list[Sequence[str]] = ["", WEIGHT_SPAD_ORDER, inner]
+        files = zip(SPLIT_LEVELS[2:], orders, strict=True)
+        levels += [Level(name, loops(order, values[0])) for name, order in files]
+    else:
+        levels.append(Level(SHARED_LEVELS[2], loops(LOOPS, values[0])))
+    return Mapping(tuple(levels))
 
 
 def _layer_of_row(workload: Workload, index: int) -> Layer:
-    dims: Any = zip(DIMENSIONS, np.asarray(workload.dims)[index].tolist(), strict=True)
+    dims: Any = zip("NKCPQRS", np.asarray(workload.dims)[index].tolist(), strict=True)
     stride, dilation = np.asarray(workload.stride)[index], np.asarray(workload.dilation)[index]
+    groups = int(np.asarray(workload.groups)[index])
+    values = dict(dims)
+    is_depthwise = groups > 1 and groups == values["K"] and values["C"] == 1
     return Layer(
         name=f"layer {index}",
-        kind="depthwise" if np.asarray(workload.is_depthwise)[index] else "conv",
-        **dict(dims),
+        kind="depthwise" if is_depthwise else "conv",
+        **values,
         stride=(int(stride[0]), int(stride[1])),
         dilation=(int(dilation[0]), int(dilation[1])),
+        groups=1 if is_depthwise else groups,
     )

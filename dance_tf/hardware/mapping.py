@@ -1,7 +1,8 @@
 """Loop-nest mappings: one as a record, many as arrays, JSON and a printed form.
 
-A mapping tiles, orders and spreads the seven loops of a layer over DRAM, global
-buffer, PE array and register file. The JSON form is a list of levels, outer to
+A mapping tiles, orders and spreads the loops of a layer over DRAM, global buffer, PE
+array and register file: the seven dimensions, K and C being those of one group, and G
+over the groups of a grouped layer. A depthwise layer has loops over K. The JSON form is a list of levels, outer to
 inner; each has temporal loops (outer to inner) and, at the global buffer, spatial
 loops on X and on Y:
 
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dance_tf.errors import UserError
-from dance_tf.structs import DIMENSIONS, Layer
+from dance_tf.structs import LOOPS, Layer
 
 __all__ = [
     "SHARED_LEVELS",
@@ -68,7 +69,7 @@ class Mapping:
             if level.name != "global_buffer" and (level.spatial_x or level.spatial_y):
                 raise UserError(f"mapping: {level.name} has spatial loops; only global_buffer may")
             for dim, bound in (*level.temporal, *level.spatial_x, *level.spatial_y):
-                if dim not in DIMENSIONS:
+                if dim not in LOOPS:
                     raise UserError(f"mapping: {level.name} has a loop over {dim!r}")
                 if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
                     raise UserError(f"mapping: bound of {dim} at {level.name} is {bound!r}")
@@ -79,9 +80,9 @@ class Mapping:
         return len(self.levels) == len(SPLIT_LEVELS)
 
     @property
-    def dims(self) -> tuple[int, ...]:
-        """Product of all factors of each dimension, in the order of DIMENSIONS."""
-        product = dict.fromkeys(DIMENSIONS, 1)
+    def loop_bounds(self) -> tuple[int, ...]:
+        """Product of all factors of each loop, in the order of LOOPS."""
+        product = dict.fromkeys(LOOPS, 1)
         for level in self.levels:
             for dim, bound in (*level.temporal, *level.spatial_x, *level.spatial_y):
                 product[dim] *= bound
@@ -89,7 +90,8 @@ class Mapping:
 
     def check(self, layer: Layer) -> None:
         """Raise UserError unless the factors multiply out to the layer's dimensions."""
-        for dim, product, bound in zip(DIMENSIONS, self.dims, layer.dims, strict=True):
+        wanted = (*layer.dims, 1) if layer.kind == "depthwise" else layer.loop_bounds
+        for dim, product, bound in zip(LOOPS, self.loop_bounds, wanted, strict=True):
             if product != bound:
                 raise UserError(
                     f"mapping: factors of {dim} multiply to {product}, layer {layer.name!r}"
@@ -103,17 +105,17 @@ class MappingBatch(NamedTuple):
     `bound` and `dim` hold the temporal loops, outer to inner: `num_dram` slots of
     DRAM, then those of the global buffer and, where the register file is split, 7 of
     the input file and 7 of the weight file. Slots of bound 1 are empty. `inner` holds
-    the factors of the innermost register file, whose order does not matter.
+    the factors of the innermost register file, whose order does not matter. What a
+    depthwise layer calls K is G here, and its K is 1.
     """
 
     bound: Any  # int32 [T, M]
-    dim: Any  # int32 [T, M], index into DIMENSIONS
-    spatial_x: Any  # int32 [7, M]
-    spatial_y: Any  # int32 [7, M]
-    inner: Any  # int32 [7, M]
+    dim: Any  # int32 [T, M], index into LOOPS
+    spatial_x: Any  # int32 [8, M], in the order of LOOPS
+    spatial_y: Any  # int32 [8, M]
+    inner: Any  # int32 [8, M]
     stride: Any  # int32 [2, M], (width, height)
     dilation: Any  # int32 [2, M]
-    is_depthwise: Any  # bool [M]
 
 
 def mapping_from_json(data: Any) -> Mapping:
@@ -188,16 +190,19 @@ def to_batch(mappings: Sequence[Mapping], layers: Sequence[Layer]) -> tuple[Mapp
     starts = np.cumsum([0, *slots])
     bound = np.ones((starts[-1], num), np.int32)
     dim = np.zeros((starts[-1], num), np.int32)
-    factors = np.ones((3, 7, num), np.int32)
-    for column, mapping in enumerate(mappings):
+    factors = np.ones((3, len(LOOPS), num), np.int32)
+    for column, (mapping, layer) in enumerate(zip(mappings, layers, strict=True)):
+        index = {name: code for code, name in enumerate(LOOPS)}
+        if layer.kind == "depthwise":
+            index["K"] = index["G"]
         for start, level in zip(starts[:-1], mapping.levels[:-1], strict=True):
             for offset, (name, value) in enumerate(level.temporal):
                 bound[start + offset, column] = value
-                dim[start + offset, column] = DIMENSIONS.index(name)
+                dim[start + offset, column] = index[name]
         parallel, innermost = mapping.levels[1], mapping.levels[-1]
         for row, loops in enumerate((parallel.spatial_x, parallel.spatial_y, innermost.temporal)):
             for name, value in loops:
-                factors[row, DIMENSIONS.index(name), column] *= value
+                factors[row, index[name], column] *= value
     batch = MappingBatch(
         bound=bound,
         dim=dim,
@@ -206,7 +211,6 @@ def to_batch(mappings: Sequence[Mapping], layers: Sequence[Layer]) -> tuple[Mapp
         inner=factors[2],
         stride=np.asarray([layer.stride for layer in layers], np.int32).reshape(-1, 2).T,
         dilation=np.asarray([layer.dilation for layer in layers], np.int32).reshape(-1, 2).T,
-        is_depthwise=np.asarray([layer.kind == "depthwise" for layer in layers], bool),
     )
     return batch, slots[0]
 

@@ -1,48 +1,93 @@
 """Mapspaces: which mappings each dataflow allows for a layer on an array.
 
-A mapspace is data: what is spread over X and Y, which dimensions may be tiled in the
-register file and at DRAM, and the order of the loops at the global buffer. The rule
-`strip` cuts the leading dimension of a side into the fewest strips and pads the layer
-to whole strips; the cost of a padded mapping is that of the padded layer.
+A mapspace is data: what is spread over X and Y, which loops may be tiled in the
+register file and at DRAM, and the order of the loops at the global buffer. Two rules
+say how a side is cut. `strip` cuts the leading loop of a side into the fewest strips
+and pads the layer to whole strips; the cost of a padded mapping is that of the padded
+layer. `timeloop` takes perfect factors only.
 
-Source: the constraint files of Timeloop's runs for the three dataflows.
+Groups: G is the channel loop of a depthwise layer and takes K's place there. Where a
+group has more channels, G may be tiled everywhere, and copies of it fill what K leaves
+of an array's side.
+
+Source: the constraint files of Timeloop's runs for the three dataflows; groups are ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dance_tf.structs import DIMENSIONS, Layer
+from dance_tf.structs import LOOPS, Layer
 
-__all__ = ["RULES", "DataflowRule", "MappingTable", "Spread", "enumerate_mappings", "spreads"]
+__all__ = [
+    "CHANNEL_LOOPS",
+    "MAPSPACE_RULES",
+    "OTHER_LOOPS",
+    "RULES",
+    "WEIGHT_SPAD_ORDER",
+    "DataflowRule",
+    "Spread",
+    "dram_orders",
+    "spreads",
+    "tile_words",
+    "tilings",
+]
 
-_INDEX = {name: index for index, name in enumerate(DIMENSIONS)}
-_N, _K, _C, _P, _Q, _R, _S = range(7)
+MAPSPACE_RULES = ("strip", "timeloop")
+
+#: The loops in two parts, tilings of which are listed apart: those of channels, which
+#: move no window, and the rest.
+CHANNEL_LOOPS = "KCG"
+OTHER_LOOPS = "NPQRS"
+
+#: Loops of the weight file where register files are split, outer to inner. The input
+#: file has none; the file of partial sums has the rest.
+WEIGHT_SPAD_ORDER = "CSR"
+
+_INDEX = {name: index for index, name in enumerate(LOOPS)}
 
 
 @dataclasses.dataclass(frozen=True)
 class DataflowRule:
-    """Where a dataflow lets each dimension be tiled; every other factor there is 1."""
+    """Where a dataflow lets each loop be tiled; every other factor there is 1."""
 
-    leading_x: str | None  # dimension cut into strips along X
+    leading_x: str | None  # loop cut along X
     leading_y: str | None  # along Y; None: all of S
-    copies_x: str  # dimensions of which copies fill what a strip leaves of X
+    copies_x: str  # loops of which copies fill what is left of X
     copies_y: str
-    register_file: str  # dimensions that may be tiled there
+    register_file: str  # loops that may be tiled there
     global_buffer_order: str  # loops, outer to inner
-    dram: str  # dimensions that may be tiled there, in any order
+    dram: str  # loops that may be tiled there, in any order
 
 
 #: Of each dataflow, by name.
 RULES = {
-    "weight_stationary": DataflowRule("C", "K", "", "", "CKRS", "NKCSRQP", "NKCPQ"),
-    "output_stationary": DataflowRule("P", "Q", "", "", "NKCPQRS", "NKQPCSR", "NKCPQ"),
-    "row_stationary": DataflowRule("Q", None, "K", "CK", "CKR", "NSQKCRP", "NKCQ"),
+    "weight_stationary": DataflowRule("C", "K", "", "G", "CKGRS", "NGKCSRQP", "NGKCPQ"),
+    "output_stationary": DataflowRule("P", "Q", "", "", "NGKCPQRS", "NGKQPCSR", "NGKCPQ"),
+    "row_stationary": DataflowRule("Q", None, "KG", "CKG", "CKGR", "NSQGKCRP", "NGKCQ"),
 }
+
+#: Orders of the DRAM loops, outer to inner, one of each kind of cost. G is relevant to
+#: all operands and stays outside. What matters: whether C is innermost (only then do
+#: outputs stay), else how long the innermost run of N, P and Q is (weights stay), which
+#: of P and Q slides, and whether K lies within (inputs stay). An order that differs in
+#: nothing else costs the same, or more than one of these.
+_DRAM_ORDERS = (
+    "GNQPKC",
+    "GCNQPK",
+    "GCNPQK",
+    "GCNQKP",
+    "GCNPKQ",
+    "GCKNQP",
+    "GCKNPQ",
+    "GCNKQP",
+    "GCNKPQ",
+)
 
 #: All padding together may add this share of the MACs where copies are chosen.
 _MAX_COPY_PADDING = 1 / 8
@@ -52,15 +97,23 @@ _MAX_COPY_PADDING = 1 / 8
 class Spread:
     """One way to spread a layer over an array, and the sides for which it is allowed."""
 
-    x: tuple[int, ...]  # factors on X, in the order of DIMENSIONS
+    x: tuple[int, ...]  # factors on X, in the order of LOOPS
     y: tuple[int, ...]
-    padded_dims: tuple[int, ...]
+    padded_bounds: tuple[int, ...]
     pe_x: frozenset[int]  # sides of the array that may use it
     pe_y: frozenset[int]
 
+    @property
+    def temporal_bounds(self) -> tuple[int, ...]:
+        """What is left of each loop for the register file, the global buffer and DRAM."""
+        pairs = zip(self.padded_bounds, self.x, self.y, strict=True)
+        return tuple(bound // (x * y) for bound, x, y in pairs)
 
-def spreads(layer: Layer, dataflow: str, pe_x: Sequence[int], pe_y: Sequence[int]) -> list[Spread]:
-    """Return every way to spread a layer over arrays of the given sides, rule `strip`.
+
+def spreads(
+    layer: Layer, dataflow: str, pe_x: Sequence[int], pe_y: Sequence[int], rule: str = "strip"
+) -> list[Spread]:
+    """Return every way to spread a layer over arrays of the given sides.
 
     Sides to which no spread applies cannot run the layer.
 
@@ -69,131 +122,155 @@ def spreads(layer: Layer, dataflow: str, pe_x: Sequence[int], pe_y: Sequence[int
         dataflow: A key of RULES.
         pe_x: Sides along X to consider.
         pe_y: Sides along Y.
+        rule: One of MAPSPACE_RULES.
     """
-    rule = RULES[dataflow]
-    dims = layer.dims
+    allowed = RULES[dataflow]
+    bounds = layer.loop_bounds
+    leading_y, copies_y = allowed.leading_y, allowed.copies_y
+    if leading_y == "K" and layer.num_groups > 1 and bounds[_INDEX["K"]] == 1:
+        leading_y, copies_y = "G", ""
+    # Only row_stationary has the choice of perfect factors in Timeloop's runs.
+    is_free = rule == "timeloop" and bool(allowed.copies_x)
+    if rule == "timeloop" and not is_free:
+        copies_y = ""
+    cuts_x = _cuts(bounds, allowed.leading_x, pe_x, rule, is_free)
+    cuts_y = _cuts(bounds, leading_y, pe_y, rule, is_free)
     found: dict[tuple, tuple[set, set]] = {}
-    strips_x, strips_y = _strips(dims, rule.leading_x, pe_x), _strips(dims, rule.leading_y, pe_y)
-    for (strip_x, sides_x), (strip_y, sides_y) in itertools.product(
-        strips_x.items(), strips_y.items()
-    ):
-        base_x, base_y = [1] * 7, [1] * 7
-        if rule.leading_x:
-            base_x[_INDEX[rule.leading_x]] = strip_x
-        base_y[_INDEX[rule.leading_y or "S"]] = strip_y
-        for copies_x in _copies(rule.copies_x, max(sides_x) // strip_x):
-            for copies_y in _copies(rule.copies_y, max(sides_y) // strip_y):
-                x = tuple(a * b for a, b in zip(base_x, copies_x, strict=True))
-                y = tuple(a * b for a, b in zip(base_y, copies_y, strict=True))
-                padded = tuple(-(-d // (a * b)) * a * b for d, a, b in zip(dims, x, y, strict=True))
-                has_copies = max(*copies_x, *copies_y) > 1
-                if has_copies and np.prod(padded) > (1 + _MAX_COPY_PADDING) * np.prod(dims):
+    for (cut_x, sides_x), (cut_y, sides_y) in itertools.product(cuts_x.items(), cuts_y.items()):
+        base_x, base_y = [1] * 8, [1] * 8
+        base_x[_INDEX[allowed.leading_x or "S"]] = cut_x
+        base_y[_INDEX[leading_y or "S"]] = cut_y
+        for copies_of_x in _copies(allowed.copies_x, bounds, max(sides_x) // cut_x, rule):
+            for copies_of_y in _copies(copies_y, bounds, max(sides_y) // cut_y, rule):
+                x = tuple(a * b for a, b in zip(base_x, copies_of_x, strict=True))
+                y = tuple(a * b for a, b in zip(base_y, copies_of_y, strict=True))
+                factors = [a * b for a, b in zip(x, y, strict=True)]
+                padded = tuple(-(-d // f) * f for d, f in zip(bounds, factors, strict=True))
+                has_copies = max(*copies_of_x, *copies_of_y) > 1
+                if rule == "timeloop" and padded != bounds:
                     continue
-                fits_x = {side for side in sides_x if np.prod(x) <= side}
-                fits_y = {side for side in sides_y if np.prod(y) <= side}
+                if has_copies and _product(padded) > (1 + _MAX_COPY_PADDING) * _product(bounds):
+                    continue
+                used_x, used_y = _product(x), _product(y)
                 entry = found.setdefault((x, y, padded), (set(), set()))
-                entry[0].update(fits_x)
-                entry[1].update(fits_y)
+                entry[0].update(side for side in sides_x if used_x <= side)
+                entry[1].update(side for side in sides_y if used_y <= side)
     return [
         Spread(x, y, padded, frozenset(fits_x), frozenset(fits_y))
         for (x, y, padded), (fits_x, fits_y) in found.items()
     ]
 
 
-def _strips(dims: Sequence[int], leading: str | None, sides: Sequence[int]) -> dict[int, list[int]]:
-    """Return strip width -> sides that cut so; without a leading dimension, all of S."""
-    strips: dict[int, list[int]] = {}
+def _cuts(
+    bounds: Sequence[int], leading: str | None, sides: Sequence[int], rule: str, is_free: bool
+) -> dict[int, list[int]]:
+    """Return factor of the leading loop -> sides that take it; without one, all of S."""
+    cuts: dict[int, list[int]] = {}
+    bound = bounds[_INDEX[leading or "S"]]
     for side in sides:
         if leading is None:
-            if dims[_S] <= side:
-                strips.setdefault(dims[_S], []).append(side)
+            factors = [bound] if bound <= side else []
+        elif rule == "strip":
+            factors = [-(-bound // -(-bound // side))]
         else:
-            bound = dims[_INDEX[leading]]
-            passes = -(-bound // side)
-            strips.setdefault(-(-bound // passes), []).append(side)
-    return strips
+            factors = [d for d in _divisors(bound) if d <= side]
+            factors = factors if is_free else factors[-1:]
+        for factor in factors:
+            cuts.setdefault(factor, []).append(side)
+    return cuts
 
 
-def _copies(names: str, room: int) -> Iterator[tuple[int, ...]]:
-    """Yield every choice of copies of the named dimensions that fits into `room`."""
-    for counts in itertools.product(range(1, room + 1), repeat=len(names)):
-        if np.prod(counts, dtype=int) <= room:
-            factors = [1] * 7
+def _copies(
+    names: str, bounds: Sequence[int], room: int, rule: str
+) -> Iterator[tuple[int, ...]]:
+    """Yield every choice of copies of the named loops that fits into `room`."""
+    choices = [
+        _divisors(bounds[_INDEX[name]])
+        if rule == "timeloop"
+        # More copies than the loop has steps would only pad.
+        else range(1, min(room, bounds[_INDEX[name]]) + 1)
+        for name in names
+    ]
+    for counts in itertools.product(*choices):
+        if _product(counts) <= room:
+            factors = [1] * 8
             for name, count in zip(names, counts, strict=True):
                 factors[_INDEX[name]] = count
             yield tuple(factors)
 
 
-@dataclasses.dataclass(frozen=True)
-class MappingTable:
-    """All temporal mappings of one spread: int32 arrays with mappings last.
+def dram_orders(layer: Layer, dataflow: str) -> tuple[str, ...]:
+    """Return orders of the DRAM loops, outer to inner, among which the best of all orders is.
 
-    DRAM loops come in `num_dram_slots` slots, outer to inner; unused slots have bound 1.
+    Loops that the layer or the dataflow does not have are left out.
     """
-
-    dram_bound: np.ndarray  # [T, M]
-    dram_dim: np.ndarray  # [T, M]
-    global_buffer: np.ndarray  # [7, M], in the dataflow's loop order
-    register_file: np.ndarray  # [7, M], in the order of DIMENSIONS
-    rf_words: np.ndarray  # [M], what a register file must hold
-
-    def __len__(self) -> int:
-        return self.rf_words.shape[0]
+    bounds = layer.loop_bounds
+    present = {name for name in RULES[dataflow].dram if bounds[_INDEX[name]] > 1}
+    # A padded loop may be longer than the layer's, but not where the layer has one step.
+    orders = ("".join(n for n in order if n in present) for order in _DRAM_ORDERS)
+    return tuple(dict.fromkeys(orders))
 
 
-def enumerate_mappings(
-    layer: Layer, dataflow: str, spread: Spread, *, max_rf_words: int, global_buffer_words: int
-) -> MappingTable:
-    """Return every mapping of a spread whose tiles fit, for a shared register file.
+def tilings(
+    layer: Layer,
+    dataflow: str,
+    spread: Spread,
+    loops: str,
+    *,
+    rf_words: int,
+    global_buffer_words: int,
+    is_split: bool,
+) -> np.ndarray:
+    """Return all tilings of some loops that fit where all other loops are outside.
 
     Args:
-        layer: The layer; its stride, dilation and kind.
+        layer: The layer.
         dataflow: A key of RULES.
         spread: One of `spreads(layer, dataflow, ...)`.
-        max_rf_words: Capacity of the largest register file of interest.
+        loops: Names of LOOPS.
+        rf_words: Capacity of the largest register file of interest.
         global_buffer_words: Capacity of the global buffer.
+        is_split: Whether each operand has a register file of its own.
     Returns:
-        The mappings, possibly none; the order is fixed.
+        Factors in the register file, at the global buffer and at DRAM, int64
+        [3, len(loops), n], in a fixed order.
     """
     rule = RULES[dataflow]
-    file, buffer, dram = (np.ones((7, 1), np.int64) for _ in range(3))
-    spatial = np.asarray(spread.x) * np.asarray(spread.y)
-    for index, name in enumerate(DIMENSIONS):
-        options = _three_way_splits(
-            spread.padded_dims[index] // int(spatial[index]),
-            has_file=name in rule.register_file,
-            has_dram=name in rule.dram,
-        )
-        file, buffer, dram = (
-            np.repeat(factors, options.shape[1], axis=1) for factors in (file, buffer, dram)
-        )
-        copies = file.shape[1] // options.shape[1]
-        file[index], buffer[index], dram[index] = np.tile(options, copies)
-        # Tiles only grow with further dimensions, so what does not fit now never will.
-        fits = _tile_words(file, layer) <= max_rf_words
-        fits &= _tile_words(spatial[:, None] * file * buffer, layer) <= global_buffer_words
-        file, buffer, dram = file[:, fits], buffer[:, fits], dram[:, fits]
-    dram_bound, dram_dim, source = _order_dram_loops(dram, rule.dram)
-    order = [_INDEX[name] for name in rule.global_buffer_order]
-    return MappingTable(
-        dram_bound=dram_bound,
-        dram_dim=dram_dim,
-        global_buffer=buffer[order][:, source].astype(np.int32),
-        register_file=file[:, source].astype(np.int32),
-        rf_words=_tile_words(file, layer)[source].astype(np.int32),
-    )
+    bounds = spread.temporal_bounds
+    factors = np.ones((3, 8, 1), np.int64)
+    spatial = (np.asarray(spread.x) * np.asarray(spread.y))[:, None]
+    for name in loops:
+        index = _INDEX[name]
+        options = _three_way_splits(bounds[index], name in rule.register_file, name in rule.dram)
+        num = options.shape[1]
+        copies = factors.shape[2]
+        factors = np.repeat(factors, num, axis=2)
+        factors[:, index] = np.tile(options, copies)
+        # Tiles only grow with further loops, so what does not fit now never will.
+        fits = _fits(layer, factors[0], rf_words, is_split)
+        fits &= sum(tile_words(layer, factors[0] * factors[1] * spatial)) <= global_buffer_words
+        factors = factors[:, :, fits]
+    return factors[:, [_INDEX[name] for name in loops]]
 
 
-def _tile_words(extents: np.ndarray, layer: Layer) -> np.ndarray:
-    """Return the words of the three operands' tiles together, [M], of extents [7, M]."""
-    n, k, c, p, q, r, s = extents
+def _fits(layer: Layer, extents: np.ndarray, rf_words: int, is_split: bool) -> np.ndarray:
+    words = tile_words(layer, extents)
+    return (np.maximum.reduce(words) if is_split else sum(words)) <= rf_words
+
+
+def tile_words(layer: Layer, extents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the words of the tiles of weights, inputs and outputs, [...], of extents [8, ...].
+
+    Where register files are split by operand, an inner file holds no more than this.
+    """
+    n, k, c, p, q, r, s, g = extents
     width = (p - 1) * layer.stride[0] + (r - 1) * layer.dilation[0] + 1
     height = (q - 1) * layer.stride[1] + (s - 1) * layer.dilation[1] + 1
-    channels = k if layer.kind == "depthwise" else c
-    return k * c * r * s + n * channels * width * height + n * k * p * q
+    return g * k * c * r * s, n * g * c * width * height, n * g * k * p * q
 
 
-def _three_way_splits(bound: int, *, has_file: bool, has_dram: bool) -> np.ndarray:
+@functools.lru_cache(maxsize=4096)
+def _three_way_splits(bound: int, has_file: bool, has_dram: bool) -> np.ndarray:
     """Return all (register file, global buffer, DRAM) factors of `bound`, [3, n]."""
     splits = [
         (file, bound // file // dram, dram)
@@ -207,26 +284,8 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _order_dram_loops(dram: np.ndarray, names: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return every order of the DRAM loops that exist: bounds and dims [T, M'], source row [M']."""
-    dims = np.asarray([_INDEX[name] for name in names])
-    is_live = dram[dims] > 1
-    code = (1 << np.arange(len(dims))) @ is_live
-    bounds, codes, sources = [], [], []
-    for value in np.unique(code):
-        rows = np.flatnonzero(code == value)
-        live = [dim for bit, dim in enumerate(dims) if value >> bit & 1]
-        for permutation in itertools.permutations(live):
-            bound = np.ones((len(dims), rows.size), np.int32)
-            dim = np.zeros((len(dims), rows.size), np.int32)
-            # Last slots first: the loops sit innermost, empty slots outside.
-            for slot, name in enumerate(reversed(permutation)):
-                bound[-1 - slot] = dram[name, rows]
-                dim[-1 - slot] = name
-            bounds.append(bound)
-            codes.append(dim)
-            sources.append(rows)
-    if not bounds:
-        empty = np.zeros((len(dims), 0), np.int32)
-        return empty, empty, np.zeros(0, np.int64)
-    return np.concatenate(bounds, 1), np.concatenate(codes, 1), np.concatenate(sources)
+def _product(factors: Sequence[int]) -> int:
+    result = 1
+    for factor in factors:
+        result *= factor
+    return result

@@ -58,14 +58,14 @@ def dense(name: str, *, in_features: int, out_features: int) -> Layer:
 
 def layer_key(layer: Layer) -> tuple:
     """Return what determines a layer's cost: everything but its name."""
-    return (layer.kind, *layer.dims, *layer.stride, *layer.dilation)
+    return (*layer.loop_bounds, *layer.stride, *layer.dilation)
 
 
 def to_workload(layers: Sequence[Layer]) -> Workload:
     """Return layers as arrays, fields of shape [L] and [L, ...]."""
     return Workload(
         dims=np.asarray([layer.dims for layer in layers], np.int32).reshape(-1, 7),
-        is_depthwise=np.asarray([layer.kind == "depthwise" for layer in layers], bool),
+        groups=np.asarray([layer.num_groups for layer in layers], np.int32),
         stride=np.asarray([layer.stride for layer in layers], np.int32).reshape(-1, 2),
         dilation=np.asarray([layer.dilation for layer in layers], np.int32).reshape(-1, 2),
     )

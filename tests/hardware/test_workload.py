@@ -26,7 +26,7 @@ def test_multiply_accumulates():
 def test_arrays():
     workload = to_workload(LAYERS)
     np.testing.assert_array_equal(workload.dims[0], [1, 8, 3, 5, 5, 3, 3])
-    np.testing.assert_array_equal(workload.is_depthwise, [False, True, False])
+    np.testing.assert_array_equal(workload.groups, [1, 6, 1])
     np.testing.assert_array_equal(workload.stride, [[2, 2], [1, 1], [1, 1]])
     empty = to_workload([])
     assert empty.dims.shape == (0, 7) and empty.stride.shape == (0, 2)

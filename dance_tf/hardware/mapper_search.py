@@ -1,0 +1,449 @@
+"""The best mapping of one layer for every spread and register file, exhaustively.
+
+A mapping is a spread, a tiling of the channels, a tiling of the other loops and an
+order of the DRAM loops. Fills are multilinear in the channels' factors, and cycles of
+each resource and energy are linear in the fills: so the figures of all pairs of tilings
+are matrix products (see `mapper_coefficients`), and what remains per mapping is to round
+up, to take the largest of the resources and to compare.
+
+Scores are float32; ties go to the first mapping in the order of enumeration.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dance_tf.config import MachineConfig
+from dance_tf.hardware import cost_model
+from dance_tf.hardware.access_counts import Fills, counts_of_fills
+from dance_tf.hardware.mapper_coefficients import FILLS, fill_coefficients
+from dance_tf.hardware.mapspace import (
+    CHANNEL_LOOPS,
+    OTHER_LOOPS,
+    Spread,
+    dram_orders,
+    tile_words,
+    tilings,
+)
+from dance_tf.hardware.polynomial import Polynomial
+from dance_tf.hardware.technology import technology
+from dance_tf.structs import LOOPS, Layer
+
+__all__ = ["Best", "Candidates", "SpreadSearch", "Winner"]
+
+_CHANNELS = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
+_OTHERS = [LOOPS.index(loop) for loop in OTHER_LOOPS]
+_ROWS = 4096  # tilings of the other loops per call of the coefficients' function
+_MEMBERS, _COLUMNS = 8, 16  # tilings of the channels and of the other loops in a tile
+_TILES = 32  # per block: their figures stay in the cache
+
+
+class Best(NamedTuple):
+    """The best score of every spread and size of register file, float32 [spreads, sizes]."""
+
+    score: np.ndarray  # what is minimised, infinite where nothing fits
+    tie_break: np.ndarray  # energy where latency is minimised
+
+
+class Winner(NamedTuple):
+    """One mapping of a spread."""
+
+    spread: Spread
+    channels: np.ndarray  # factors of CHANNEL_LOOPS in register file, buffer and DRAM, [3, 3]
+    others: np.ndarray  # the same of OTHER_LOOPS, [3, 5]
+    order: str  # of the DRAM loops, outer to inner
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """All mappings of one layer and dataflow, in parts that multiply."""
+
+    layer: Layer
+    dataflow: str
+    spreads: tuple[Spread, ...]
+    channels: tuple[np.ndarray, ...]  # of each spread, [3, 3, n]
+    others: tuple[np.ndarray, ...]  # of each spread, [3, 5, m]
+    orders: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        layer: Layer,
+        dataflow: str,
+        spreads: Sequence[Spread],
+        machine: MachineConfig,
+        max_rf_words: int,
+    ) -> Candidates:
+        """List the tilings of every spread; spreads that no mapping fits are left out."""
+        limits: Any = {
+            "rf_words": max_rf_words,
+            "global_buffer_words": machine.global_buffer_words,
+            "is_split": machine.rf_mode == "split",
+        }
+        kept, channels, others = [], [], []
+        for spread in spreads:
+            channel = tilings(layer, dataflow, spread, CHANNEL_LOOPS, **limits)
+            other = tilings(layer, dataflow, spread, OTHER_LOOPS, **limits)
+            if channel.shape[2] and other.shape[2]:
+                kept.append(spread)
+                channels.append(channel)
+                others.append(other)
+        return cls(
+            layer, dataflow, tuple(kept), tuple(channels), tuple(others), dram_orders(layer, dataflow)
+        )
+
+
+class SpreadSearch:
+    """All mappings of some spreads of a layer, evaluated in tiles."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        indices: Sequence[int],
+        machine: MachineConfig,
+        rf_words: np.ndarray,
+    ) -> None:
+        self._layer, self._machine, self._rf_words = candidates.layer, machine, rf_words
+        self._orders = candidates.orders
+        self.spreads = [candidates.spreads[i] for i in indices]
+        channels = [candidates.channels[i] for i in indices]
+        others = [candidates.others[i] for i in indices]
+        self._channels, self._others = (np.concatenate(f, axis=2) for f in (channels, others))
+        of_channel = np.repeat(np.arange(len(indices)), [c.shape[2] for c in channels])
+        of_other = np.repeat(np.arange(len(indices)), [o.shape[2] for o in others])
+        patterns, pattern = np.unique(
+            _pattern_codes(self._channels, machine.rf_mode == "split"), return_inverse=True
+        )
+        self._tiles = _make_tiles(of_channel, pattern, of_other)
+        temporal = np.asarray([spread.temporal_bounds for spread in self.spreads], np.float32)
+        spatial = np.asarray([(spread.x, spread.y) for spread in self.spreads], np.float32)
+        present = [layer_bound > 1 for layer_bound in candidates.layer.loop_bounds]
+        fills = fill_coefficients(
+            candidates.dataflow,
+            candidates.orders,
+            "".join(loop for loop, d in zip(CHANNEL_LOOPS, _CHANNELS, strict=True) if present[d]),
+            machine.rf_mode == "split",
+        )
+        self._coefficients = fills.evaluate(
+            self._others.astype(np.float32),
+            spatial[of_other].transpose(1, 2, 0),
+            temporal[of_other][:, _CHANNELS].T,
+            (patterns[None] >> np.arange(9)[:, None] & 1).astype(bool),
+            np.asarray([*candidates.layer.stride, *candidates.layer.dilation], np.float32),
+        ).numpy()
+        self._values, monomial_of_term = fills.monomial_values(self._channels)
+        weights = _figure_weights(self.spreads, candidates.dataflow, machine, rf_words)
+        # Terms to (monomial, figure): a matrix for each spread.
+        num_monomials, num_figures = self._values.shape[1], weights.shape[1]
+        mixing = np.zeros(
+            (len(indices), num_monomials, num_figures, len(fills.terms)), np.float32
+        )
+        for term, (fill, _) in enumerate(fills.terms):
+            mixing[:, monomial_of_term[term], :, term] = weights[:, :, 1 + fill]
+        self._mixing = mixing.reshape(len(indices), num_monomials * num_figures, -1)
+        self._constants = weights[:, :, 0]
+        self._compute_cycles = np.prod(temporal.astype(np.float64), axis=1).astype(np.float32)
+        at_file, at_buffer = self._tile_parts(spatial.prod(axis=1), of_channel, of_other)
+        self._file_parts, self._buffer_parts = at_file, at_buffer
+
+    @classmethod
+    def chunks(
+        cls, candidates: Candidates, machine: MachineConfig, rf_words: np.ndarray
+    ) -> Iterator[SpreadSearch]:
+        """Yield searches of all spreads, in parts that bound the memory.
+
+        Args:
+            candidates: What to search.
+            machine: Bandwidths, technology and what is minimised.
+            rf_words: Sizes of register files, int [sizes], ascending.
+        """
+        start = 0
+        while start < len(candidates.spreads):
+            stop, rows = start, 0
+            while stop < len(candidates.spreads) and (
+                stop == start or rows + candidates.others[stop].shape[2] <= _ROWS
+            ):
+                rows += candidates.others[stop].shape[2]
+                stop += 1
+            yield cls(candidates, range(start, stop), machine, rf_words)
+            start = stop
+
+    def best(self) -> Best:
+        """Return the best of every spread."""
+        num = len(self._tiles.spread)
+        starts = range(0, num, _TILES)
+        with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
+            parts = list(pool.map(lambda s: self._scores(slice(s, s + _TILES)), starts))
+        score, tie_break = (np.concatenate([part[i] for part in parts]) for i in range(2))
+        edges = np.flatnonzero(np.diff(self._tiles.spread, prepend=-1))
+        best = np.minimum.reduceat(score, edges, axis=0)
+        is_best = score == best[self._tiles.spread]
+        tie_break = np.where(is_best, tie_break, np.float32(np.inf))
+        self._tile_scores = score, tie_break
+        return Best(best, np.minimum.reduceat(tie_break, edges, axis=0))
+
+    def winner(self, spread: int, size: int) -> Winner:
+        """Return the first mapping that reaches a spread's best for a size; after `best`."""
+        score, tie_break = (scores[:, size] for scores in self._tile_scores)
+        mine = np.flatnonzero(self._tiles.spread == spread)
+        tile = mine[np.lexsort((mine, tie_break[mine], score[mine]))[0]]
+        scores, ties = self._mapping_scores(slice(tile, tile + 1), size)
+        flat = np.lexsort((ties.ravel(), scores.ravel()))[0]
+        _, member, order, column = np.unravel_index(flat, scores.shape)
+        return Winner(
+            spread=self.spreads[spread],
+            channels=self._channels[:, :, self._tiles.members[tile, member]],
+            others=self._others[:, :, self._tiles.columns[tile, column]],
+            order=self._orders[order],
+        )
+
+    def count(self) -> int:
+        """Return how many different mappings there are that fit the largest register file.
+
+        Orders that differ only in loops with one step are the same mapping.
+        """
+        letters = CHANNEL_LOOPS + OTHER_LOOPS
+        distinct = [
+            len({"".join(n for n in order if code >> letters.index(n) & 1) for order in self._orders})
+            for code in range(1 << len(letters))
+        ]
+        num_orders = np.asarray(distinct)
+        channel_codes = (1 << np.arange(3)) @ (self._channels[2] > 1)
+        other_codes = (1 << np.arange(3, 8)) @ (self._others[2] > 1)
+        total = 0
+        for start in range(0, len(self._tiles.spread), _TILES):
+            tiles = slice(start, start + _TILES)
+            members, columns = self._tiles.members[tiles], self._tiles.columns[tiles]
+            fits = self._fitting_words(members, columns) <= self._rf_words[-1]
+            # The last column of a tile may repeat to fill it.
+            is_new = [np.diff(c, axis=1, prepend=-1) != 0 for c in (members, columns)]
+            fits &= is_new[0][:, :, None] & is_new[1][:, None]
+            codes = channel_codes[members][:, :, None] + other_codes[columns][:, None]
+            total += int(num_orders[codes][fits].sum())
+        return total
+
+    def _scores(self, tiles: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best score and its tie break in each tile, float32 [tiles, sizes]."""
+        figures, cycles, words = self._figures(tiles)
+        shape = (len(figures), len(self._rf_words))
+        best, ties = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
+        objective = self._machine.mapping_objective
+        for size, capacity in enumerate(self._rf_words):
+            does_not_fit = words > capacity
+            if does_not_fit.all():
+                continue
+            energy = figures[:, :, 3 + size]
+            if objective == "latency":
+                score, ties[:, size] = _lexicographic_minimum(cycles, energy, does_not_fit)
+            else:
+                if objective == "edp":
+                    np.multiply(energy, cycles, out=energy)
+                over_orders = energy.min(axis=2)
+                over_orders[does_not_fit] = np.inf
+                score = over_orders.min(axis=(1, 2))
+            best[:, size] = score
+        return best, ties
+
+    def _mapping_scores(self, tiles: slice, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return score and tie break of each mapping, [tiles, members, orders, columns]."""
+        figures, cycles, words = self._figures(tiles)
+        energy = figures[:, :, 3 + size]
+        score = {"edp": energy * cycles, "energy": energy, "latency": cycles}[
+            self._machine.mapping_objective
+        ]
+        does_not_fit = np.broadcast_to((words > self._rf_words[size])[:, :, None], score.shape)
+        return np.where(does_not_fit, np.float32(np.inf), score), energy
+
+    def _figures(self, tiles: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what the mappings of some tiles cost, and the register file's words they need.
+
+        Returns:
+            Figures, [tiles, members, figures, orders, columns]; cycles, without figures; words
+            without orders, infinite where the tiles do not fit the global buffer.
+        """
+        spread, pattern = self._tiles.spread[tiles], self._tiles.pattern[tiles]
+        members, columns = self._tiles.members[tiles], self._tiles.columns[tiles]
+        num, num_orders = len(spread), len(self._orders)
+        num_figures = self._constants.shape[1]
+        # [tiles, columns, terms, orders] to [tiles, terms, orders, columns]
+        raw = self._coefficients[pattern[:, None], :, :, columns].transpose(0, 2, 3, 1)
+        mixed = self._mixing[spread] @ raw.reshape(num, raw.shape[1], -1)
+        mixed = mixed.reshape(num, -1, num_figures * num_orders * _COLUMNS)
+        figures = self._values[members] @ mixed
+        figures = figures.reshape(num, _MEMBERS, num_figures, num_orders, _COLUMNS)
+        figures += self._constants[spread][:, None, :, None, None]
+        np.ceil(figures[:, :, :3], out=figures[:, :, :3])
+        cycles = np.maximum(figures[:, :, 0], figures[:, :, 1])
+        np.maximum(cycles, figures[:, :, 2], out=cycles)
+        np.maximum(cycles, self._compute_cycles[spread][:, None, None, None], out=cycles)
+        return figures, cycles, self._fitting_words(members, columns)
+
+    def _tile_parts(
+        self, spatial: np.ndarray, of_channel: np.ndarray, of_other: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return what tiles are products of, of channels [n, 3] and of others [m, 3], per level."""
+        parts = []
+        for level in range(2):
+            both = []
+            for factors, loops, owner in (
+                (self._channels, _CHANNELS, of_channel),
+                (self._others, _OTHERS, of_other),
+            ):
+                extents = np.ones((8, factors.shape[2]))
+                extents[loops] = factors[: level + 1].prod(axis=0)
+                if level:
+                    extents[loops] *= spatial[owner][:, loops].T
+                words = tile_words(self._layer, extents)
+                both.append(np.stack(words, axis=-1).astype(np.float32))
+            parts.append((both[0], both[1]))
+        return parts[0], parts[1]
+
+    def _fitting_words(self, members: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return words of a register file, infinite where the buffer is too small."""
+        words = self._words(self._file_parts, members, columns)
+        in_buffer = self._words(self._buffer_parts, members, columns)
+        words[in_buffer > self._machine.global_buffer_words] = np.inf
+        return words
+
+    def _words(
+        self, parts: tuple[np.ndarray, np.ndarray], members: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """Return the words of all operands, or of the largest, [tiles, members, columns]."""
+        of_channels, of_others = parts[0][members], parts[1][columns]
+        if self._machine.rf_mode == "split" and parts is self._file_parts:
+            return (of_channels[:, :, None] * of_others[:, None]).max(axis=-1)
+        return of_channels @ of_others.transpose(0, 2, 1)
+
+
+def _lexicographic_minimum(
+    cycles: np.ndarray, energy: np.ndarray, does_not_fit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least cycles in each tile, and the least energy among those, [tiles]."""
+    infinite = np.float32(np.inf)
+    least = np.where(does_not_fit[:, :, None], infinite, cycles).min(axis=(1, 2, 3))
+    is_tied = (cycles == least[:, None, None, None]) & ~does_not_fit[:, :, None]
+    return least, np.where(is_tied, energy, infinite).min(axis=(1, 2, 3))
+
+
+def _num_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _pattern_codes(channels: np.ndarray, is_split: bool) -> np.ndarray:
+    """Return which loops are there as bits, level by level, [n]."""
+    is_live = channels > 1
+    if not is_split:
+        is_live[0] = False  # a shared register file's loops have no order
+    return (1 << np.arange(9)) @ is_live.reshape(9, -1)
+
+
+class _Tiles(NamedTuple):
+    """Pairs of tilings of one spread in rectangles: channels with one pattern x other loops."""
+
+    spread: np.ndarray  # [tiles]
+    pattern: np.ndarray  # [tiles], which loops of the channels are there
+    members: np.ndarray  # [tiles, _MEMBERS], columns of all channels; the last one may repeat
+    columns: np.ndarray  # [tiles, _COLUMNS], columns of all others; the last one may repeat
+
+
+def _make_tiles(of_channel: np.ndarray, pattern: np.ndarray, of_other: np.ndarray) -> _Tiles:
+    """Cover all pairs of a spread's channels and its others; spreads are in order.
+
+    Args:
+        of_channel: Spread of each tiling of the channels, [n], ascending.
+        pattern: Pattern of each, [n].
+        of_other: Spread of each tiling of the other loops, [m], ascending.
+    """
+    by_group = np.lexsort((pattern, of_channel))
+    key = of_channel[by_group] * (pattern.max() + 1) + pattern[by_group]
+    first, count = _runs(key)
+    group, members = _chunks(first, count, _MEMBERS)
+    members = by_group[members]
+    spread, kind = of_channel[by_group[first[group]]], pattern[by_group[first[group]]]
+    first_other, count_other = _runs(of_other)
+    owner, columns = _chunks(first_other, count_other, _COLUMNS)
+    # Each chunk of channels meets each chunk of others of its spread.
+    first_chunk, num_chunks = _runs(owner)
+    left = np.repeat(np.arange(len(spread)), num_chunks[spread])
+    offset = np.arange(len(left)) - np.repeat(
+        np.cumsum(num_chunks[spread]) - num_chunks[spread], num_chunks[spread]
+    )
+    right = first_chunk[spread[left]] + offset
+    return _Tiles(spread[left], kind[left], members[left], columns[right])
+
+
+def _runs(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return first index and length of each run of equal values."""
+    first = np.flatnonzero(np.diff(key, prepend=key[:1] - 1))
+    return first, np.diff(first, append=len(key))
+
+
+def _chunks(first: np.ndarray, count: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut runs into chunks: run of each chunk, and its indices [chunks, width]."""
+    num = -(-count // width)
+    run = np.repeat(np.arange(len(first)), num)
+    offset = np.arange(len(run)) - np.repeat(np.cumsum(num) - num, num)
+    last = first[run] + count[run] - 1
+    indices = first[run][:, None] + offset[:, None] * width + np.arange(width)
+    return run, np.minimum(indices, last[:, None])
+
+
+def _figure_weights(
+    spreads: Sequence[Spread], dataflow: str, machine: MachineConfig, rf_words: np.ndarray
+) -> np.ndarray:
+    """Return figures as linear functions of fills, float32 [spreads, figures, 1 + fills].
+
+    Figures are the cycles of buffer reads, buffer writes and DRAM before rounding up,
+    and the energy with each size of register file.
+    """
+    tech = technology(machine.technology)
+    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
+    x = np.asarray([spread.x for spread in spreads], np.float64).T
+    y = np.asarray([spread.y for spread in spreads], np.float64).T
+    padded = np.asarray([spread.padded_bounds for spread in spreads], np.float64).T
+    outputs = np.prod([padded[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
+    spread_outputs = np.prod([(x * y)[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
+    variables = {name: Polynomial.variable(name) for name in FILLS}
+    counts = counts_of_fills(
+        Fills(
+            **variables,
+            first_outputs=outputs / spread_outputs,
+            first_buffer_outputs=outputs,
+        ),
+        macs=np.prod(padded, axis=0),
+        spatial_x=list(x),
+        spatial_y=list(y),
+        accounting=machine.accounting,
+    )
+    words_out, words_in = counts.global_buffer_words_out, counts.global_buffer_words_in
+    dram = counts.dram_accesses
+    hops = cost_model.wire_hops(counts, is_row_stationary=dataflow == "row_stationary")
+    fixed_pj = (
+        words_out * read_pj
+        + words_in * write_pj
+        + dram * tech.dram_pj.value
+        + counts.macs * tech.mac_pj.value
+    )
+    wire_pj = hops[0] + hops[1] + hops[2]
+    per_cycle = machine.global_buffer_words_per_cycle
+    dram_cycles = 0.0 if machine.dram_words_per_cycle is None else 1 / machine.dram_words_per_cycle
+    hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
+    figures = [words_out * (1 / per_cycle), words_in * (1 / per_cycle), dram * dram_cycles]
+    figures += [
+        fixed_pj + counts.rf_accesses * float(file_pj) + wire_pj * float(one_hop_pj)
+        for file_pj, one_hop_pj in zip(tech.register_file_pj(rf_words), hop_pj, strict=True)
+    ]
+    monomials = [frozenset[str](), *(frozenset([name]) for name in FILLS)]
+    result = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)
+    for row, figure in enumerate(figures):
+        for column, monomial in enumerate(monomials):
+            result[:, row, column] = np.asarray(figure.terms.get(monomial, 0.0))
+    return result
+
+
