@@ -18,7 +18,7 @@ from dance_tf.hardware.accelerator import accelerator_to_json
 from dance_tf.hardware.access_counts import count_accesses
 from dance_tf.hardware.mapper import BestMapping, best_mapping
 from dance_tf.hardware.mapping import format_loop_nest, mapping_to_json, to_batch
-from dance_tf.hardware.technology import technology
+from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
 
 __all__ = ["area_by_component_um2", "break_down", "layer_to_json"]
@@ -85,7 +85,7 @@ def break_down(
 
 def area_by_component_um2(accelerator: Accelerator, machine: MachineConfig) -> dict[str, float]:
     """Return the area of the accelerator's parts, um2."""
-    tech = technology(machine.technology)
+    tech = technology_of(machine)
     num_pes = accelerator.pe_x * accelerator.pe_y
     files = 3 if machine.rf_mode == "split" else 1
     file_um2 = float(tech.register_file_um2(machine.rf_words(accelerator.rf_bytes)))

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dance_tf.config import MachineConfig
 from dance_tf.hardware.access_counts import AccessCounts
-from dance_tf.hardware.technology import technology
+from dance_tf.hardware.technology import technology_of
 
 __all__ = [
     "BOUNDS",
@@ -111,7 +111,7 @@ def mapping_cost(
     Raises:
         UserError: If the technology has no figure for a size.
     """
-    tech = technology(machine.technology)
+    tech = technology_of(machine)
     dtype = counts.macs.dtype
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
     rf_pj = tf.cast(tech.register_file_pj(rf_words), dtype)
@@ -142,7 +142,7 @@ def mapping_cost(
 
 def accelerator_area_um2(pe_x: Any, pe_y: Any, rf_words: Any, machine: MachineConfig) -> np.ndarray:
     """Return area in um2, float64 [A], of arrays of PEs with register files of `rf_words`."""
-    tech = technology(machine.technology)
+    tech = technology_of(machine)
     buffer_um2 = tech.global_buffer_area_um2(machine.global_buffer_kib)
     files = 3 if machine.rf_mode == "split" else 1
     per_pe = files * tech.register_file_um2(rf_words) + tech.mac_um2.value
