@@ -32,7 +32,7 @@ from dance_tf.hardware.mapspace import (
     WEIGHT_SPAD_ORDER,
     spreads,
 )
-from dance_tf.hardware.technology import technology
+from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
 
 __all__ = [
@@ -81,23 +81,18 @@ class LoopNestCostModel:
     rule: str = "strip"
 
     def __post_init__(self) -> None:
-        technology(self.machine.technology).global_buffer_area_um2(self.machine.global_buffer_kib)
+        technology_of(self.machine).global_buffer_area_um2(self.machine.global_buffer_kib)
         if self.rule not in MAPSPACE_RULES:
             raise UserError(f"rule is {self.rule!r}, not one of {', '.join(MAPSPACE_RULES)}")
 
     @property
     def fingerprint(self) -> str:
         """Everything that determines the numbers, as text."""
-        tech = dataclasses.asdict(technology(self.machine.technology))
-        return json.dumps(
-            {
-                "model": MODEL_VERSION,
-                "rule": self.rule,
-                "machine": dataclasses.asdict(self.machine),
-                "technology": tech,
-            },
-            sort_keys=True,
-        )
+        # A technology counts by its figures, not by the name or path that it goes by.
+        machine = dataclasses.asdict(self.machine)
+        machine["technology"] = dataclasses.asdict(technology_of(self.machine))
+        content = {"model": MODEL_VERSION, "rule": self.rule, "machine": machine}
+        return json.dumps(content, sort_keys=True)
 
     def __call__(
         self,
@@ -140,8 +135,8 @@ class LoopNestCostModel:
                 found = [*_search_dataflows(layer, accelerators, self.machine, self.rule)]
                 choice = np.full(shape[1], -1)
                 winners: list[_Found] = []
-                for rows, part, its_choice in found:
-                    choice[rows] = np.where(its_choice < 0, -1, its_choice + len(winners))
+                for rows, part, of_rows in found:
+                    choice[rows] = np.where(of_rows < 0, -1, of_rows + len(winners))
                     winners += part
                 cost = _exact_cost(layer, winners, self.machine)
                 # The last entry is for accelerators that cannot run the layer.
@@ -185,11 +180,10 @@ def best_mapping(
     found = winners[int(choice[0])]
     cost = _exact_cost(layer, [found], machine)
     bounds = dict(zip(LOOPS, found.winner.spread.padded_bounds, strict=True))
-    if layer.kind == "depthwise":
-        padded = {**bounds, "K": bounds["G"]}
-    else:
-        padded = {**bounds, "K": bounds["K"] * bounds["G"], "groups": bounds["G"]}
-    del padded["G"]
+    groups = bounds.pop("G")
+    padded: dict[str, Any] = {**bounds, "K": bounds["K"] * groups}
+    if layer.kind != "depthwise":
+        padded["groups"] = groups
     return BestMapping(
         mapping=_as_mapping(found, layer, machine.rf_mode == "split"),
         padded_layer=dataclasses.replace(layer, **padded),

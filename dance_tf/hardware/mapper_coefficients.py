@@ -9,13 +9,13 @@ figures of every pair of the two, tens of operations a mapping.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from dance_tf.hardware.access_counts import Fills, LoopNests, fills_of_orders
+from dance_tf.hardware.fills import Fills, LoopNests, fills_of_orders
 from dance_tf.hardware.mapspace import CHANNEL_LOOPS, OTHER_LOOPS, RULES, WEIGHT_SPAD_ORDER
 from dance_tf.hardware.polynomial import Polynomial
 from dance_tf.structs import LOOPS

@@ -21,8 +21,10 @@ import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.hardware import cost_model
-from dance_tf.hardware.access_counts import Fills, counts_of_fills
+from dance_tf.hardware.access_counts import counts_of_fills
+from dance_tf.hardware.fills import Fills
 from dance_tf.hardware.mapper_coefficients import FILLS, fill_coefficients
+from dance_tf.hardware.mapper_tiles import COLUMNS, MEMBERS, make_tiles
 from dance_tf.hardware.mapspace import (
     CHANNEL_LOOPS,
     OTHER_LOOPS,
@@ -32,7 +34,7 @@ from dance_tf.hardware.mapspace import (
     tilings,
 )
 from dance_tf.hardware.polynomial import Polynomial
-from dance_tf.hardware.technology import technology
+from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = ["Best", "Candidates", "SpreadSearch", "Winner"]
@@ -40,7 +42,6 @@ __all__ = ["Best", "Candidates", "SpreadSearch", "Winner"]
 _CHANNELS = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
 _OTHERS = [LOOPS.index(loop) for loop in OTHER_LOOPS]
 _ROWS = 4096  # tilings of the other loops per call of the coefficients' function
-_MEMBERS, _COLUMNS = 8, 16  # tilings of the channels and of the other loops in a tile
 _TILES = 32  # per block: their figures stay in the cache
 
 
@@ -95,7 +96,12 @@ class Candidates:
                 channels.append(channel)
                 others.append(other)
         return cls(
-            layer, dataflow, tuple(kept), tuple(channels), tuple(others), dram_orders(layer, dataflow)
+            layer,
+            dataflow,
+            tuple(kept),
+            tuple(channels),
+            tuple(others),
+            dram_orders(layer, dataflow),
         )
 
 
@@ -120,7 +126,7 @@ class SpreadSearch:
         patterns, pattern = np.unique(
             _pattern_codes(self._channels, machine.rf_mode == "split"), return_inverse=True
         )
-        self._tiles = _make_tiles(of_channel, pattern, of_other)
+        self._tiles = make_tiles(of_channel, pattern, of_other)
         temporal = np.asarray([spread.temporal_bounds for spread in self.spreads], np.float32)
         spatial = np.asarray([(spread.x, spread.y) for spread in self.spreads], np.float32)
         present = [layer_bound > 1 for layer_bound in candidates.layer.loop_bounds]
@@ -141,9 +147,7 @@ class SpreadSearch:
         weights = _figure_weights(self.spreads, candidates.dataflow, machine, rf_words)
         # Terms to (monomial, figure): a matrix for each spread.
         num_monomials, num_figures = self._values.shape[1], weights.shape[1]
-        mixing = np.zeros(
-            (len(indices), num_monomials, num_figures, len(fills.terms)), np.float32
-        )
+        mixing = np.zeros((len(indices), num_monomials, num_figures, len(fills.terms)), np.float32)
         for term, (fill, _) in enumerate(fills.terms):
             mixing[:, monomial_of_term[term], :, term] = weights[:, :, 1 + fill]
         self._mixing = mixing.reshape(len(indices), num_monomials * num_figures, -1)
@@ -210,7 +214,12 @@ class SpreadSearch:
         """
         letters = CHANNEL_LOOPS + OTHER_LOOPS
         distinct = [
-            len({"".join(n for n in order if code >> letters.index(n) & 1) for order in self._orders})
+            len(
+                {
+                    "".join(n for n in order if code >> letters.index(n) & 1)
+                    for order in self._orders
+                }
+            )
             for code in range(1 << len(letters))
         ]
         num_orders = np.asarray(distinct)
@@ -274,9 +283,9 @@ class SpreadSearch:
         # [tiles, columns, terms, orders] to [tiles, terms, orders, columns]
         raw = self._coefficients[pattern[:, None], :, :, columns].transpose(0, 2, 3, 1)
         mixed = self._mixing[spread] @ raw.reshape(num, raw.shape[1], -1)
-        mixed = mixed.reshape(num, -1, num_figures * num_orders * _COLUMNS)
+        mixed = mixed.reshape(num, -1, num_figures * num_orders * COLUMNS)
         figures = self._values[members] @ mixed
-        figures = figures.reshape(num, _MEMBERS, num_figures, num_orders, _COLUMNS)
+        figures = figures.reshape(num, MEMBERS, num_figures, num_orders, COLUMNS)
         figures += self._constants[spread][:, None, :, None, None]
         np.ceil(figures[:, :, :3], out=figures[:, :, :3])
         cycles = np.maximum(figures[:, :, 0], figures[:, :, 1])
@@ -343,57 +352,6 @@ def _pattern_codes(channels: np.ndarray, is_split: bool) -> np.ndarray:
     return (1 << np.arange(9)) @ is_live.reshape(9, -1)
 
 
-class _Tiles(NamedTuple):
-    """Pairs of tilings of one spread in rectangles: channels with one pattern x other loops."""
-
-    spread: np.ndarray  # [tiles]
-    pattern: np.ndarray  # [tiles], which loops of the channels are there
-    members: np.ndarray  # [tiles, _MEMBERS], columns of all channels; the last one may repeat
-    columns: np.ndarray  # [tiles, _COLUMNS], columns of all others; the last one may repeat
-
-
-def _make_tiles(of_channel: np.ndarray, pattern: np.ndarray, of_other: np.ndarray) -> _Tiles:
-    """Cover all pairs of a spread's channels and its others; spreads are in order.
-
-    Args:
-        of_channel: Spread of each tiling of the channels, [n], ascending.
-        pattern: Pattern of each, [n].
-        of_other: Spread of each tiling of the other loops, [m], ascending.
-    """
-    by_group = np.lexsort((pattern, of_channel))
-    key = of_channel[by_group] * (pattern.max() + 1) + pattern[by_group]
-    first, count = _runs(key)
-    group, members = _chunks(first, count, _MEMBERS)
-    members = by_group[members]
-    spread, kind = of_channel[by_group[first[group]]], pattern[by_group[first[group]]]
-    first_other, count_other = _runs(of_other)
-    owner, columns = _chunks(first_other, count_other, _COLUMNS)
-    # Each chunk of channels meets each chunk of others of its spread.
-    first_chunk, num_chunks = _runs(owner)
-    left = np.repeat(np.arange(len(spread)), num_chunks[spread])
-    offset = np.arange(len(left)) - np.repeat(
-        np.cumsum(num_chunks[spread]) - num_chunks[spread], num_chunks[spread]
-    )
-    right = first_chunk[spread[left]] + offset
-    return _Tiles(spread[left], kind[left], members[left], columns[right])
-
-
-def _runs(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return first index and length of each run of equal values."""
-    first = np.flatnonzero(np.diff(key, prepend=key[:1] - 1))
-    return first, np.diff(first, append=len(key))
-
-
-def _chunks(first: np.ndarray, count: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut runs into chunks: run of each chunk, and its indices [chunks, width]."""
-    num = -(-count // width)
-    run = np.repeat(np.arange(len(first)), num)
-    offset = np.arange(len(run)) - np.repeat(np.cumsum(num) - num, num)
-    last = first[run] + count[run] - 1
-    indices = first[run][:, None] + offset[:, None] * width + np.arange(width)
-    return run, np.minimum(indices, last[:, None])
-
-
 def _figure_weights(
     spreads: Sequence[Spread], dataflow: str, machine: MachineConfig, rf_words: np.ndarray
 ) -> np.ndarray:
@@ -402,7 +360,7 @@ def _figure_weights(
     Figures are the cycles of buffer reads, buffer writes and DRAM before rounding up,
     and the energy with each size of register file.
     """
-    tech = technology(machine.technology)
+    tech = technology_of(machine)
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
     x = np.asarray([spread.x for spread in spreads], np.float64).T
     y = np.asarray([spread.y for spread in spreads], np.float64).T
@@ -445,5 +403,3 @@ def _figure_weights(
         for column, monomial in enumerate(monomials):
             result[:, row, column] = np.asarray(figure.terms.get(monomial, 0.0))
     return result
-
-

@@ -2,9 +2,9 @@
 
 A mapping tiles, orders and spreads the loops of a layer over DRAM, global buffer, PE
 array and register file: the seven dimensions, K and C being those of one group, and G
-over the groups of a grouped layer. A depthwise layer has loops over K. The JSON form is a list of levels, outer to
-inner; each has temporal loops (outer to inner) and, at the global buffer, spatial
-loops on X and on Y:
+over the groups of a grouped layer. A depthwise layer has loops over K. The JSON form is
+a list of levels, outer to inner; each has temporal loops (outer to inner) and, at the
+global buffer, spatial loops on X and on Y:
 
     [{"level": "dram", "temporal": [["K", 3]]},
      {"level": "global_buffer", "temporal": [["P", 32]], "spatial_x": [["C", 8]], ...},

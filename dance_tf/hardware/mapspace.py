@@ -180,9 +180,7 @@ def _cuts(
     return cuts
 
 
-def _copies(
-    names: str, bounds: Sequence[int], room: int, rule: str
-) -> Iterator[tuple[int, ...]]:
+def _copies(names: str, bounds: Sequence[int], room: int, rule: str) -> Iterator[tuple[int, ...]]:
     """Yield every choice of copies of the named loops that fits into `room`."""
     choices = [
         _divisors(bounds[_INDEX[name]])
@@ -254,8 +252,8 @@ def tilings(
 
 
 def _fits(layer: Layer, extents: np.ndarray, rf_words: int, is_split: bool) -> np.ndarray:
-    words = tile_words(layer, extents)
-    return (np.maximum.reduce(words) if is_split else sum(words)) <= rf_words
+    words = np.stack(tile_words(layer, extents))
+    return np.asarray((words.max(axis=0) if is_split else words.sum(axis=0)) <= rf_words)
 
 
 def tile_words(layer: Layer, extents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
