@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dance_tf.export import export_network
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.cost_table import CostTable, load_or_build_table
+    from dance_tf.hardware.measured import MeasuredCostModel, space_layers, write_cost_template
     from dance_tf.hardware.objective import EDAP, Objective
     from dance_tf.hardware.oracle import best_accelerators
     from dance_tf.presets import preset
@@ -41,6 +42,7 @@ __all__ = [
     "ExactEvaluator",
     "ExperimentConfig",
     "Layer",
+    "MeasuredCostModel",
     "NetworkSpace",
     "NeuralEvaluator",
     "Objective",
@@ -61,6 +63,8 @@ __all__ = [
     "override",
     "preset",
     "retrain",
+    "space_layers",
+    "write_cost_template",
 ]
 
 #: Name to the module that it is imported from; the imports above, for the interpreter.
@@ -74,6 +78,7 @@ _HOMES = {
     "ExactEvaluator": "evaluator.exact",
     "ExperimentConfig": "config",
     "Layer": "structs",
+    "MeasuredCostModel": "hardware.measured",
     "NetworkSpace": "supernet.search_space",
     "NeuralEvaluator": "evaluator.neural",
     "Objective": "hardware.objective",
@@ -94,6 +99,8 @@ _HOMES = {
     "override": "config",
     "preset": "presets",
     "retrain": "search.retrain",
+    "space_layers": "hardware.measured",
+    "write_cost_template": "hardware.measured",
 }
 
 

@@ -30,6 +30,8 @@ def write_accelerator(
     accelerator: Accelerator,
     machine: MachineConfig,
     exact_cost: Any,
+    *,
+    cost_source: Mapping[str, Any] | None = None,
 ) -> None:
     """Write accelerator.json, read it again and compare.
 
@@ -39,6 +41,7 @@ def write_accelerator(
         machine: What it shares with all accelerators of its space.
         exact_cost: A record or a dict of numbers with units in their names, such as
             latency_ms, of the run's network on this accelerator.
+        cost_source: Where that cost comes from, such as the technology and its hash.
     """
     if dataclasses.is_dataclass(exact_cost) and not isinstance(exact_cost, type):
         exact_cost = dataclasses.asdict(exact_cost)
@@ -48,6 +51,7 @@ def write_accelerator(
         "units": _UNITS,
         "machine": dataclasses.asdict(machine),
         "exact_cost": dict(exact_cost),
+        **({} if cost_source is None else {"cost_source": dict(cost_source)}),
     }
     write_json(path, data)
     if read_accelerator(path)[:2] != (accelerator, machine):

@@ -28,6 +28,14 @@ def test_round_trip(tmp_path):
     assert cost == {"latency_ms": 0.5, "energy_mj": None, "energy_mj_reason": "infinite"}
     data = json.loads(path.read_text())
     assert set(data["units"]) == set(data["accelerator"])
+    assert "cost_source" not in data
+
+
+def test_where_the_cost_comes_from_is_kept(tmp_path):
+    path, source = tmp_path / "accelerator.json", {"kind": "measured", "name": "mine.csv"}
+    export.write_accelerator(path, ACCELERATOR, MACHINE, {}, cost_source=source)
+    assert json.loads(path.read_text())["cost_source"] == source
+    assert export.read_accelerator(path)[:2] == (ACCELERATOR, MACHINE)
 
 
 @pytest.mark.parametrize(

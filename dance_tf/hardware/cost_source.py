@@ -24,7 +24,10 @@ def make_cost_model(hardware: HardwareConfig) -> LoopNestCostModel | MeasuredCos
 
 
 def cost_source(hardware: HardwareConfig) -> dict[str, Any]:
-    """Return what a record of a result says of its costs: a file by its name and its content.
+    """Return what a record of a result says of its costs.
+
+    `kind` is "loop_nest" or "measured", `name` that of the technology or the path of the
+    measured table, `sha256` the hash of what it says.
 
     Raises:
         UserError: As `make_cost_model`.
@@ -33,11 +36,11 @@ def cost_source(hardware: HardwareConfig) -> dict[str, Any]:
         model = MeasuredCostModel(hardware.measured_csv, hardware.machine)
         return {
             "kind": "measured",
-            "measured_csv": hardware.measured_csv,
-            "fingerprint": model.fingerprint,
+            "name": hardware.measured_csv,
+            "sha256": model.sha256,
         }
     return {
         "kind": "loop_nest",
-        "technology": hardware.machine.technology,
-        "technology_sha256": technology_of(hardware.machine).sha256,
+        "name": hardware.machine.technology,
+        "sha256": technology_of(hardware.machine).sha256,
     }

@@ -65,8 +65,8 @@ class MeasuredCostModel:
     Attributes:
         path: The file.
         num_rows: Pairs of a layer shape and an accelerator in it.
-        fingerprint: Text that follows from what the file says, not from how it is laid
-            out: order of rows and columns, line ends and units make no difference.
+        sha256: Hash of what the file says, not of how it is laid out: order of rows and
+            columns, line ends and units make no difference.
     """
 
     def __init__(self, path: str | os.PathLike, machine: MachineConfig | None = None) -> None:
@@ -98,7 +98,12 @@ class MeasuredCostModel:
             costs[array] = _cost(row, scale, where)
             self._add_area(row, array, scale, where)
         self.num_rows = len(rows)
-        self.fingerprint = f"measured {self._digest()}"
+        self.sha256 = self._digest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that determines the numbers, as text."""
+        return f"measured {self.sha256}"
 
     def __call__(self, workload: Workload, accelerators: Accelerators) -> Cost:
         """Return the costs in the file.

@@ -19,13 +19,15 @@ from dance_tf import data, export, reporting, run_info
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import load_evaluator
+from dance_tf.hardware.cost_source import cost_source
 from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.hardware.technology import format_technology, technology_of
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.search.steps import SearchPlan
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.strict_json import read_json, write_json, write_text
 from dance_tf.supernet.search_space import make_space
 
 __all__ = ["check_output_dir", "load_finished", "prepare", "run_experiment"]
@@ -130,12 +132,21 @@ def run_experiment(
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = prepare(config, cache_dir=cache_dir)
+    paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
+    costs = {
+        "cost_table_sha256": problem.table.content_hash,
+        "cost_source": cost_source(config.hardware),
+    }
+    _check_costs(paths["run_info"], problem.table.content_hash)
 
     os.makedirs(output_dir, exist_ok=True)
-    paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
     write_json(paths["config"], config_to_json(config))
     info = run_info.collect(config.seed, started, is_deterministic=True)
-    run_info.write(paths["run_info"], info)
+    run_info.write(paths["run_info"], info | costs)
+    if config.hardware.measured_csv is None:
+        # The figures as they are now, whatever becomes of a user's file of them.
+        paths["technology"] = os.path.join(output_dir, "technology.json")
+        write_text(paths["technology"], format_technology(technology_of(config.hardware.machine)))
 
     result = DanceSearch(
         config.search,
@@ -149,7 +160,11 @@ def run_experiment(
         print(f"warning: {warning}", file=sys.stderr)
     paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
     export.write_accelerator(
-        paths["accelerator"], result.accelerator, config.hardware.machine, result.exact_cost
+        paths["accelerator"],
+        result.accelerator,
+        config.hardware.machine,
+        result.exact_cost,
+        cost_source=costs["cost_source"],
     )
     if use_retrain:
         trained = retrain(
@@ -177,7 +192,7 @@ def run_experiment(
     times |= {"started_at": started.isoformat(), "ended_at": ended.isoformat()}
     result = dataclasses.replace(result, times=times)
     info = run_info.collect(config.seed, started, ended=ended, is_deterministic=True)
-    run_info.write(paths["run_info"], info)
+    run_info.write(paths["run_info"], info | costs)
     paths["result"] = result.save(output_dir)
     return result, paths
 
@@ -196,6 +211,7 @@ def load_finished(
     is_exported = all(map(os.path.exists, files.values()))
     if use_retrain and (result.accuracy is None or (use_export and not is_exported)):
         return None
+    files["technology"] = os.path.join(output_dir, "technology.json")
     return result, paths | {name: path for name, path in files.items() if os.path.exists(path)}
 
 
@@ -220,6 +236,18 @@ def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[s
     shutil.rmtree(evaluator_dir, ignore_errors=True)
     served = export.export_evaluator(problem.evaluator, evaluator_dir, 1)
     return {name: report[name]["path"] for name in _EXPORTS} | {"evaluator": served["path"]}
+
+
+def _check_costs(path: str, content_hash: str) -> None:
+    """Refuse to go on with a run whose costs were others; `path` is its run_info.json, if any."""
+    info = read_json(path) if os.path.exists(path) else {}
+    if info.get("cost_table_sha256", content_hash) != content_hash:
+        source = info.get("cost_source", {})
+        raise UserError(
+            f"--resume: costs have changed since the run in {os.path.dirname(path)} began; they"
+            f" came from {source.get('name')} as it was then (SHA-256 {source.get('sha256')}):"
+            " bring it back, or name another --output_dir"
+        )
 
 
 def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:

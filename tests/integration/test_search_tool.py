@@ -13,6 +13,7 @@ import pytest
 from dance_tf import export, reporting
 from dance_tf.config import config_from_json, override
 from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
 from dance_tf.search.result import SearchResult
 from dance_tf.supernet.search_space import make_space
@@ -99,6 +100,12 @@ def test_a_run_leaves_everything(finished):
     assert machine == config.hardware.machine
     info = reporting.read_json(finished / "run_info.json")
     assert info["seed"] == 0 and info["wall_time_s"] > 0 and info["is_deterministic"] is True
+    # The figures that were used can be given back, and are known by their hash.
+    used = technology(os.fspath(finished / "technology.json"))
+    assert used == technology("cacti_45nm")
+    source = {"kind": "loop_nest", "name": "cacti_45nm", "sha256": used.sha256}
+    assert info["cost_source"] == source and len(info["cost_table_sha256"]) == 64
+    assert reporting.read_json(finished / "accelerator.json")["cost_source"] == source
     phases = [line["phase"] for line in reporting.read_history(finished / "history.jsonl")]
     assert phases == ["warmup"] * 2 + ["search"] * 4 + ["retrain"]
     assert len(SearchResult.load(finished).history) == 6

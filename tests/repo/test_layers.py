@@ -38,10 +38,11 @@ LAYERS = {
 #: Inside hardware: a module imports from the rows above its own.
 HARDWARE = (
     {"technology", "accelerator", "workload", "objective"},
-    {"mapping", "mapspace"},
+    {"mapping", "mapspace", "measured"},
     {"access_counts"},
     {"cost_model"},
     {"mapper", "validation"},
+    {"cost_source"},
     {"cost_table", "breakdown"},
     {"oracle"},
 )

@@ -1,0 +1,41 @@
+"""The example of a measured table runs, and what it prints follows from its formula."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_from_template_to_the_best_board(tmp_path: pathlib.Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.measured_table"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+    )
+    rows, small, large, best = done.stdout.splitlines()
+    num_rows, num_layers = map(
+        int, re.match(r"(\d+) rows: (\d+) layers on 2 boards", rows).groups()
+    )
+    assert num_rows == 2 * num_layers > 40
+    shares = [int(re.search(r"(\d+)%", line).group(1)) for line in (small, large)]
+    assert sum(shares) in (99, 100, 101) and min(shares) > 0  # 7x7 runs on the large one only
+    # Without a 7x7 filter, the small board has the smaller product: 1.1 / 150 * 6 < 1.6 / 200 * 7.
+    assert best.endswith("1.1 mm2") and "mbconv7" not in best
+    (csv_file,) = tmp_path.glob("*/measured.csv")
+    assert csv_file.read_text(encoding="utf-8").count("infeasible") > 0
+
+
+def test_readme_leads_to_the_example():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## How do I make the table for my own hardware")[2]
+    section = section.partition("\n## ")[0]
+    for name in ("examples/measured_table.py", "cost_template", "hardware.measured_csv"):
+        assert name in section

@@ -1,0 +1,66 @@
+"""Write the CSV file that a measured cost table begins as: layers x accelerators, to fill in.
+
+Its rows are all that a search of the space can ask for: every layer shape of the networks
+on every accelerator. Fill in latency, energy and, once for each accelerator, area; write
+infeasible as the latency of what cannot run. Then give the file to search, to
+build_cost_table or to train_evaluator as --set=hardware.measured_csv=FILE, with the same
+--preset and other settings.
+
+Prints a JSON object with the number of rows. An existing file is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from absl import flags
+
+from dance_tf.errors import UserError
+from tools import flags as common
+
+FLAGS = common.shared_flags("preset", "config", "set")
+_OUTPUT = flags.DEFINE_string("output", None, "CSV file to write.", flag_values=FLAGS)
+_ESTIMATE = flags.DEFINE_boolean(
+    "estimate",
+    False,
+    "Fill in what the cost model of the machine says, to be replaced by what is measured.",
+    flag_values=FLAGS,
+)
+
+
+def main(argv: list[str]) -> None:
+    """Write the file."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    if not _OUTPUT.value:
+        raise UserError("--output is missing: name the CSV file to write")
+    path = os.path.abspath(os.path.expanduser(_OUTPUT.value))
+    if os.path.exists(path):
+        raise UserError(f"--output={path} exists, and may hold measurements: name another file")
+    common.load_tensorflow()
+    from dance_tf.hardware.accelerator import AcceleratorSpace
+    from dance_tf.hardware.mapper import LoopNestCostModel
+    from dance_tf.hardware.measured import space_layers, write_cost_template
+    from dance_tf.hardware.workload import to_workload
+    from dance_tf.reporting import progress
+    from dance_tf.supernet.search_space import make_space
+
+    layers = space_layers(make_space(config.space))
+    accelerators = AcceleratorSpace(config.hardware.accelerators).all()
+    machine, cost = config.hardware.machine, None
+    if _ESTIMATE.value:
+        with progress("estimate") as report:
+            cost = LoopNestCostModel(machine)(to_workload(layers), accelerators, report)
+    num_rows = write_cost_template(path, layers, accelerators, cost, machine)
+    summary = {
+        "output": path,
+        "num_layers": len(layers),
+        "num_accelerators": len(accelerators.pe_x),
+        "num_rows": num_rows,
+    }
+    print(json.dumps(summary, indent=2))
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
