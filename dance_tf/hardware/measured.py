@@ -37,16 +37,14 @@ from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, C
 __all__ = ["MeasuredCostModel", "space_layers", "write_cost_template"]
 
 _INFEASIBLE = "infeasible"
-_REQUIRED = ("K", "C", "P", "Q", "R", "S", "pe_x", "pe_y", "rf_bytes", "dataflow")
 _STEPS = ("stride_w", "stride_h", "dilation_w", "dilation_h")
+_SHAPE = ("kind", *DIMENSIONS, *_STEPS, "groups")
+_REQUIRED = ("K", "C", "P", "Q", "R", "S", "pe_x", "pe_y", "rf_bytes", "dataflow")
 _OPTIONAL = ("name", "note", "kind", "N", "groups", *_STEPS)
 _UNITS = ("latency_ms", "latency_cycles", "energy_mj", "energy_pj", "area_mm2", "area_um2")
 _TEMPLATE = (
     "name",
-    "kind",
-    *DIMENSIONS,
-    *_STEPS,
-    "groups",
+    *_SHAPE,
     "pe_x",
     "pe_y",
     "rf_bytes",
@@ -85,14 +83,19 @@ class MeasuredCostModel:
         scale = _units(self.path, list(rows[0]), machine or MachineConfig())
         self._costs: dict[tuple, dict[_Array, tuple[float, float]]] = collections.defaultdict(dict)
         self._areas: dict[_Array, float] = {}
-        layers: dict[tuple, tuple] = {}  # cells to key: most rows repeat a layer
+        # Most rows repeat the cells of a layer and of an accelerator: each is read once.
+        keys: dict[tuple, tuple] = {}
+        arrays: dict[tuple, _Array] = {}
+        columns = [name for name in _SHAPE if name in rows[0]]
         for number, row in enumerate(rows, start=1):
             where = f"{self.path} row {number} below the header"
-            cells = tuple(row.get(name, "") for name in ("kind", *DIMENSIONS, *_STEPS, "groups"))
-            if cells not in layers:
-                layers[cells] = layer_key(_layer(row, where))
-            array = _array(row, where)
-            costs = self._costs[layers[cells]]
+            shape = tuple([row[name] for name in columns])
+            if shape not in keys:
+                keys[shape] = layer_key(_layer(row, where))
+            cells = (row["pe_x"], row["pe_y"], row["rf_bytes"], row["dataflow"])
+            if cells not in arrays:
+                arrays[cells] = _array(row, where)
+            array, costs = arrays[cells], self._costs[keys[shape]]
             if array in costs:
                 raise UserError(f"{where}: a second cost of {_layer_text(row)} on {_text(array)}")
             costs[array] = _cost(row, scale, where)

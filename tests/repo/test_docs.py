@@ -27,7 +27,7 @@ def _commands() -> list[tuple[str, list[str]]]:
     for path in DOCUMENTS:
         text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r"python -m tools\.(\w[^`\n]*)", text):
-            tool, *arguments = shlex.split(line, comments=True)
+            tool, *arguments = shlex.split(line.partition(" > ")[0], comments=True)
             found.append((tool, arguments))
     return [
         (tool, [a for a in arguments if a != "..."]) for tool, arguments in found if tool != "NAME"
