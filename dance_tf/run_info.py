@@ -14,7 +14,7 @@ from typing import Any
 from dance_tf.strict_json import write_json
 from dance_tf.version import __version__
 
-__all__ = ["collect", "now", "write"]
+__all__ = ["collect", "machine", "now", "versions", "write"]
 
 #: Distributions whose version can change a result.
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "ai-edge-litert")
@@ -44,11 +44,7 @@ def collect(
     return {
         "command": shlex.join(sys.orig_argv),
         "working_directory": os.getcwd(),
-        "versions": {
-            "python": platform.python_version(),
-            "dance_tf": __version__,
-            **_package_versions(),
-        },
+        "versions": versions(),
         "git_commit": _git_commit(),
         "platform": platform.platform(),
         "num_cpus": _num_cpus(),
@@ -58,6 +54,29 @@ def collect(
         "started_at": started.isoformat(timespec="seconds"),
         "ended_at": None if ended is None else ended.isoformat(timespec="seconds"),
         "wall_time_s": None if ended is None else round((ended - started).total_seconds(), 3),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what a time was measured on; None is what the system does not say."""
+    try:
+        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        memory_gib = None
+    return {
+        "cpu": _cpu_model(),
+        "num_cpus": _num_cpus(),
+        "memory_gib": None if memory_gib is None else round(memory_gib, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions that can change a result, of Python, this package and others."""
+    return {
+        "python": platform.python_version(),
+        "dance_tf": __version__,
+        **_package_versions(),
     }
 
 
@@ -98,6 +117,16 @@ def _git_commit() -> str | None:
     commit = git("rev-parse", "HEAD")
     is_dirty = commit and git("status", "--porcelain", "--untracked-files=no")
     return f"{commit}-dirty" if is_dirty else commit
+
+
+def _cpu_model() -> str | None:
+    """Return the CPU's name; Linux has it in a file only."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.partition(":")[2].strip() for line in file if line[:10] == "model name"]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine() or None
 
 
 def _num_cpus() -> int | None:

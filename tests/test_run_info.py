@@ -33,6 +33,13 @@ def test_a_run_under_way_has_no_end():
     assert info["ended_at"] is None and info["wall_time_s"] is None
 
 
+def test_the_machine_has_a_name_cores_and_memory():
+    machine = run_info.machine()
+    assert machine["cpu"] and machine["system"]
+    assert 1 <= machine["num_cpus"] <= os.cpu_count()
+    assert 0.1 < machine["memory_gib"] < 1e6
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_commit_is_ours_or_none(tmp_path, monkeypatch):
     def git(*arguments):

@@ -1,0 +1,122 @@
+"""The command line benchmark: medians, spread, processes of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from dance_tf.errors import UserError
+from dance_tf.hardware import benchmark as library
+from tools import benchmark
+from tools import flags as common
+
+NAMES = {
+    "mappings_per_s",
+    "table_build_s",
+    "table_build_cpu_s",
+    "peak_memory_mb",
+    "oracle_ms_per_network",
+    "oracle_networks_per_s",
+    "keras_application_s",
+    "keras_application_cpu_s",
+}
+
+
+def _call(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
+    status = common.call(benchmark.main, benchmark.FLAGS, ["benchmark", *flags])
+    return status, *capsys.readouterr()
+
+
+def _check(report: dict, num_runs: int) -> None:
+    assert set(report["spread"]) == NAMES
+    for name in NAMES:
+        spread = report["spread"][name]
+        assert spread["runs"] == num_runs
+        assert 0 < spread["min"] <= report[name] <= spread["max"]
+    assert report["machine"]["cpu"] and report["machine"]["memory_gib"]
+    assert report["versions"]["tensorflow"]
+    assert report["baseline"]["mappings_per_cpu_s"] == 640 and report["baseline"]["source"]
+
+
+def test_report_is_the_median_of_each_measure(monkeypatch, capsys, tmp_path):
+    """With three runs whose times are known; nothing is built."""
+    calls: list[tuple[str, ...]] = []
+
+    def fresh(tool: str, *arguments: str) -> benchmark.Fresh:
+        calls.append((tool, *arguments))
+        for argument in arguments:
+            if argument.startswith("--cache_dir="):
+                folder = argument.partition("=")[2]
+                assert folder not in str(calls[:-1])  # an empty cache each time
+                benchmark.pathlib.Path(folder).mkdir()
+                benchmark.pathlib.Path(folder, "table").write_bytes(b"x" * 5_000)
+        return benchmark.Fresh({}, float(len(calls) ** 2), 2.0, 100.0 * len(calls))
+
+    monkeypatch.setattr(benchmark, "_fresh", fresh)
+    mapper = library.MapperSpeed(2, 600, 1.5, [1.0, 3.0, 2.0])
+    oracle = library.OracleSpeed(50_000, 0.5, [0.002, 0.001, 0.003], [5.0, 4.0, 10.0])
+    monkeypatch.setattr(library, "measure_mapper", lambda *a, **k: mapper)
+    monkeypatch.setattr(library, "measure_oracle", lambda *a, **k: oracle)
+    monkeypatch.setattr("dance_tf.hardware.cost_table.load_or_build_table", lambda *a, **k: None)
+    status, out, error = _call(capsys, "--suite=cost_model", "--runs=3")
+    assert (status, error) == (0, "")
+    report = json.loads(out, parse_constant=pytest.fail)
+    _check(report, 3)
+    assert report["suite"] == "cost_model"
+    assert [call[0] for call in calls] == ["evaluate_cost"] * 3 + ["build_cost_table"] * 3
+    assert "--application=MobileNetV2" in calls[0] and "--input_size=224" in calls[0]
+    assert (report["keras_application_s"], report["keras_application_cpu_s"]) == (4.0, 2.0)
+    assert (report["table_build_s"], report["peak_memory_mb"]) == (25.0, 500.0)
+    assert report["table_mb"] == 0.005
+    assert report["mappings_per_s"] == 300.0
+    assert report["spread"]["mappings_per_s"] == {"min": 200.0, "max": 600.0, "runs": 3}
+    assert report["oracle_ms_per_network"] == 2.0
+    assert report["oracle_networks_per_s"] == 10_000.0
+    assert report["num_accelerators"] == 4335 and report["compile_s"] == 1.5
+    assert (report["oracle_first_s"], report["num_layers"]) == (0.5, 2)
+
+
+def test_a_process_of_its_own_is_timed_and_weighed(monkeypatch, tmp_path):
+    """A stand-in for Python, which holds 300 MB and answers with its arguments."""
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys, time\n"
+        "held = bytearray(300_000_000)\n"
+        "held[::1024] = b'x' * len(held[::1024])\n"
+        "time.sleep(0.2)\n"
+        "print(json.dumps({'arguments': sys.argv[1:]}))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(benchmark.sys, "executable", str(program))
+    run = benchmark._fresh("some_tool", "--flag=1")
+    assert run.output == {"arguments": ["-m", "tools.some_tool", "--flag=1"]}
+    assert run.wall_s > 0.2 and 0 < run.cpu_s < run.wall_s + 1
+    assert run.peak_memory_mb > 300
+
+
+def test_a_tool_that_fails_ends_the_benchmark(capfd):
+    with pytest.raises(UserError, match="build_cost_table --preset=nothing ended with status 1"):
+        benchmark._fresh("build_cost_table", "--preset=nothing")
+    assert "nothing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--suite=speed", "cost_model"), ("--runs=0", "runs")]
+)
+def test_a_wrong_flag_is_one_line(capsys, flag, message):
+    status, out, error = _call(capsys, flag)
+    assert (status, out) == (2, "")
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_quick_run_measures_everything(capsys):
+    status, out, error = _call(capsys, "--quick")
+    assert status == 0, error
+    report = json.loads(out, parse_constant=pytest.fail)
+    _check(report, 1)
+    assert report["num_mappings"] > 10_000
+    assert error.count("benchmark: ") >= 6

@@ -1,0 +1,208 @@
+"""Measure how fast this machine does what the tools promise, as one JSON object.
+
+Every number is the median of several runs; `spread` has the smallest and the largest and
+the number of runs. What a user would wait for is timed as a user would: a process of its
+own, TensorFlow's import, compilation and an empty cache included; `_cpu_s` beside it are
+the seconds of all cores, which other work on the machine changes less.
+
+    mappings_per_s         mappings evaluated by a search for the best ones, enumeration
+                           included, compilation not (`compile_s`); all cores
+    table_build_s          the whole cost table from nothing; peak_memory_mb of that
+                           process, resident; table_mb on disk
+    oracle_ms_per_network  exact best accelerator of one network, one network a call; the
+                           first one takes `oracle_first_s`
+    oracle_networks_per_s  the same for many networks in one call
+    keras_application_s    MobileNetV2 from keras.applications to its best accelerators
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from dance_tf import run_info
+from dance_tf.errors import UserError
+from dance_tf.presets import preset
+from dance_tf.strict_json import parse_json, strict_data
+from tools import flags as common
+
+#: timeloop-mapper's own speed, for scale.
+BASELINE = {
+    "mappings_per_cpu_s": 640,
+    "source": "timeloop-mapper with Accelergy, 112 bounded searches of layers like these:"
+    " mappings evaluated over CPU seconds",
+}
+
+
+class Measured(NamedTuple):
+    """What a suite returns."""
+
+    samples: dict[str, list[float]]  # name to one value per run
+    facts: dict[str, Any]  # what was measured, and what does not vary
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    del argv
+    started = run_info.now()
+    measured = SUITES[_SUITE.value](1 if _QUICK.value else _RUNS.value, _QUICK.value)
+    samples = measured.samples.items()
+    report = {
+        "suite": _SUITE.value,
+        **{name: statistics.median(values) for name, values in samples},
+        "spread": {
+            name: {"min": min(values), "max": max(values), "runs": len(values)}
+            for name, values in samples
+        },
+        **measured.facts,
+        "machine": run_info.machine(),
+        "versions": run_info.versions(),
+        "git_commit": run_info.collect(None, started)["git_commit"],
+        "started_at": started.isoformat(timespec="seconds"),
+        "wall_s": (run_info.now() - started).total_seconds(),
+    }
+    print(json.dumps(strict_data(report), indent=2, allow_nan=False))
+
+
+def cost_model(num_runs: int, is_quick: bool) -> Measured:
+    """Measure the cost model, its table, the oracle and the way in from Keras."""
+    # Quick: the same steps on two blocks and 54 accelerators.
+    name = "tiny" if is_quick else "cifar10"
+    input_size = 32 if is_quick else 224
+    num_networks = 500 if is_quick else 50_000
+    config = preset(name)
+    samples: dict[str, list[float]] = {}
+
+    # Processes of their own come first: while this one is small. A child's peak memory
+    # starts from what its parent held.
+    application = ("--application=MobileNetV2", f"--input_size={input_size}", "--format=json")
+    application_runs = [
+        _fresh("evaluate_cost", f"--preset={name}", *application, "--best_accelerator")
+        for _ in range(num_runs)
+    ]
+    samples["keras_application_s"] = [run.wall_s for run in application_runs]
+    samples["keras_application_cpu_s"] = [run.cpu_s for run in application_runs]
+    with tempfile.TemporaryDirectory() as folder:
+        caches = [pathlib.Path(folder, str(index)) for index in range(num_runs)]
+        builds = [
+            _fresh("build_cost_table", f"--preset={name}", f"--cache_dir={cache}")
+            for cache in caches
+        ]
+        samples["table_build_s"] = [run.wall_s for run in builds]
+        samples["table_build_cpu_s"] = [run.cpu_s for run in builds]
+        samples["peak_memory_mb"] = [run.peak_memory_mb for run in builds]
+        files = [file for file in caches[-1].rglob("*") if file.is_file()]
+        table_mb = sum(file.stat().st_size for file in files) / 1e6
+
+        common.load_tensorflow()
+        from dance_tf.hardware.accelerator import AcceleratorSpace
+        from dance_tf.hardware.benchmark import measure_mapper, measure_oracle
+        from dance_tf.hardware.cost_table import load_or_build_table
+        from dance_tf.supernet.search_space import make_space
+
+        space = make_space(config.space)
+        table = load_or_build_table(space, config.hardware, cache_dir=caches[-1])
+        networks = space.sample(num_networks, seed=0)
+        oracle = measure_oracle(table, networks, num_runs=num_runs, on_run=_say)
+    searched = [
+        layer
+        for block, op in zip(*space.op_mask.nonzero(), strict=True)
+        for layer in space.op_layers(block, space.op_names[op])
+    ]
+    accelerators = AcceleratorSpace(config.hardware.accelerators)
+    mapper = measure_mapper(
+        [*space.fixed_layers(), *searched],
+        accelerators,
+        config.hardware.machine,
+        num_runs=num_runs,
+        on_run=_say,
+    )
+    samples["mappings_per_s"] = [mapper.num_mappings / s for s in mapper.seconds]
+    samples["oracle_ms_per_network"] = [1e3 * s for s in oracle.one_by_one_s]
+    samples["oracle_networks_per_s"] = [oracle.num_networks / s for s in oracle.together_s]
+    facts = {
+        "table_mb": table_mb,
+        "compile_s": mapper.compile_s,
+        "oracle_first_s": oracle.first_s,
+        "num_mappings": mapper.num_mappings,
+        "num_layers": mapper.num_layers,
+        "num_accelerators": len(accelerators),
+        "num_networks": oracle.num_networks,
+        "space": space.name,
+        "keras_application": "MobileNetV2",
+        "keras_input_size": input_size,
+        "baseline": BASELINE,
+    }
+    return Measured(samples, facts)
+
+
+class Fresh(NamedTuple):
+    """What a tool in a process of its own printed and took."""
+
+    output: dict[str, Any]
+    wall_s: float
+    cpu_s: float  # of all its threads
+    peak_memory_mb: float  # resident
+
+
+def _fresh(tool: str, *arguments: str) -> Fresh:
+    """Run a tool in a new process; its progress goes to our stderr.
+
+    Raises:
+        UserError: If it fails; its own line then stands above ours.
+    """
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", f"tools.{tool}", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=pathlib.Path(__file__).resolve().parents[1],
+    ) as process:
+        text = process.stdout.read() if process.stdout else ""
+        # Of this child alone, which getrusage(RUSAGE_CHILDREN) does not tell.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    wall_s = time.perf_counter() - began
+    if process.returncode:
+        raise UserError(f"{tool} {' '.join(arguments)} ended with status {process.returncode}")
+    _say(f"{tool} {' '.join(arguments)}", wall_s)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Fresh(
+        output=parse_json(text, tool),
+        wall_s=wall_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_memory_mb=usage.ru_maxrss * unit / 1e6,
+    )
+
+
+def _say(what: str, seconds: float) -> None:
+    print(f"benchmark: {what}: {seconds:.3f} s", file=sys.stderr, flush=True)
+
+
+#: Suites by name: (number of runs, whether quick) -> Measured.
+SUITES: dict[str, Callable[[int, bool], Measured]] = {"cost_model": cost_model}
+
+FLAGS = common.shared_flags()
+_SUITE = flags.DEFINE_enum(
+    "suite", "cost_model", list(SUITES), "What to measure.", flag_values=FLAGS
+)
+_RUNS = flags.DEFINE_integer(
+    "runs", 3, "Runs behind each median.", lower_bound=1, flag_values=FLAGS
+)
+_QUICK = flags.DEFINE_boolean(
+    "quick", False, "One run of everything on a tiny space, to see it work.", flag_values=FLAGS
+)
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
