@@ -213,7 +213,10 @@ def _walk(root: dict, where: str) -> tuple[list[_Component], dict[str, Any]]:
         node = below[0]
         count *= _name_and_count(node, where)[1]
         attributes |= _attributes(node, where)
-        for entry in node.get("local") or []:
+        local = node.get("local") or []
+        if not isinstance(local, list):
+            raise UserError(f"{where}: local is {local!r}, not a list of components")
+        for entry in local:
             if not isinstance(entry, dict):
                 raise UserError(f"{where}: component {entry!r} is not an object")
             name, own = _name_and_count(entry, where)

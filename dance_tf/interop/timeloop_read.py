@@ -49,7 +49,7 @@ def read_problem(text: str, where: str = dialect.PROBLEM, name: str | None = Non
         )
     given = {
         str(c.get("name")): c.get("default", 1)
-        for c in shape.get("coefficients") or []
+        for c in _entry({"coefficients": []} | shape, "coefficients", list, where)
         if isinstance(c, dict)
     }
     for key, value in instance.items():
@@ -88,7 +88,7 @@ def _check_projections(
     for space in spaces if isinstance(spaces, list) else []:
         if not isinstance(space, dict):
             raise UserError(f"{where}: data space {space!r} is not an object")
-        operand, axes = space.get("name"), space.get("projection")
+        operand, axes = str(space.get("name")), space.get("projection")
         if operand not in expected:
             raise UserError(f"{where}: data space {operand!r} is not one of Weights Inputs Outputs")
         is_written = space.get("read-write", space.get("read_write", False)) is True
@@ -193,9 +193,9 @@ def read_mapping(
 def _target(directive: dict, architecture: TimeloopArchitecture, where: str) -> str:
     """Return our name of the level that a directive is for."""
     names = {theirs: ours for ours, theirs in architecture.levels.items()}
-    target = directive.get("target")
+    target = str(directive.get("target"))
     if target not in names:
-        raise UserError(f"{where}: unknown level {target!r}{did_you_mean(str(target), names)}")
+        raise UserError(f"{where}: unknown level {target!r}{did_you_mean(target, names)}")
     return names[target]
 
 
@@ -275,7 +275,8 @@ def _kept(directive: dict, at: str) -> set[str]:
     lists = {}
     for key in ("keep", "bypass"):
         lists[key] = directive.get(key) or []
-        if not isinstance(lists[key], list) or not set(lists[key]) <= set(dialect.OPERANDS):
+        is_list = isinstance(lists[key], list)
+        if not is_list or not all(name in dialect.OPERANDS for name in lists[key]):
             raise UserError(f"{at}: {key} is {lists[key]!r}, not a list of Weights Inputs Outputs")
     unknown = set(directive) - {"target", "type", *lists}
     if unknown:

@@ -396,3 +396,43 @@ def test_yaml_that_is_none_is_one_line(text, message):
     with pytest.raises(UserError, match=message) as caught:
         read_problem(text)
     assert str(caught.value).startswith("problem.yaml: ") and "\n" not in str(caught.value)
+
+
+def nodes(data, path=()):
+    """Yield the path of every node below the top of nested data."""
+    for key in data if isinstance(data, dict) else range(len(data)):
+        yield (*path, key)
+        if isinstance(data[key], dict | list):
+            yield from nodes(data[key], (*path, key))
+
+
+JUNK = (None, 0, -1, 1.5, 10**30, float("nan"), True, "", "x", "M=2", [], [[]], [1], {}, {"a": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataflow", ["weight_stationary", "row_stationary"])
+def test_any_node_may_be_anything(dataflow):
+    """Each node of each file in turn replaced by junk or left out: read, or one line."""
+    texts = texts_of(accelerator=dataclasses.replace(ARRAY, dataflow=dataflow))
+    architecture = read_architecture(texts["arch.yaml"])
+    readers = {
+        "arch.yaml": lambda text: read_architecture(text).machine(),
+        "problem.yaml": read_problem,
+        "map.yaml": lambda text: read_mapping(text, LAYER, architecture),
+    }
+    num_refused = 0
+    for name, reader in readers.items():
+        for path in nodes(yaml.safe_load(texts[name])):
+            for junk in (*JUNK, "left out"):
+                data = yaml.safe_load(texts[name])
+                parent = path_of(*path[:-1])(data)
+                if junk == "left out":
+                    del parent[path[-1]]
+                else:
+                    parent[path[-1]] = junk
+                try:
+                    reader(yaml.safe_dump(data))
+                except UserError as error:
+                    assert "\n" not in str(error)
+                    num_refused += 1
+    assert num_refused > 2000

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import pathlib
+import shutil
 
+import keras
 import pytest
 import yaml
 
@@ -155,3 +157,25 @@ def test_a_disk_that_fails_leaves_nothing(call, tmp_path, monkeypatch):
     status, out, error = call("--to=timeloop", LAYER, array, f"--output_dir={tmp_path / 'out'}")
     assert (status, out) == (1, "") and "No space left" in error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_keras_model_keeps_its_macs_in_every_format(export, tmp_path):
+    """Depthwise, both strides, groups and a dense layer over rows, counted by hand."""
+    layers = keras.layers
+    image = keras.Input((9, 9, 2))
+    x = layers.Conv2D(4, 3, strides=(1, 2), name="strided")(image)  # 7x4
+    x = layers.DepthwiseConv2D(3, padding="same", name="per_channel")(x)
+    x = layers.Conv2D(6, 3, groups=2, padding="same", name="grouped")(x)
+    x = layers.Dense(10, name="rows")(x)
+    keras.Model(image, x).save(tmp_path / "model.keras")
+    macs = 2016 + 28 * 4 * 9 + 28 * 6 * 2 * 9 + 28 * 6 * 10
+    model = f"--keras_model={tmp_path / 'model.keras'}"
+    report, folder = export("--to=scalesim", model)
+    text = (folder / "topology.csv").read_text("utf-8")
+    assert "strided,9,9,3,3,2,4,1,2,\n" in text
+    assert sum(macs_of(values) for _, values in read_topology(text, 8)) == report["macs"] == macs
+    shutil.rmtree(folder.parent)
+    report, folder = export("--to=zigzag", model)
+    entries = yaml.safe_load((folder / "workload.yaml").read_text("utf-8"))
+    assert sum(math.prod(entry["loop_sizes"]) for entry in entries) == report["macs"] == macs
+    assert [entry["name"] for entry in entries] == ["strided", "per_channel", "grouped", "rows"]
