@@ -6,7 +6,13 @@ can be held against real runs before the product is held against the twin.
 
 * `walk_counts` steps through the temporal loops one by one with the box in hand.
 * `closed_counts` is the formula per loop, for mappings too long to walk.
-* `reference_mappings.strip_mappings` lists every mapping that the three dataflows allow.
+* `extrapolated_counts` is what Timeloop makes of it: iterations 0 and 1 of each loop.
+* `reference_words.word_counts` holds every word in a set, without boxes.
+* `reference_mappings.mappings` lists every mapping that a rule allows.
+
+A grouped layer has `groups`; its K counts the output channels of all groups, its C the
+input channels of one. It has loops over K and C of one group and over G, the groups. A
+depthwise layer has loops over K, which indexes its inputs too.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import math
 from fractions import Fraction
 
 DIMENSIONS = "NKCPQRS"
+LOOPS = DIMENSIONS + "G"
 OPERANDS = ("weights", "inputs", "outputs")
 
 # --- energy and area, typed in from the contract's table -------------------------------
@@ -64,29 +71,42 @@ def pair(value) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def used_dims(layer: dict, operand: str) -> str:
-    """Return the dimensions that index an operand."""
-    channel = "K" if layer["type"] == "depthwise" else "C"
-    return {"weights": "KCRS", "inputs": "N" + channel + "PQRS", "outputs": "NKPQ"}[operand]
+def loop_bounds(layer: dict) -> dict[str, int]:
+    """Return the bound of every loop: K of one group, and G."""
+    groups = layer.get("groups", 1)
+    return {d: layer[d] for d in DIMENSIONS} | {"K": layer["K"] // groups, "G": groups}
 
 
-def coordinates(layer: dict, operand: str, index: dict[str, int]) -> tuple[int, ...]:
-    """Return where in its operand the element of a loop index lies."""
+def axes(layer: dict, operand: str) -> dict[str, tuple[int, int]]:
+    """Return the loops that index an operand: which coordinate each moves, and by how much."""
     if operand == "weights":
-        return tuple(index[d] for d in "KCRS")
+        return {d: (axis, 1) for axis, d in enumerate("GKCRS")}
     if operand == "outputs":
-        return tuple(index[d] for d in "NKPQ")
+        return {d: (axis, 1) for axis, d in enumerate("NGKPQ")}
     (stride_w, stride_h), (dilation_w, dilation_h) = pair(layer["stride"]), pair(layer["dilation"])
-    channel = index["K"] if layer["type"] == "depthwise" else index["C"]
-    width = index["P"] * stride_w + index["R"] * dilation_w
-    height = index["Q"] * stride_h + index["S"] * dilation_h
-    return (index["N"], channel, width, height)
+    return {
+        "N": (0, 1),
+        "G": (1, 1),
+        "K" if layer["type"] == "depthwise" else "C": (2, 1),
+        "P": (3, stride_w),
+        "R": (3, dilation_w),
+        "Q": (4, stride_h),
+        "S": (4, dilation_h),
+    }
 
 
-def box_of(layer: dict, operand: str, bounds: dict[str, int]) -> tuple[int, ...]:
-    """Return the sides of the bounding box of loops 0..bound-1 in each dimension."""
-    last = coordinates(layer, operand, {d: bounds[d] - 1 for d in DIMENSIONS})
-    return tuple(side + 1 for side in last)
+def coordinates(layer: dict, operand: str, index: dict[str, int]) -> list[int]:
+    """Return where in its operand the element of a loop index lies."""
+    place = [0] * 5
+    for d, (axis, scale) in axes(layer, operand).items():
+        place[axis] += scale * index.get(d, 0)
+    return place
+
+
+def box_of(layer: dict, operand: str, bounds: dict[str, int]) -> list[int]:
+    """Return the sides of the bounding box of loops 0..bound-1."""
+    last = coordinates(layer, operand, {d: bound - 1 for d, bound in bounds.items()})
+    return [side + 1 for side in last]
 
 
 def macs_of(layer: dict) -> int:
@@ -103,12 +123,23 @@ class Nest:
         for position, level in enumerate(mapping):
             for kind in ("temporal", "spatial_x", "spatial_y"):
                 self.loops += [(d, b, kind, position) for d, b in level[kind] if b > 1]
-        for dim in DIMENSIONS:
-            assert math.prod(b for d, b, _, _ in self.loops if d == dim) == layer[dim], dim
+        left = loop_bounds(layer)
+        self.steps = []  # by how much each loop advances its dimension
+        for dim, bound, _, _ in self.loops:
+            assert left[dim] % bound == 0, dim
+            left[dim] //= bound
+            self.steps.append(left[dim])
+        assert set(left.values()) == {1}, left
 
-    def step(self, i: int) -> int:
-        """Return by how much loop i advances its dimension."""
-        return math.prod(b for d, b, _, _ in self.loops[i + 1 :] if d == self.loops[i][0])
+    def moves(self, operand: str, loops: list[int]) -> list[list[int]]:
+        """Return by how much one step of each loop moves an operand's box."""
+        used = axes(self.layer, operand)
+        found = []
+        for i in loops:
+            axis, scale = used.get(self.loops[i][0], (0, 0))
+            found.append([0] * 5)
+            found[-1][axis] = scale * self.steps[i]
+        return found
 
     def spatial(self, kinds=("spatial_x", "spatial_y")) -> list[tuple[str, int]]:
         """Return (dim, bound) of the spatial loops."""
@@ -124,12 +155,12 @@ class Nest:
         """Return the temporal loops outside an instance of a level, outer to inner."""
         return [i for i, loop in enumerate(self.loops) if loop[2] == "temporal" and loop[3] < level]
 
-    def box(self, operand: str, level: int) -> tuple[int, ...]:
+    def box(self, operand: str, level: int) -> list[int]:
         """Return the box that one instance of a level holds."""
-        bounds = {
-            dim: math.prod(b for d, b, _, at in self.loops if d == dim and at >= level)
-            for dim in DIMENSIONS
-        }
+        bounds = dict.fromkeys(LOOPS, 1)
+        for dim, bound, _, at in self.loops:
+            if at >= level:
+                bounds[dim] *= bound
         return box_of(self.layer, operand, bounds)
 
 
@@ -152,13 +183,11 @@ def rule(jump, box, direction) -> tuple[int, object]:
 def walk_fills(nest: Nest, operand: str, level: int) -> tuple[int, int]:
     """Return (words filled into one instance, words of distinct boxes held), walked."""
     outside = nest.outside(level)
+    moves = nest.moves(operand, outside)
     box = nest.box(operand, level)
     fills, direction, held, seen = math.prod(box), None, None, set()
     for iterations in itertools.product(*(range(nest.loops[i][1]) for i in outside)):
-        index = dict.fromkeys(DIMENSIONS, 0)
-        for i, iteration in zip(outside, iterations, strict=True):
-            index[nest.loops[i][0]] += iteration * nest.step(i)
-        corner = coordinates(nest.layer, operand, index)
+        corner = tuple(_sum_of(moves, iterations))
         if held is not None:
             jump = [new - old for new, old in zip(corner, held, strict=True)]
             words, direction = rule(jump, box, direction)
@@ -168,31 +197,39 @@ def walk_fills(nest: Nest, operand: str, level: int) -> tuple[int, int]:
     return fills, len(seen) * math.prod(box)
 
 
-def closed_fills(nest: Nest, operand: str, level: int) -> tuple[int, int]:
+def _sum_of(moves: list[list[int]], iterations) -> list[int]:
+    corner = [0] * 5
+    for move, iteration in zip(moves, iterations, strict=True):
+        corner = [c + iteration * m for c, m in zip(corner, move, strict=True)]
+    return corner
+
+
+def closed_fills(
+    nest: Nest, operand: str, level: int, last_iteration=lambda bound: bound - 1
+) -> tuple[int, int]:
     """Return the same as `walk_fills` by the formula per loop."""
     outside = nest.outside(level)
+    moves = nest.moves(operand, outside)
     box = nest.box(operand, level)
-
-    def corner(moves: list[tuple[int, int]]) -> tuple[int, ...]:
-        index = dict.fromkeys(DIMENSIONS, 0)
-        for i, iteration in moves:
-            index[nest.loops[i][0]] += iteration * nest.step(i)
-        return coordinates(nest.layer, operand, index)
-
     fills, direction = math.prod(box), None
-    for position in reversed(range(len(outside))):
-        i, inner = outside[position], outside[position + 1 :]
-        own = corner([(i, 1)])
-        wrapped = corner([(j, nest.loops[j][1] - 1) for j in inner])
-        jump = [a - b for a, b in zip(own, wrapped, strict=True)]
-        words, heading = rule(jump, box, direction)
-        if not inner:
+    wrapped = [0] * 5  # what all loops inside have moved by their last iteration
+    steps_outside = math.prod(nest.loops[i][1] for i in outside)
+    for i, move in reversed(list(zip(outside, moves, strict=True))):
+        bound = nest.loops[i][1]
+        steps_outside //= bound
+        words, heading = rule([a - b for a, b in zip(move, wrapped, strict=True)], box, direction)
+        if i == outside[-1]:
             direction = heading  # what every outer step finds remembered
-        steps = math.prod(nest.loops[j][1] for j in outside[:position]) * (nest.loops[i][1] - 1)
-        fills += steps * words
-    dims = used_dims(nest.layer, operand)
+        fills += steps_outside * (bound - 1) * words
+        wrapped = [w + last_iteration(bound) * m for w, m in zip(wrapped, move, strict=True)]
+    dims = axes(nest.layer, operand)
     tiles = math.prod(nest.loops[i][1] for i in outside if nest.loops[i][0] in dims)
     return fills, tiles * math.prod(box)  # distinct only for outputs, whose boxes are disjoint
+
+
+def extrapolated_fills(nest: Nest, operand: str, level: int) -> tuple[int, int]:
+    """Return what Timeloop counts: it goes on outside from iteration 1 of every loop."""
+    return closed_fills(nest, operand, level, last_iteration=lambda bound: 1)
 
 
 def _counts(layer: dict, mapping: list[dict], accounting: str, fills_of) -> dict:
@@ -203,7 +240,7 @@ def _counts(layer: dict, mapping: list[dict], accounting: str, fills_of) -> dict
     charges_first = accounting == "timeloop_2020"
     counts = {level["level"]: {} for level in mapping}
     for operand in OPERANDS:
-        used = used_dims(layer, operand)
+        used = axes(layer, operand)
         rf_level = nest.level_of(operand, is_global=False)
         rf_fills, rf_first = fills_of(nest, operand, rf_level)
         gb_fills, gb_first = fills_of(nest, operand, 1)
@@ -223,12 +260,11 @@ def _counts(layer: dict, mapping: list[dict], accounting: str, fills_of) -> dict
             "updates": 0,
             "tile_words": math.prod(nest.box(operand, 1)),
         }
-        whole = {d: layer[d] for d in DIMENSIONS}
         dram = counts["dram"][operand] = {
             "reads": gb_fills,
             "fills": 0,
             "updates": 0,
-            "tile_words": math.prod(box_of(layer, operand, whole)),
+            "tile_words": math.prod(nest.box(operand, 0)),
         }
         if operand == "outputs":
             rf |= {"updates": macs, "reads": macs - rf_first * len(pes)}
@@ -250,6 +286,13 @@ def closed_counts(layer: dict, mapping: list[dict], accounting: str = "timeloop_
     return _counts(layer, mapping, accounting, closed_fills)
 
 
+def extrapolated_counts(
+    layer: dict, mapping: list[dict], accounting: str = "timeloop_2020"
+) -> dict:
+    """Return the access counts that Timeloop reports."""
+    return _counts(layer, mapping, accounting, extrapolated_fills)
+
+
 # --- cost ------------------------------------------------------------------------------
 
 
@@ -259,12 +302,12 @@ def hops(sharing: int, fanout: int) -> float:
     return math.sqrt(n * m) + (math.sqrt(n) - math.sqrt(m)) / 2 - math.sqrt(n / m) + 0.5
 
 
-def wire_pj(layer: dict, mapping: list[dict], dataflow: str, rf_words: int, counts: dict) -> dict:
-    """Return the wire energy per operand between global buffer and PEs."""
+def word_hops(layer: dict, mapping: list[dict], dataflow: str, counts: dict) -> dict[str, float]:
+    """Return words x PE pitches travelled between global buffer and PEs, per operand."""
     nest = Nest(layer, mapping)
-    energy = {}
+    hops_of = {}
     for operand in OPERANDS:
-        used = used_dims(layer, operand)
+        used = axes(layer, operand)
 
         def fan(kinds, used=used):
             loops = nest.spatial(kinds)
@@ -275,49 +318,61 @@ def wire_pj(layer: dict, mapping: list[dict], dataflow: str, rf_words: int, coun
         transfers = access["updates"] if operand == "outputs" else access["reads"]
         if dataflow == "row_stationary":
             (m_x, n_x), (m_y, n_y) = fan(["spatial_x"]), fan(["spatial_y"])
-            pitches = transfers * hops(m_x, n_x) + transfers * m_x * hops(m_y, n_y)
+            hops_of[operand] = transfers * hops(m_x, n_x) + transfers * m_x * hops(m_y, n_y)
         else:
-            pitches = transfers * hops(*fan(["spatial_x", "spatial_y"]))
-        pitch_mm = technology("cacti_45nm", rf_words)["pitch_mm"]
-        energy[operand] = 16 * 0.3254 * pitch_mm * pitches
-    return energy
+            hops_of[operand] = transfers * hops(*fan(["spatial_x", "spatial_y"]))
+    return hops_of
 
 
-def cost(
-    layer: dict,
-    mapping: list[dict],
+def tally(layer: dict, mapping: list[dict], dataflow: str, counts: dict) -> dict:
+    """Return all that a cost needs to know of a mapping with these counts."""
+    total = {
+        level: {k: sum(a[k] for a in of.values()) for k in ("reads", "fills", "updates")}
+        for level, of in counts.items()
+    }
+    buffer, dram = total.pop("global_buffer"), total.pop("dram")
+    return {
+        "macs": macs_of(layer),
+        "compute_cycles": math.prod(
+            b for _, b, kind, _ in Nest(layer, mapping).loops if kind == "temporal"
+        ),
+        "rf_accesses": sum(sum(t.values()) for t in total.values()),
+        "buffer_reads": buffer["reads"],
+        "buffer_writes": buffer["fills"] + buffer["updates"],
+        "dram": dram["reads"] + dram["updates"],
+        "hops": word_hops(layer, mapping, dataflow, counts),
+    }
+
+
+def cost_of(
+    tally: dict,
     accelerator: dict,
-    counts: dict,
     *,
     technology_name: str = "cacti_45nm",
     accounting: str = "timeloop_2020",
     dram_words_per_cycle: float | None = 6.4,
+    buffer_words_per_cycle: float = 16,
+    word_bits: int = 16,
 ) -> dict:
-    """Return cycles, energy by component and area of a mapping with these counts."""
+    """Return cycles, energy by component and area of a mapping on an accelerator."""
     table = technology(technology_name, accelerator["rf_words"], accounting)
-    total = {
-        level: {kind: sum(a[kind] for a in accesses.values()) for kind in ("reads", "fills")}
-        | {"updates": sum(a["updates"] for a in accesses.values())}
-        for level, accesses in counts.items()
-    }
-    buffer, dram = total["global_buffer"], total["dram"]
+    words_per_cycle = Fraction(str(buffer_words_per_cycle))
     cycles = {
-        "compute": math.prod(b for _, b, kind, _ in Nest(layer, mapping).loops if kind[0] == "t"),
-        "global_buffer_reads": math.ceil(Fraction(buffer["reads"], 16)),
-        "global_buffer_writes": math.ceil(Fraction(buffer["fills"] + buffer["updates"], 16)),
+        "compute": tally["compute_cycles"],
+        "global_buffer_reads": math.ceil(tally["buffer_reads"] / words_per_cycle),
+        "global_buffer_writes": math.ceil(tally["buffer_writes"] / words_per_cycle),
     }
     if dram_words_per_cycle is not None:
-        words_per_cycle = Fraction(str(dram_words_per_cycle))
-        cycles["dram"] = math.ceil((dram["reads"] + dram["updates"]) / words_per_cycle)
-    wires = wire_pj(layer, mapping, accelerator["dataflow"], accelerator["rf_words"], counts)
-    inner = [t for level, t in total.items() if level not in ("dram", "global_buffer")]
+        cycles["dram"] = math.ceil(tally["dram"] / Fraction(str(dram_words_per_cycle)))
+    pj_per_hop = word_bits * table["pitch_mm"]
+    wires = {operand: 0.3254 * pj_per_hop * hops for operand, hops in tally["hops"].items()}
     energy = {
-        "mac": MAC_PJ * macs_of(layer),
-        "register_file": RF_PJ[accelerator["rf_words"]] * sum(sum(t.values()) for t in inner),
-        "global_buffer": table["gb_read_pj"] * buffer["reads"]
-        + table["gb_write_pj"] * (buffer["fills"] + buffer["updates"]),
-        "dram": DRAM_PJ * sum(dram.values()),
-        "wires": sum(wires.values()) if table["wire_pj"] else 0.0,
+        "mac": MAC_PJ * tally["macs"],
+        "register_file": RF_PJ[accelerator["rf_words"]] * tally["rf_accesses"],
+        "global_buffer": table["gb_read_pj"] * tally["buffer_reads"]
+        + table["gb_write_pj"] * tally["buffer_writes"],
+        "dram": DRAM_PJ * tally["dram"],
+        "wires": table["wire_pj"] * pj_per_hop * sum(tally["hops"].values()),
     }
     files = 3 if accelerator.get("rf_mode", "shared") == "split" else 1
     pes = accelerator["pe_x"] * accelerator["pe_y"]
@@ -330,3 +385,8 @@ def cost(
         "wires": wires,
         "area_um2": table["gb_um2"] + pes * (files * table["rf_um2"] + MAC_UM2),
     }
+
+
+def cost(layer: dict, mapping: list[dict], accelerator: dict, counts: dict, **machine) -> dict:
+    """Return cycles, energy by component and area of a mapping with these counts."""
+    return cost_of(tally(layer, mapping, accelerator["dataflow"], counts), accelerator, **machine)

@@ -1,6 +1,9 @@
-"""Mappings for the twins: every one that a dataflow allows, random ones, and sliding ones.
+"""Every mapping that a rule lets a dataflow use, by plain enumeration; and sliding ones.
 
-Plain Python from the contract's table of dataflows; imports no product code.
+Plain Python from the contract's table of dataflows; imports no product code. What the
+contract leaves open for grouped layers is settled as the product's documents say: G may
+be tiled wherever K may, its loops stand directly outside those of K, and copies of it
+fill what K leaves of a side. Where a group has one output channel, G takes K's place.
 """
 
 from __future__ import annotations
@@ -9,9 +12,41 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from tests.reference import DIMENSIONS, OPERANDS, Nest, closed_counts, cost, macs_of
+from tests.reference import (
+    DIMENSIONS,
+    LOOPS,
+    OPERANDS,
+    Nest,
+    closed_counts,
+    cost_of,
+    loop_bounds,
+    tally,
+)
 
-# --- the `strip` mapspaces --------------------------------------------------------------
+#: Order at the global buffer, outer to inner.
+BUFFER_ORDER = {
+    "weight_stationary": "NGKCSRQP",
+    "output_stationary": "NGKQPCSR",
+    "row_stationary": "NSQGKCRP",
+}
+#: Loops that may be at DRAM, in any order.
+IN_DRAM = {
+    "weight_stationary": "NGKCPQ",
+    "output_stationary": "NGKCPQ",
+    "row_stationary": "NGKCQ",
+}
+#: Loops that may be in each register file, by its level: outer to inner where it matters.
+IN_FILES = {
+    ("shared", "weight_stationary"): {"register_file": "GKCRS"},
+    ("shared", "output_stationary"): {"register_file": "NGKCPQRS"},
+    ("shared", "row_stationary"): {"register_file": "GKCR"},
+    ("split", "weight_stationary"): {"input_spad": "", "weight_spad": "CSR", "psum_spad": "GK"},
+    ("split", "output_stationary"): {"input_spad": "", "weight_spad": "CSR", "psum_spad": "NGKPQ"},
+    ("split", "row_stationary"): {"input_spad": "", "weight_spad": "CR", "psum_spad": "GK"},
+}
+_KEEPS = {"input_spad": ["inputs"], "weight_spad": ["weights"], "psum_spad": ["outputs"]}
+
+# --- how the array is used --------------------------------------------------------------
 
 
 def divisors(n: int) -> list[int]:
@@ -19,145 +54,194 @@ def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def strip(n: int, side: int) -> tuple[int, int]:
-    """Return (strip, padded n) of the fewest strips of a dimension over a side."""
-    passes = -(-n // side)
-    width = -(-n // passes)
-    return width, width * passes
+def strip(n: int, side: int) -> int:
+    """Return the width of the fewest strips of a dimension over a side."""
+    return -(-n // -(-n // side))
 
 
-def spatial_choices(layer: dict, accelerator: dict) -> Iterator[tuple[dict, dict, dict]]:
-    """Yield (padded layer, loops on X, loops on Y) of every way to use the array."""
-    side_x, side_y, dataflow = accelerator["pe_x"], accelerator["pe_y"], accelerator["dataflow"]
-    if dataflow == "weight_stationary":
-        on_y, k = strip(layer["K"], side_y)
-        on_x, c = strip(layer["C"], side_x)
-        x = {} if layer["type"] == "depthwise" else {"C": on_x}
-        yield layer | {"K": k, "C": c}, x, {"K": on_y}
-    elif dataflow == "output_stationary":
-        on_x, p = strip(layer["P"], side_x)
-        on_y, q = strip(layer["Q"], side_y)
-        yield layer | {"P": p, "Q": q}, {"P": on_x}, {"Q": on_y}
-    else:
-        on_x, q = strip(layer["Q"], side_x)
-        for k_x in range(1, side_x // on_x + 1):
-            for c_y in range(1, side_y // layer["S"] + 1):
-                for k_y in range(1, side_y // (layer["S"] * c_y) + 1):
-                    copies = k_x * k_y
-                    k = -(-layer["K"] // copies) * copies
-                    c = -(-layer["C"] // c_y) * c_y
-                    padded = layer | {"Q": q, "K": k, "C": c}
-                    has_copies = max(k_x, c_y, k_y) > 1
-                    if has_copies and 8 * macs_of(padded) > 9 * macs_of(layer):
-                        continue
-                    yield padded, {"Q": on_x, "K": k_x}, {"S": layer["S"], "C": c_y, "K": k_y}
+def largest_divisor(n: int, side: int) -> int:
+    """Return the largest divisor that fits a side."""
+    return max(d for d in divisors(n) if d <= side)
 
 
-#: Dimensions that may have loops in the register file, order at the global buffer (outer to
-#: inner), dimensions that may have loops at DRAM.
-RULES = {
-    "weight_stationary": ("KCRS", "NKCSRQP", "NKCPQ"),
-    "output_stationary": ("NKCPQRS", "NKQPCSR", "NKCPQ"),
-    "row_stationary": ("KCR", "NQKCRP", "NKCQ"),
-}
+def channel_loop(layer: dict) -> str:
+    """Return the loop that stands for output channels on the array."""
+    bounds = loop_bounds(layer)
+    return "G" if bounds["K"] == 1 and bounds["G"] > 1 else "K"
 
 
-def strip_mappings(layer: dict, accelerator: dict) -> Iterator[tuple[dict, list[dict]]]:
-    """Yield (padded layer, mapping) of every mapping of a shared register file that fits."""
-    in_rf, gb_order, in_dram = RULES[accelerator["dataflow"]]
-    for padded, x, y in spatial_choices(layer, accelerator):
-        splits = []
-        for dim in DIMENSIONS:
-            left = padded[dim] // (x.get(dim, 1) * y.get(dim, 1))
-            options = []
-            for rf in divisors(left) if dim in in_rf else [1]:
-                for gb in divisors(left // rf) if dim in gb_order else [1]:
-                    dram = left // rf // gb
-                    if dram == 1 or dim in in_dram:
-                        options.append((rf, gb, dram))
-            splits.append(options)
-        for chosen in itertools.product(*splits):
-            split = dict(zip(DIMENSIONS, chosen, strict=True))
-            outer = [(d, split[d][2]) for d in DIMENSIONS if split[d][2] > 1]
-            for order in itertools.permutations(outer):
-                levels = (
-                    ("dram", order, {}, {}),
-                    ("global_buffer", [(d, split[d][1]) for d in gb_order], x, y),
-                    ("register_file", [(d, split[d][0]) for d in in_rf], {}, {}),
-                )
-                mapping = [
-                    {
-                        "level": name,
-                        "keeps": list(OPERANDS),
-                        "temporal": [[d, b] for d, b in temporal if b > 1],
-                        "spatial_x": [[d, b] for d, b in on_x.items() if b > 1],
-                        "spatial_y": [[d, b] for d, b in on_y.items() if b > 1],
-                    }
-                    for name, temporal, on_x, on_y in levels
-                ]
-                if fits(padded, mapping, accelerator):
-                    yield padded, mapping
-                else:
-                    break  # the order of the loops does not change the tiles
+def spreads(layer: dict, array: dict, rule: str) -> Iterator[tuple[dict, dict, dict]]:
+    """Yield (padded bounds, factors on X, factors on Y) of every way to use the array."""
+    choices = {"strip": _strip_factors, "timeloop": _perfect_factors}[rule]
+    bounds = loop_bounds(layer)
+    for x, y, has_copies in choices(layer, array):
+        on_array = {d: x.get(d, 1) * y.get(d, 1) for d in LOOPS}
+        padded = {d: -(-bounds[d] // on_array[d]) * on_array[d] for d in LOOPS}
+        is_little = 8 * math.prod(padded.values()) <= 9 * math.prod(bounds.values())
+        if is_little or not has_copies:
+            yield padded, x, y
 
 
-def fits(layer: dict, mapping: list[dict], accelerator: dict) -> bool:
-    """Return whether the tiles of all operands fit the shared register file and the buffer."""
-    nest = Nest(layer, mapping)
-    words = [sum(math.prod(nest.box(o, level)) for o in OPERANDS) for level in (2, 1)]
-    return words[0] <= accelerator["rf_words"] and words[1] <= 65536
+def _strip_factors(layer: dict, array: dict) -> Iterator[tuple[dict, dict, bool]]:
+    """Yield (factors on X, on Y, whether there are copies beside the strips)."""
+    side_x, side_y = array["pe_x"], array["pe_y"]
+    bounds, channels = loop_bounds(layer), channel_loop(layer)
+    if array["dataflow"] == "weight_stationary":
+        x = {"C": strip(bounds["C"], side_x)}
+        on_y = strip(bounds[channels], side_y)
+        for groups in _copies(bounds, "G" if channels == "K" else "", side_y // on_y):
+            yield x, {channels: on_y} | groups, max(groups.values(), default=1) > 1
+    elif array["dataflow"] == "output_stationary":
+        yield {"P": strip(bounds["P"], side_x)}, {"Q": strip(bounds["Q"], side_y)}, False
+    elif bounds["S"] <= side_y:
+        on_x = strip(bounds["Q"], side_x)
+        for more_x in _copies(bounds, "KG", side_x // on_x):
+            for more_y in _copies(bounds, "CKG", side_y // bounds["S"]):
+                has_copies = max(*more_x.values(), *more_y.values()) > 1
+                yield {"Q": on_x} | more_x, {"S": bounds["S"]} | more_y, has_copies
 
 
-def best_mapping(layer: dict, accelerator: dict, objective: str = "edp", **machine) -> dict | None:
-    """Return the cost of the best mapping by trying all, or None if there is none."""
-    keys = {
-        "edp": lambda c: c["energy_pj"] * c["cycles"],
-        "latency": lambda c: c["cycles"],
-        "energy": lambda c: c["energy_pj"],
-    }
-    best = None
-    for padded, mapping in strip_mappings(layer, accelerator):
-        found = cost(padded, mapping, accelerator, closed_counts(padded, mapping), **machine)
-        if best is None or keys[objective](found) < keys[objective](best):
-            best = found | {"mapping": mapping, "layer": padded}
-    return best
+def _copies(bounds: dict, loops: str, room: int) -> Iterator[dict[str, int]]:
+    """Yield every number of copies that fits: of each loop up to its bound."""
+    for numbers in itertools.product(*(range(1, min(room, bounds[d]) + 1) for d in loops)):
+        if math.prod(numbers) <= room:
+            yield dict(zip(loops, numbers, strict=True))
 
 
-# --- random mappings --------------------------------------------------------------------
+def _perfect_factors(layer: dict, array: dict) -> Iterator[tuple[dict, dict, bool]]:
+    side_x, side_y = array["pe_x"], array["pe_y"]
+    bounds, channels = loop_bounds(layer), channel_loop(layer)
+    if array["dataflow"] == "weight_stationary":
+        x = {"C": largest_divisor(bounds["C"], side_x)}
+        yield x, {channels: largest_divisor(bounds[channels], side_y)}, False
+    elif array["dataflow"] == "output_stationary":
+        x = {"P": largest_divisor(bounds["P"], side_x)}
+        yield x, {"Q": largest_divisor(bounds["Q"], side_y)}, False
+    elif bounds["S"] <= side_y:
+        for q, k_x, g_x, k_y, g_y, c in itertools.product(
+            *(divisors(bounds[d]) for d in ("Q", "K", "G", "K", "G", "C"))
+        ):
+            is_perfect = bounds["K"] % (k_x * k_y) == bounds["G"] % (g_x * g_y) == 0
+            fits = q * k_x * g_x <= side_x and bounds["S"] * c * k_y * g_y <= side_y
+            if is_perfect and fits:
+                y = {"S": bounds["S"], "C": c, "K": k_y, "G": g_y}
+                yield {"Q": q, "K": k_x, "G": g_x}, y, False
 
 
-def random_mapping(rng, rf_mode: str = "shared") -> tuple[dict, list[dict]]:
-    """Draw a small layer and any mapping of it, whatever its tiles weigh.
+# --- what is left, over the levels ------------------------------------------------------
+
+
+def mappings(layer: dict, array: dict, rule: str = "strip") -> Iterator[tuple[dict, list[dict]]]:
+    """Yield (padded layer, mapping) of every mapping whose register-file tiles fit.
 
     Args:
-        rng: A numpy Generator.
-        rf_mode: "shared" or "split".
+        layer: Plain layer.
+        array: pe_x, pe_y, rf_words, dataflow and perhaps rf_mode.
+        rule: "strip" or "timeloop".
     """
-    kind = str(rng.choice(["conv", "depthwise"], p=[0.75, 0.25]))
-    names = ["register_file"] if rf_mode == "shared" else ["input_spad", "weight_spad", "psum_spad"]
-    mapping = [
-        {"level": name, "keeps": list(OPERANDS), "temporal": [], "spatial_x": [], "spatial_y": []}
-        for name in ["dram", "global_buffer", *names]
-    ]
-    if rf_mode == "split":
-        for level, operand in zip(mapping[2:], ("inputs", "weights", "outputs"), strict=True):
-            level["keeps"] = [operand]
-    places = [(i, "temporal") for i in range(len(mapping))]
-    places += [(1, "spatial_x"), (1, "spatial_y")]
-    layer = dict.fromkeys(DIMENSIONS, 1)
-    # At most six loops of bound 2 or 3, each dimension perhaps at several places.
-    for _ in range(int(rng.integers(3, 7))):
-        dim = str(rng.choice(list(DIMENSIONS), p=[0.05, 0.1, 0.1, 0.25, 0.2, 0.2, 0.1]))
-        if kind == "depthwise" and dim == "C":
-            continue
-        level, loops = places[int(rng.integers(len(places)))]
-        if dim not in [d for d, _ in mapping[level][loops]]:
-            bound = int(rng.integers(2, 5 if loops == "temporal" else 4))
-            mapping[level][loops].append([dim, bound])
-            layer[dim] *= bound
-    stride = [int(s) for s in rng.choice([1, 1, 2, 3], size=2)]
-    dilation = [int(s) for s in rng.choice([1, 1, 2, 4], size=2)]
-    return {"type": kind, **layer, "stride": stride, "dilation": dilation}, mapping
+    dataflow = array["dataflow"]
+    in_files = IN_FILES[array.get("rf_mode", "shared"), dataflow]
+    places = {"dram": IN_DRAM[dataflow], "global_buffer": BUFFER_ORDER[dataflow]} | in_files
+    for padded, x, y in spreads(layer, array, rule):
+        whole = dict(layer) | {d: padded[d] for d in DIMENSIONS}
+        if padded["G"] > 1 or "groups" in layer:
+            whole |= {"K": padded["K"] * padded["G"], "groups": padded["G"]}
+        options = [
+            list(_splits(padded[d] // (x.get(d, 1) * y.get(d, 1)), d, places)) for d in LOOPS
+        ]
+        for chosen in itertools.product(*options):
+            split = dict(zip(LOOPS, chosen, strict=True))
+            outer = [d for d in LOOPS if split[d].get("dram", 1) > 1]
+            for order in itertools.permutations(outer):
+                mapping = [
+                    {
+                        "level": level,
+                        "keeps": _KEEPS.get(level, list(OPERANDS)),
+                        "temporal": _live((d, split[d].get(level, 1)) for d in loops),
+                        "spatial_x": _live(x.items()) if level == "global_buffer" else [],
+                        "spatial_y": _live(y.items()) if level == "global_buffer" else [],
+                    }
+                    for level, loops in (places | {"dram": order}).items()
+                ]
+                if rf_words_of(whole, mapping) > array["rf_words"]:
+                    break  # the order of the loops does not change the tiles
+                yield whole, mapping
+
+
+def _splits(bound: int, loop: str, places: dict[str, str]) -> Iterator[dict[str, int]]:
+    """Yield the factors of a loop at the levels that allow it; their product is its bound."""
+    levels = [level for level, loops in places.items() if loop in loops]
+    for factors in itertools.product(divisors(bound), repeat=len(levels) - 1):
+        inner = math.prod(factors)
+        if bound % inner == 0:
+            yield dict(zip(levels, (bound // inner, *factors), strict=True))
+
+
+def _live(loops) -> list[list]:
+    return [[d, b] for d, b in loops if b > 1]
+
+
+def rf_words_of(layer: dict, mapping: list[dict]) -> int:
+    """Return what a register file must hold: all tiles together, or the largest of three."""
+    nest = Nest(layer, mapping)
+    tiles = [math.prod(nest.box(o, nest.level_of(o, is_global=False))) for o in OPERANDS]
+    return sum(tiles) if len(mapping) == 3 else max(tiles)
+
+
+def buffer_words_of(layer: dict, mapping: list[dict]) -> int:
+    """Return what the global buffer must hold."""
+    nest = Nest(layer, mapping)
+    return sum(math.prod(nest.box(o, 1)) for o in OPERANDS)
+
+
+# --- the best of them -------------------------------------------------------------------
+
+
+class Mapspace:
+    """All mappings of a layer on one array with their tallies; costed for many machines."""
+
+    def __init__(
+        self, layer: dict, array: dict, rule: str = "strip", accounting: str = "timeloop_2020"
+    ):
+        self.array = array
+        self.entries = []
+        for padded, mapping in mappings(layer, array, rule):
+            counts = closed_counts(padded, mapping, accounting)
+            found = tally(padded, mapping, array["dataflow"], counts)
+            needs = rf_words_of(padded, mapping), buffer_words_of(padded, mapping)
+            self.entries.append((*needs, found, padded, mapping))
+
+    def best(
+        self,
+        objective: str = "edp",
+        *,
+        rf_words: int | None = None,
+        buffer_words: int = 65536,
+        **machine,
+    ) -> dict | None:
+        """Return the cost of the best mapping that fits, or None if there is none.
+
+        Args:
+            objective: "edp", "latency" (then energy) or "energy".
+            rf_words: Of the register file; that of the array if not given.
+            buffer_words: Of the global buffer.
+            **machine: As for `reference.cost_of`.
+        """
+        array = self.array | {"rf_words": rf_words or self.array["rf_words"]}
+        key = {
+            "edp": lambda c: c["energy_pj"] * c["cycles"],
+            "latency": lambda c: (c["cycles"], c["energy_pj"]),
+            "energy": lambda c: c["energy_pj"],
+        }[objective]
+        costs = [
+            cost_of(found, array, **machine) | {"layer": padded, "mapping": mapping}
+            for rf_need, buffer_need, found, padded, mapping in self.entries
+            if rf_need <= array["rf_words"] and buffer_need <= buffer_words
+        ]
+        return min(costs, key=key, default=None)
+
+
+# --- sliding mappings -------------------------------------------------------------------
 
 
 def sliding_mappings() -> Iterator[tuple[dict, list[dict]]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
-import numpy as np
 import pytest
+from hypothesis import given, settings
 
-from tests import reference, reference_mappings
+from tests import reference, reference_mappings, reference_words
 from tests.conformance import cases as conformance
+from tests.strategies import STEADY, mapped_layers
 
 CASES = conformance.shipped_cases()
 SMALL = [c for c in CASES if math.prod(b for m in c.mapping[:2] for _, b in m["temporal"]) < 2500]
@@ -43,17 +45,71 @@ def test_cost_is_that_of_the_runs(case):
         assert sum(cost["wires"].values()) == pytest.approx(case.cost["wire_energy_pj"], rel=1e-7)
 
 
-def test_formula_equals_walking():
-    rng = np.random.default_rng(0)
-    pairs = [
-        reference_mappings.random_mapping(rng, mode)
-        for mode in ("shared", "split")
-        for _ in range(200)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_extrapolating_counts_what_timeloop_reported(case):
+    counts = reference.extrapolated_counts(case.layer, case.mapping, case.accounting)
+    assert counts == case.counts
+    assert (counts != case.true_counts) == case.is_extrapolated
+
+
+def _check_twins(pair):
+    """The formula, the walk of the box and, where there are no gaps, sets of words agree."""
+    for accounting in ("timeloop_2020", "timeloop_2025"):
+        walked = reference.walk_counts(*pair, accounting)
+        assert reference.closed_counts(*pair, accounting) == walked
+        for level, by_operand in reference_words.word_counts(*pair, accounting).items():
+            for operand, found in by_operand.items():
+                for key, value in found.items():
+                    if value is None:
+                        assert operand == "inputs"  # only their boxes have gaps
+                    else:
+                        assert value == walked[level][operand][key], (level, operand, key)
+
+
+@pytest.mark.parametrize("mode", ["shared", "split"])
+def test_formula_equals_walking_equals_sets_of_words(mode):
+    settings(max_examples=120, **STEADY)(given(mapped_layers(mode, max_macs=300))(_check_twins))()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["shared", "split"])
+def test_formula_equals_walking_equals_sets_of_words_at_length(mode):
+    options = {**STEADY, "derandomize": False, "max_examples": 5000}
+    settings(**options)(given(mapped_layers(mode))(_check_twins))()
+
+
+def test_formula_equals_walking_however_boxes_slide():
+    for layer, mapping in reference_mappings.sliding_mappings():
+        walked = reference.walk_counts(layer, mapping)
+        assert reference.closed_counts(layer, mapping) == walked, (layer, mapping)
+
+
+def _renamed(mapping: list, old: str, new: str) -> list:
+    loops = ("temporal", "spatial_x", "spatial_y")
+    return [
+        level | {k: [[new if d == old else d, b] for d, b in level[k]] for k in loops}
+        for level in mapping
     ]
-    for layer, mapping in [*pairs, *reference_mappings.sliding_mappings()]:
-        for accounting in ("timeloop_2020", "timeloop_2025"):
-            walked = reference.walk_counts(layer, mapping, accounting)
-            assert reference.closed_counts(layer, mapping, accounting) == walked, (layer, mapping)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.layer["type"] == "depthwise"])
+def test_a_depthwise_layer_is_one_with_a_group_per_channel(case):
+    layer = case.layer | {"type": "conv", "groups": case.layer["K"]}
+    counts = reference.closed_counts(layer, _renamed(case.mapping, "K", "G"), case.accounting)
+    assert counts == case.true_counts
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.layer["type"] == "conv"][::3])
+def test_groups_one_after_the_other_cost_as_many_layers(case):
+    layer = case.layer | {"groups": 3, "K": 3 * case.layer["K"]}
+    mapping = copy.deepcopy(case.mapping)
+    mapping[0]["temporal"].insert(0, ["G", 3])
+    counts = reference.closed_counts(layer, mapping, case.accounting)
+    for level, by_operand in case.true_counts.items():
+        for operand, one in by_operand.items():
+            found = counts[level][operand]
+            for key in ("reads", "fills", "updates"):
+                assert found[key] == 3 * one[key], (level, operand, key)
 
 
 # The small checks that the contract works out by hand.

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import MachineConfig
-from dance_tf.hardware.access_counts import OPERANDS, AccessCounts, count_accesses
+from dance_tf.hardware.access_counts import AccessCounts, count_accesses
+from dance_tf.hardware.fills import OPERANDS
 from dance_tf.hardware.cost_model import mapping_cost
 from dance_tf.hardware.mapping import mapping_from_json, to_batch
 from dance_tf.structs import DIMENSIONS, Layer
@@ -22,6 +23,7 @@ def to_layer(layer: dict) -> Layer:
         kind=layer["type"],
         stride=reference.pair(layer["stride"]),
         dilation=reference.pair(layer["dilation"]),
+        groups=layer.get("groups", 1),
         **{d: layer[d] for d in DIMENSIONS},
     )
 
@@ -29,7 +31,14 @@ def to_layer(layer: dict) -> Layer:
 def to_plain(layer: Layer) -> dict:
     """Return a product's layer as plain data."""
     sizes = dict(zip(DIMENSIONS, layer.dims, strict=True))
-    return {"type": layer.kind, "stride": layer.stride, "dilation": layer.dilation} | sizes
+    steps = {"stride": layer.stride, "dilation": layer.dilation}
+    return {"type": layer.kind, "groups": layer.groups} | steps | sizes
+
+
+def with_keeps(levels: list[dict]) -> list[dict]:
+    """Return the levels of a mapping's JSON as the twins take them."""
+    kept = {file: [operand] for operand, file in FILE_OF.items()}
+    return [level | {"keeps": kept.get(level["level"], list(OPERANDS))} for level in levels]
 
 
 def count(pairs, *, accounting="timeloop_2020", is_split=False, **options) -> AccessCounts:

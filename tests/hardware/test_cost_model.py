@@ -16,6 +16,7 @@ from dance_tf.hardware.mapping import MappingBatch, mapping_from_json, to_batch
 from tests import reference, reference_mappings
 from tests.conformance import cases as conformance
 from tests.hardware import plain
+from tests.strategies import examples, mapped_layers
 
 MODES = ("shared", "split")
 MACHINE = MachineConfig()
@@ -24,11 +25,8 @@ TIMELOOP = MachineConfig(technology="accelergy_2020_45nm", dram_words_per_cycle=
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Return 300 random (layer, mapping) pairs for either kind of register file."""
-    rng = np.random.default_rng(1)
-    return {
-        mode: [reference_mappings.random_mapping(rng, mode) for _ in range(300)] for mode in MODES
-    }
+    """Return some 300 (layer, mapping) pairs for either kind of register file."""
+    return {mode: examples(mapped_layers(mode), 300) for mode in MODES}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +44,16 @@ def test_counts_equal_walking_the_loops(drawn, counted, mode, accounting):
         counts = plain.count(drawn[mode], is_split=is_split, accounting=accounting)
     for pair, found in zip(drawn[mode], plain.plain_counts(counts, is_split), strict=True):
         assert found == reference.walk_counts(*pair, accounting), pair
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_counts_equal_walking_the_loops_of_thousands(mode):
+    pairs = examples(mapped_layers(mode), 6000, is_steady=False)
+    found = plain.plain_counts(plain.count(pairs, is_split=mode == "split"), mode == "split")
+    assert len(pairs) > 3000
+    for pair, one in zip(pairs, found, strict=True):
+        assert one == reference.walk_counts(*pair), pair
 
 
 def test_every_way_to_slide():
