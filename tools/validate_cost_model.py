@@ -1,13 +1,18 @@
-"""Compare the cost model with reference runs of Timeloop + Accelergy.
+"""Compare the cost model with runs of Timeloop + Accelergy, and its mapper with theirs.
 
-Prints one JSON object: the number of cases, the largest relative errors of cycles,
-energy, access counts and area (and of wire energy, with --wires), and how the cases
-that Timeloop extrapolated agree with walking the loops; those are not in the errors.
+Prints one JSON object. With --reference: the number of cases, the largest relative
+errors of cycles, energy, access counts and area (and of wire energy, with --wires),
+and how the cases that Timeloop extrapolated agree with walking the loops; those are
+not in the errors. With --mapper_reference: the energy x cycles of our best mapping
+over those of timeloop-mapper's, the median, the largest and that of each case; a
+ratio below 1 means that ours is better. With both, the latter stands in the object
+under mapper_reference.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from absl import flags
 
@@ -20,25 +25,49 @@ _REFERENCE = flags.DEFINE_string(
     "reference", None, "JSON file of reference cases.", flag_values=FLAGS
 )
 _WIRES = flags.DEFINE_string(
-    "wires", None, "JSON file of wire energies by case name.", flag_values=FLAGS
+    "wires", None, "JSON file of wire energies by case name, for --reference.", flag_values=FLAGS
+)
+_MAPPER_REFERENCE = flags.DEFINE_string(
+    "mapper_reference",
+    None,
+    "JSON file of the best mappings that timeloop-mapper found.",
+    flag_values=FLAGS,
 )
 
 
 def main(argv: list[str]) -> None:
     """Validate and print."""
     del argv
-    if not _REFERENCE.value:
-        raise UserError("--reference is missing: name a JSON file of reference cases")
-    reference = read_json(_REFERENCE.value)
-    wires = read_json(_WIRES.value) if _WIRES.value else None
+    if not (_REFERENCE.value or _MAPPER_REFERENCE.value):
+        raise UserError(
+            "--reference and --mapper_reference are missing: name a JSON file of reference cases"
+        )
+    if _WIRES.value and not _REFERENCE.value:
+        raise UserError("--wires goes with --reference, which is missing: its cases have the names")
+    data = {
+        flag.name: read_json(flag.value)
+        for flag in (_REFERENCE, _WIRES, _MAPPER_REFERENCE)
+        if flag.value
+    }
     # A wrong file name need not wait for it.
     common.load_tensorflow()
-    from dance_tf.hardware import validation
+    from dance_tf.hardware import mapper_validation, validation
 
-    report = validation.validate(
-        validation.parse_reference(reference, _REFERENCE.value),
-        None if wires is None else validation.parse_wires(wires, str(_WIRES.value)),
-    )
+    runs, wires, mapped = None, None, None
+    if _REFERENCE.value:
+        runs = validation.parse_reference(data["reference"], _REFERENCE.value)
+    if _WIRES.value:
+        wires = validation.parse_wires(data["wires"], _WIRES.value)
+    if _MAPPER_REFERENCE.value:
+        mapped = mapper_validation.parse_mapper_reference(
+            data["mapper_reference"], _MAPPER_REFERENCE.value
+        )
+    report: dict[str, Any] = {}
+    if runs is not None:
+        report = validation.validate(runs, wires)
+    if mapped is not None:
+        comparison = mapper_validation.compare_with_mapper(mapped)
+        report = report | {"mapper_reference": comparison} if report else comparison
     print(json.dumps(strict_data(report), indent=2, allow_nan=False))
 
 

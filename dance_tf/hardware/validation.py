@@ -9,20 +9,36 @@ case must match those, and does not enter the largest errors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
-from dance_tf.hardware.access_counts import OPERANDS, count_accesses
+from dance_tf.hardware.access_counts import count_accesses
+from dance_tf.hardware.fills import OPERANDS
 from dance_tf.hardware.mapping import Mapping, mapping_from_json, to_batch
+from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import DIMENSIONS, Layer
 
-__all__ = ["ReferenceCase", "parse_reference", "parse_wires", "validate"]
+__all__ = [
+    "ReferenceCase",
+    "machine_of_run",
+    "parse_cases",
+    "parse_layer",
+    "parse_mapping",
+    "parse_reference",
+    "parse_wires",
+    "positive_integer",
+    "positive_number",
+    "relative_error",
+    "validate",
+]
 
+_Case = TypeVar("_Case")
 _KINDS = ("reads", "fills", "updates", "tile_words")
 _FILES = {"weights": "weight_spad", "inputs": "input_spad", "outputs": "psum_spad"}
 
@@ -56,18 +72,84 @@ def parse_reference(data: Any, where: str) -> list[ReferenceCase]:
     Raises:
         UserError: If a case is not complete; says which, and what is wrong.
     """
+    return parse_cases(data, where, _case)
+
+
+def parse_cases(data: Any, where: str, parse: Callable[[dict[str, Any]], _Case]) -> list[_Case]:
+    """Read a list of cases, each by `parse`; an error names the file and the case.
+
+    Raises:
+        UserError: If there is no case, or one is not complete.
+    """
     if not isinstance(data, list) or not data:
         raise UserError(f"{where}: not a list of reference cases")
     cases = []
     for index, item in enumerate(data):
         name = item.get("name", index) if isinstance(item, dict) else index
         try:
-            cases.append(_case(item))
+            cases.append(parse(item))
         except KeyError as error:
             raise UserError(f"{where}: case {name}: {error.args[0]!r} is missing") from None
         except (UserError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(f"{where}: case {name}: {error}") from None
     return cases
+
+
+def parse_layer(item: dict[str, Any]) -> Layer:
+    """Return the layer of a case."""
+    layer = item["layer"]
+    return Layer(
+        name=str(layer.get("name", item["name"])),
+        kind=layer["type"],
+        stride=_pair(layer["stride"]),
+        dilation=_pair(layer["dilation"]),
+        groups=layer.get("groups", 1),
+        **{dim: layer[dim] for dim in DIMENSIONS},
+    )
+
+
+def parse_mapping(levels: Any, layer: Layer, rf_mode: str) -> Mapping:
+    """Return a mapping that multiplies out to the layer and bypasses nothing."""
+    mapping = mapping_from_json(levels)
+    _check_keeps(levels)
+    if mapping.is_split != (rf_mode == "split"):
+        raise UserError(f"rf_mode is {rf_mode!r}, which the mapping's levels do not have")
+    mapping.check(layer)
+    return mapping
+
+
+def machine_of_run(array: dict[str, Any], accounting: str) -> MachineConfig:
+    """Return the machine of a run: the technology of 2020, and no limit on DRAM."""
+    for key in ("pe_x", "pe_y", "rf_words", "global_buffer_kib"):
+        positive_integer(array, key)
+    machine = MachineConfig(
+        technology="accelergy_2020_45nm",
+        rf_mode=array["rf_mode"],
+        global_buffer_kib=array["global_buffer_kib"],
+        dram_words_per_cycle=None,
+        accounting=accounting,
+    )
+    # Sizes without figures show here, where the case has a name.
+    tech = technology_of(machine)
+    tech.register_file_pj(array["rf_words"])
+    tech.global_buffer_pj(machine.global_buffer_kib, accounting)
+    return machine
+
+
+def positive_integer(record: dict[str, Any], key: str) -> int:
+    """Return a field that counts something."""
+    value = record[key]
+    if type(value) is not int or value < 1:
+        raise UserError(f"{key} is {value!r}, not a positive integer")
+    return value
+
+
+def positive_number(record: dict[str, Any], key: str) -> float:
+    """Return a field that measures something."""
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{key} is {value!r}, not a positive number")
+    return float(value)
 
 
 def parse_wires(data: Any, where: str) -> dict[str, np.ndarray]:
@@ -112,7 +194,9 @@ def validate(
         wire_pj = _wire_pj(members, counts, machine)
         for m, case in enumerate(members):
             ours = _levels(counts, m, is_split)
-            access_error = max(_error(ours[level], case.walked[level]) for level in case.walked)
+            access_error = max(
+                relative_error(ours[level], case.walked[level]) for level in case.walked
+            )
             if case.is_extrapolated:
                 extrapolated.append(
                     {
@@ -120,24 +204,25 @@ def validate(
                         "matches_walked": access_error == 0.0,
                         "max_error_walked": access_error,
                         "max_error_extrapolated": max(
-                            _error(ours[level], case.counts[level]) for level in case.counts
+                            relative_error(ours[level], case.counts[level]) for level in case.counts
                         ),
                     }
                 )
             else:
                 area = cost_model.accelerator_area_um2(case.pe_x, case.pe_y, case.rf_words, machine)
                 for key, value in (
-                    ("cycles", _error(found.cycles[m], case.cycles)),
-                    ("energy", _error(found.energy_pj[m], case.energy_pj)),
+                    ("cycles", relative_error(found.cycles[m], case.cycles)),
+                    ("energy", relative_error(found.energy_pj[m], case.energy_pj)),
                     ("accesses", access_error),
-                    ("area", _error(area, case.area_um2)),
+                    ("area", relative_error(area, case.area_um2)),
                 ):
                     errors[key] = max(errors[key], value)
             if wires is not None and case.name in wires:
                 num_wires += 1
                 expected = wires[case.name]
                 error = max(
-                    _error(wire_pj[:, m], expected), _error(wire_pj[:, m].sum(), expected.sum())
+                    relative_error(wire_pj[:, m], expected),
+                    relative_error(wire_pj[:, m].sum(), expected.sum()),
                 )
                 errors["wires"] = max(errors.get("wires", 0.0), error)
     if wires is not None and not num_wires:
@@ -196,7 +281,7 @@ def _levels(counts: Any, m: int, is_split: bool) -> dict[str, np.ndarray]:
     return levels
 
 
-def _error(ours: Any, expected: Any) -> float:
+def relative_error(ours: Any, expected: Any) -> float:
     """Return the largest relative error; where 0 is expected, the error is absolute."""
     ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
     scale = np.where(expected == 0, 1.0, np.abs(expected))
@@ -204,22 +289,9 @@ def _error(ours: Any, expected: Any) -> float:
 
 
 def _case(item: dict[str, Any]) -> ReferenceCase:
-    layer, array, expected = item["layer"], item["accelerator"], item["expected"]
-    mapping = mapping_from_json(item["mapping"])
-    _check_keeps(item["mapping"])
-    if mapping.is_split != (array["rf_mode"] == "split"):
-        raise UserError(f"rf_mode is {array['rf_mode']!r}, which the mapping's levels do not have")
-    record = Layer(
-        name=str(layer.get("name", item["name"])),
-        kind=layer["type"],
-        stride=_pair(layer["stride"]),
-        dilation=_pair(layer["dilation"]),
-        **{dim: layer[dim] for dim in DIMENSIONS},
-    )
-    mapping.check(record)
-    for key in ("pe_x", "pe_y", "rf_words", "global_buffer_kib"):
-        if type(array[key]) is not int or array[key] < 1:
-            raise UserError(f"accelerator {key} is {array[key]!r}, not a positive integer")
+    array, expected = item["accelerator"], item["expected"]
+    record = parse_layer(item)
+    mapping = parse_mapping(item["mapping"], record, array["rf_mode"])
     counts = {level: _counts(entry["accesses"]) for level, entry in expected["levels"].items()}
     names = {level.name for level in mapping.levels}
     if set(counts) != names:
@@ -236,17 +308,11 @@ def _case(item: dict[str, Any]) -> ReferenceCase:
         pe_y=array["pe_y"],
         rf_words=array["rf_words"],
         is_row_stationary=array["dataflow"] == "row_stationary",
-        machine=MachineConfig(
-            technology="accelergy_2020_45nm",
-            rf_mode=array["rf_mode"],
-            global_buffer_kib=array["global_buffer_kib"],
-            dram_words_per_cycle=None,
-            accounting=item["accounting"],
-        ),
+        machine=machine_of_run(array, item["accounting"]),
         is_extrapolated=bool(item["extrapolated"]),
-        cycles=float(expected["cycles"]),
-        energy_pj=float(expected["energy_pj"]),
-        area_um2=float(expected["area_um2"]),
+        cycles=positive_number(expected, "cycles"),
+        energy_pj=positive_number(expected, "energy_pj"),
+        area_um2=positive_number(expected, "area_um2"),
         counts=counts,
         walked=walked,
     )

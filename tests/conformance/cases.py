@@ -41,6 +41,22 @@ def shipped_cases() -> list[Case]:
     return [_shipped(case) for case in data["cases"]]
 
 
+def shipped_mapper_cases() -> list[dict]:
+    """Return the cases of mapper_cases.json in the layout of the shared folder's file."""
+    data = json.loads(pathlib.Path(__file__).with_name("mapper_cases.json").read_text("utf-8"))
+    return [
+        {
+            "name": case["name"],
+            "layer": _layer(case["layer"]),
+            "accelerator": case["array"] | {"global_buffer_kib": 128},
+            "metric": "edp",
+            "best": {k: case[k] for k in ("cycles", "energy_pj")}
+            | {"mapping": _levels(case["mapping"])},
+        }
+        for case in data["cases"]
+    ]
+
+
 def shared_folder() -> pathlib.Path | None:
     """Return the folder with all reference runs, or None where there is none.
 
@@ -57,27 +73,32 @@ def shared_cases(folder: pathlib.Path, file_name: str) -> list[Case]:
     return [_shared(case, wires) for case in json.loads((folder / file_name).read_text("utf-8"))]
 
 
-def _shipped(case: dict) -> Case:
+def _layer(layer: dict) -> dict:
+    return {
+        "type": layer["kind"],
+        "stride": layer["stride"],
+        "dilation": layer["dilation"],
+        **dict(zip(DIMENSIONS, layer["dims"], strict=True)),
+    }
+
+
+def _levels(mapping: list[dict]) -> list[dict]:
     kept = {"input_spad": ["inputs"], "weight_spad": ["weights"], "psum_spad": ["outputs"]}
     empty = {"temporal": [], "spatial_x": [], "spatial_y": []}
     all_operands = ["weights", "inputs", "outputs"]
+    return [empty | {"keeps": kept.get(level["level"], all_operands)} | level for level in mapping]
+
+
+def _shipped(case: dict) -> Case:
     counts: dict = {}
     for key, values in case["accesses"].items():
         level, operand = key.split()
         counts.setdefault(level, {})[operand] = dict(zip(COUNTS, values, strict=True))
     return Case(
         name=case["name"],
-        layer={
-            "type": case["layer"]["kind"],
-            "stride": case["layer"]["stride"],
-            "dilation": case["layer"]["dilation"],
-            **dict(zip(DIMENSIONS, case["layer"]["dims"], strict=True)),
-        },
+        layer=_layer(case["layer"]),
         array=case["array"],
-        mapping=[
-            empty | {"keeps": kept.get(level["level"], all_operands)} | level
-            for level in case["mapping"]
-        ],
+        mapping=_levels(case["mapping"]),
         accounting=case["accounting"],
         is_extrapolated=case["is_extrapolated"],
         cost=case["cost"],

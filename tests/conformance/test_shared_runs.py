@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dance_tf.hardware import validation
+from dance_tf.hardware import mapper_validation, validation
 from tests import reference
 from tests.conformance import cases as conformance
 
@@ -27,6 +27,8 @@ def test_the_twin_counts_what_every_run_counted(file_name):
     for case in conformance.shared_cases(FOLDER, file_name):
         found = reference.closed_counts(case.layer, case.mapping, case.accounting)
         assert found == case.true_counts, case.name
+        reported = reference.extrapolated_counts(case.layer, case.mapping, case.accounting)
+        assert reported == case.counts, case.name
 
 
 def test_the_cost_model_agrees_with_every_run(file_name):
@@ -52,3 +54,52 @@ def test_the_shipped_cases_are_runs_of_the_folder():
         original = shared[case.name]
         assert (case.counts, case.walked) == (original.counts, original.walked)
         assert case.cost == original.cost
+
+
+def _mapper_data() -> list[dict]:
+    return json.loads((FOLDER / "mapper_best.json").read_text("utf-8"))
+
+
+def test_the_twin_gives_the_mappers_mappings_timeloops_numbers():
+    for case in _mapper_data():
+        layer, best, array = case["layer"], case["best"], case["accelerator"]
+        cost = reference.cost(
+            layer,
+            best["mapping"],
+            array,
+            reference.extrapolated_counts(layer, best["mapping"]),
+            technology_name="accelergy_2020_45nm",
+            dram_words_per_cycle=None,
+        )
+        for key in ("cycles", "energy_pj"):
+            assert cost[key] == pytest.approx(best[key], rel=1e-4), case["name"]
+
+
+@pytest.mark.slow
+def test_the_best_mappings_are_no_worse_than_the_mappers():
+    data = _mapper_data()
+    report = mapper_validation.compare_with_mapper(
+        mapper_validation.parse_mapper_reference(data, "mapper_best.json")
+    )
+    is_compared = [
+        case["accelerator"]["rf_mode"] == "shared"
+        and "relaxed" not in case["accelerator"]["dataflow"]
+        for case in data
+    ]
+    assert report["num_cases"] == len(data)
+    assert report["num_skipped"] == is_compared.count(False)
+    assert ["ratio" in entry for entry in report["cases"]] == is_compared
+    assert report["edp_ratio_median"] <= 1.0
+    assert report["edp_ratio_max"] <= 1.001
+
+
+def test_the_shipped_mappers_cases_are_those_of_the_folder():
+    shared = {case["name"]: case for case in _mapper_data()}
+    for case in conformance.shipped_mapper_cases():
+        original = shared[case["name"]]
+        assert case["best"] == original["best"]
+        assert case["accelerator"] == original["accelerator"]
+        layer = original["layer"]
+        for key, value in case["layer"].items():
+            pair = reference.pair(layer[key]) if key in ("stride", "dilation") else layer[key]
+            assert (tuple(value) if isinstance(value, list) else value) == pair

@@ -44,7 +44,7 @@ HARDWARE = (
     {"access_counts"},
     {"cost_model"},
     {"mapper", "validation", "layer_costs", "table_store"},
-    {"cost_source"},
+    {"cost_source", "drawing", "mapper_validation"},
     {"cost_table", "breakdown"},
     {"oracle"},
     {"benchmark"},

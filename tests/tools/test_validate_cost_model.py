@@ -50,6 +50,18 @@ def validate(tmp_path, capsys):
     return run
 
 
+@pytest.fixture
+def compare(tmp_path, capsys):
+    def run(data, *more):
+        path = tmp_path / "mapper.json"
+        path.write_text(data if isinstance(data, str) else json.dumps(data), "utf-8")
+        argv = ["validate_cost_model", f"--mapper_reference={path}", *more]
+        status = common.call(validate_cost_model.main, validate_cost_model.FLAGS, argv)
+        return status, *capsys.readouterr()
+
+    return run
+
+
 def test_shipped_runs_agree(validate, reference):
     status, out, _ = validate(reference)
     report = json.loads(out)
@@ -141,7 +153,7 @@ def _with(value, *path):
         (_with(["weights"], "mapping", 0, "keeps"), "bypassing"),
         (_with("sometimes", "accounting"), "accounting"),
         (_with("16", "accelerator", "rf_words"), "rf_words"),
-        (_with(99, "accelerator", "global_buffer_kib"), "no global buffer of 99 KiB"),
+        (_with(99, "accelerator", "global_buffer_kib"), "KiB, not for 99"),
         (_with("many", "expected", "cycles"), "many"),
         (_with({}, "expected", "levels"), "counts are of"),
     ],
@@ -152,8 +164,7 @@ def test_a_malformed_case_is_named_in_one_line(validate, reference, edit, messag
     status, out, error = validate(cases)
     assert (status, out) == (1, "")
     assert error.count("\n") == 1 and message in error
-    if "KiB" not in message:  # found when all cases have been read
-        assert cases[3]["name"] in error
+    assert cases[3]["name"] in error
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"text"', "[1]", "[NaN]", "null"])
@@ -163,8 +174,92 @@ def test_a_file_that_is_no_reference(validate, text):
     assert error.count("\n") == 1 and "reference.json" in error
 
 
+def test_our_best_mappings_are_no_worse_than_the_mappers(compare):
+    cases = conformance.shipped_mapper_cases()
+    status, out, _ = compare(cases)
+    report = json.loads(out)
+    assert status == 0
+    assert report["num_cases"] == len(report["cases"]) == len(cases)
+    assert report["num_skipped"] == 2 and report["num_extrapolated"] == 1
+    assert report["edp_ratio_median"] <= 1.0 and report["edp_ratio_max"] <= 1.001
+    for case, entry in zip(cases, report["cases"], strict=True):
+        assert entry["name"] == case["name"]
+        if "skipped_reason" in entry:
+            array = case["accelerator"]
+            assert array["rf_mode"] == "split" or array["dataflow"].endswith("_relaxed")
+        else:
+            assert entry["timeloop_cycles"] == case["best"]["cycles"]
+            edp = entry["mapper_cycles"] * entry["mapper_energy_pj"]
+            assert entry["ratio"] == pytest.approx(entry["cycles"] * entry["energy_pj"] / edp)
+            timeloop = case["best"]["cycles"] * case["best"]["energy_pj"]
+            assert (edp == pytest.approx(timeloop, rel=2e-3)) != entry["is_extrapolated"]
+
+
+def test_both_references_at_once(compare, reference, tmp_path):
+    path = tmp_path / "reference.json"
+    path.write_text(json.dumps(reference), "utf-8")
+    skipped = [c for c in conformance.shipped_mapper_cases() if "OSM" in c["name"]]
+    report = json.loads(compare(skipped, f"--reference={path}")[1])
+    assert report["num_cases"] == len(reference)
+    assert report["mapper_reference"]["num_cases"] == 1
+    assert report["mapper_reference"]["edp_ratio_max"] is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_without("layer"), "'layer' is missing"),
+        (_without("layer", "K"), "'K' is missing"),
+        (_without("best"), "'best' is missing"),
+        (_without("best", "mapping"), "'mapping' is missing"),
+        (_without("best", "cycles"), "'cycles' is missing"),
+        (_without("accelerator", "rf_words"), "'rf_words' is missing"),
+        (_with(0, "layer", "K"), "K is 0"),
+        (_with(-3, "best", "cycles"), "cycles is -3"),
+        (_with("many", "best", "energy_pj"), "energy_pj is 'many'"),
+        (_with(None, "best", "energy_pj"), "energy_pj is None"),
+        (_with(2.5, "accelerator", "pe_x"), "pe_x is 2.5"),
+        (_with(100000, "accelerator", "rf_words"), "words, not for 100000"),
+        (_with(99, "accelerator", "global_buffer_kib"), "KiB, not for 99"),
+        (_with("magic", "accelerator", "dataflow"), "dataflow is 'magic'"),
+        (_with("split", "accelerator", "rf_mode"), "rf_mode is 'split'"),
+        (_with([], "best", "mapping", 0, "temporal"), "factors of"),
+        (_with("inner", "best", "mapping", 0, "level"), "levels are inner"),
+        (_with(["weights"], "best", "mapping", 1, "keeps"), "bypassing"),
+    ],
+)
+def test_a_malformed_case_of_the_mapper_is_named_in_one_line(compare, edit, message):
+    cases = conformance.shipped_mapper_cases()
+    edit(cases)
+    status, out, error = compare(cases)
+    assert (status, out) == (1, "")
+    assert error.count("\n") == 1 and message in error
+    assert cases[3]["name"] in error
+
+
+def test_numbers_that_are_not_timeloops_end_the_comparison(compare):
+    cases = [conformance.shipped_mapper_cases()[0]]
+    cases[0]["best"]["energy_pj"] *= 1.01
+    status, out, error = compare(cases)
+    assert (status, out) == (1, "")
+    assert error.count("\n") == 1 and cases[0]["name"] in error
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[1]", "[NaN]", "null"])
+def test_a_file_that_is_no_mapper_reference(compare, text):
+    status, out, error = compare(text)
+    assert (status, out) == (1, "")
+    assert error.count("\n") == 1 and "mapper.json" in error
+
+
 def test_no_file_and_no_flag(capsys):
-    for argv in ([], ["--reference=/no/such/file.json"], ["--reference=/"]):
+    for argv in (
+        [],
+        ["--reference=/no/such/file.json"],
+        ["--reference=/"],
+        ["--mapper_reference=/no/such/file.json"],
+        ["--wires=/no/such/file.json"],
+    ):
         argv = ["validate_cost_model", *argv]
         assert common.call(validate_cost_model.main, validate_cost_model.FLAGS, argv) == 1
         out, error = capsys.readouterr()
