@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.cost_table import CostTable, load_or_build_table
     from dance_tf.hardware.measured import MeasuredCostModel, space_layers, write_cost_template
-    from dance_tf.hardware.objective import EDAP, Objective
-    from dance_tf.hardware.oracle import best_accelerators
+    from dance_tf.hardware.objective import EDAP, Limits, Objective
+    from dance_tf.hardware.oracle import best_accelerators, pareto_front, rank_accelerators
     from dance_tf.presets import preset
     from dance_tf.search.dance import DanceSearch, SearchProblem
     from dance_tf.search.result import SearchResult
@@ -42,6 +42,7 @@ __all__ = [
     "ExactEvaluator",
     "ExperimentConfig",
     "Layer",
+    "Limits",
     "MeasuredCostModel",
     "NetworkSpace",
     "NeuralEvaluator",
@@ -61,7 +62,9 @@ __all__ = [
     "load_or_build_table",
     "make_space",
     "override",
+    "pareto_front",
     "preset",
+    "rank_accelerators",
     "retrain",
     "space_layers",
     "write_cost_template",
@@ -78,6 +81,7 @@ _HOMES = {
     "ExactEvaluator": "evaluator.exact",
     "ExperimentConfig": "config",
     "Layer": "structs",
+    "Limits": "hardware.objective",
     "MeasuredCostModel": "hardware.measured",
     "NetworkSpace": "supernet.search_space",
     "NeuralEvaluator": "evaluator.neural",
@@ -97,7 +101,9 @@ _HOMES = {
     "load_or_build_table": "hardware.cost_table",
     "make_space": "supernet.search_space",
     "override": "config",
+    "pareto_front": "hardware.oracle",
     "preset": "presets",
+    "rank_accelerators": "hardware.oracle",
     "retrain": "search.retrain",
     "space_layers": "hardware.measured",
     "write_cost_template": "hardware.measured",

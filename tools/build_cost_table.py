@@ -22,35 +22,24 @@ def main(argv: list[str]) -> None:
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()
     from dance_tf.hardware.cost_table import default_cache_dir, load_or_build_table
-    from dance_tf.reporting import ProgressLine
+    from dance_tf.reporting import progress
     from dance_tf.supernet.search_space import make_space
 
     space = make_space(config.space)
-    lines: list[ProgressLine] = []
-
-    def on_progress(done: int, total: int) -> None:
-        if not lines:
-            lines.append(ProgressLine("cost table", total))
-        lines[0].update(done)
-
     folder = FLAGS["cache_dir"].value or default_cache_dir()
     began = time.monotonic()
-    try:
-        table = load_or_build_table(
-            space, config.hardware, cache_dir=folder, on_progress=on_progress
-        )
-    finally:
-        for line in lines:
-            line.close()
+    with progress("cost table") as report:
+        table = load_or_build_table(space, config.hardware, cache_dir=folder, on_progress=report)
     summary = {
         "space": space.name,
         "num_architectures": space.num_architectures,
         "num_accelerators": len(table.accelerators),
         "num_cells": int(space.op_mask.sum()),
+        "num_layers": len(table.layer_rows),
         "technology": table.machine.technology,
         "content_hash": table.content_hash,
         "cache_dir": os.path.abspath(os.path.expanduser(folder)),
-        "is_from_cache": not lines,
+        "is_from_cache": not table.was_built,
         "wall_s": time.monotonic() - began,
         "num_cost_model_calls": table.num_cost_model_calls,
         **_reach(table),

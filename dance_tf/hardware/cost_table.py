@@ -1,20 +1,19 @@
-"""Best-mapping cost of every (block, op) cell on every accelerator, cached on disk.
+"""Best-mapping cost of every (block, op) cell on every accelerator, kept on disk.
 
 Latency and energy of a chain network are sums over its layers and area depends on the
 accelerator alone, so this table makes the exact cost of any network of the space, one-hot
-or mixed, a matrix product. Infeasible cells are infinite.
+or mixed, a matrix product. Infeasible cells are infinite. Numbers are stored in float32,
+added in float64 and rounded once.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,22 +22,23 @@ import tensorflow as tf
 from dance_tf.config import HardwareConfig, MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import AcceleratorSpace
-from dance_tf.hardware.mapper import LoopNestCostModel
+from dance_tf.hardware.cost_source import make_cost_model
+from dance_tf.hardware.layer_costs import LayerCosts, cost_layers, describe_layer, has_details
 from dance_tf.hardware.objective import EDAP
-from dance_tf.hardware.workload import layer_key, to_workload
+from dance_tf.hardware.table_store import build_in_parts, read_arrays
+from dance_tf.hardware.workload import layer_key
 from dance_tf.protocols import CostModel, SearchSpace
 from dance_tf.structs import Layer
 
 __all__ = ["CostTable", "default_cache_dir", "load_or_build_table"]
 
-_FORMAT = 1
-_ARRAYS = (
-    "latency_ms",
-    "energy_mj",
-    "fixed_latency_ms",
-    "fixed_energy_mj",
-    "area_mm2",
-)
+_FORMAT = 2
+
+# Layers per part of a build: what a killed build loses at most.
+_PART = 2
+
+# Cells of a table by (block, op).
+_Cells = dict[tuple[int, int], tuple[Layer, ...]]
 
 
 class CostTable:
@@ -54,7 +54,11 @@ class CostTable:
         fixed_latency_ms: float32 [A], of the layers that every network has.
         fixed_energy_mj: float32 [A].
         area_mm2: float32 [A].
+        layers: LayerCosts of the different layers in float32, in the order of
+            `layer_rows`; None in a table that was not made from layers.
+        layer_rows: Row in `layers` by workload.layer_key.
         num_cost_model_calls: How many (layer, accelerator) pairs were costed to build it.
+        was_built: Whether this process built it, rather than finding it on disk.
     """
 
     def __init__(
@@ -63,8 +67,12 @@ class CostTable:
         accelerators: AcceleratorSpace,
         machine: MachineConfig,
         content_hash: str,
-        arrays: dict[str, np.ndarray],
+        arrays: Mapping[str, np.ndarray],
         num_cost_model_calls: int,
+        *,
+        was_built: bool = False,
+        layers: LayerCosts | None = None,
+        layer_rows: Mapping[tuple, int] | None = None,
     ) -> None:
         self.space = space
         self.accelerators = accelerators
@@ -75,15 +83,41 @@ class CostTable:
         self.fixed_latency_ms = arrays["fixed_latency_ms"]
         self.fixed_energy_mj = arrays["fixed_energy_mj"]
         self.area_mm2 = arrays["area_mm2"]
+        self.layers = layers
+        self.layer_rows = dict(layer_rows or {})
         self.num_cost_model_calls = num_cost_model_calls
-        # One matrix [A, 2, 1 + D * O] for both metrics: column 0 is the fixed layers.
-        cells = np.stack([self.latency_ms, self.energy_mj]).reshape(2, -1, len(accelerators))
-        fixed = np.stack([self.fixed_latency_ms, self.fixed_energy_mj])[:, None]
-        matrix = np.concatenate([fixed, cells], axis=1).transpose(2, 0, 1)
+        self.was_built = was_built
+        # One matrix [A, 2, 1 + D * O] for both metrics, in the order of `columns`.
+        matrix = np.stack(self.columns(), axis=1).transpose(2, 1, 0).astype(np.float64)
         finite = np.isfinite(matrix)
-        self._matrix = tf.constant(np.where(finite, matrix, 0.0), tf.float32)
-        self._infeasible = None if finite.all() else tf.constant(~finite, tf.float32)
-        self._area = tf.constant(self.area_mm2)
+        self._matrix = tf.constant(np.where(finite, matrix, 0.0))
+        self._infeasible = None if finite.all() else tf.constant(~finite, tf.float64)
+        self._area = tf.constant(np.asarray(self.area_mm2, np.float32))
+
+    def columns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return latency_ms and energy_mj, float32 [1 + D * O, A]; row 0 is the fixed layers."""
+        fixed = (self.fixed_latency_ms, self.fixed_energy_mj)
+        cells = (self.latency_ms, self.energy_mj)
+        latency_ms, energy_mj = (
+            np.concatenate([always[None], cell.reshape(-1, len(self.accelerators))])
+            for always, cell in zip(fixed, cells, strict=True)
+        )
+        return latency_ms, energy_mj
+
+    def as_weights(self, mixture_weights: Any) -> tf.Tensor:
+        """Return mixture weights as a tensor, float32 [B, D, O].
+
+        Raises:
+            ValueError: If they are of another shape.
+        """
+        weights = tf.convert_to_tensor(mixture_weights, tf.float32)
+        num_blocks, num_ops, _ = self.latency_ms.shape
+        if not weights.shape.is_compatible_with((None, num_blocks, num_ops)):
+            raise ValueError(
+                f"mixture weights have shape {tuple(weights.shape)},"
+                f" not [B, {num_blocks}, {num_ops}]"
+            )
+        return weights
 
     def expected_metrics(self, mixture_weights: Any) -> tf.Tensor:
         """Return the expected metrics on every accelerator.
@@ -95,22 +129,24 @@ class CostTable:
             linear in the weights; infinite where an op with weight cannot run.
         """
         rows = self._rows(mixture_weights)
-        metrics = tf.einsum("bc,amc->bam", rows, self._matrix)
+        sums = tf.einsum("bc,amc->bam", rows, self._matrix)
+        blocked = None
         if self._infeasible is not None:
             blocked = tf.einsum("bc,amc->bam", rows, self._infeasible) > 0
-            metrics = tf.where(blocked, tf.fill(tf.shape(metrics), np.float32(np.inf)), metrics)
-        area = tf.broadcast_to(self._area[None, :, None], tf.shape(metrics[..., :1]))
-        return tf.concat([metrics, area], axis=-1)
+        sums = _rounded(sums, blocked)
+        area = tf.broadcast_to(self._area[None, :, None], tf.shape(sums[..., :1]))
+        return tf.concat([sums, area], axis=-1)
 
     def metrics_at(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
         """Return the expected metrics, float32 [B, 3], each at one accelerator, int [B]."""
         rows = self._rows(mixture_weights)
-        metrics = tf.einsum("bc,bmc->bm", rows, tf.gather(self._matrix, accelerator_index))
+        sums = tf.einsum("bc,bmc->bm", rows, tf.gather(self._matrix, accelerator_index))
+        blocked = None
         if self._infeasible is not None:
             infeasible = tf.gather(self._infeasible, accelerator_index)
             blocked = tf.einsum("bc,bmc->bm", rows, infeasible) > 0
-            metrics = tf.where(blocked, tf.fill(tf.shape(metrics), np.float32(np.inf)), metrics)
-        return tf.concat([metrics, tf.gather(self._area, accelerator_index)[:, None]], axis=-1)
+        area = tf.gather(self._area, accelerator_index)[:, None]
+        return tf.concat([_rounded(sums, blocked), area], axis=-1)
 
     def metrics_of(self, op_indices: Any) -> tf.Tensor:
         """Return the exact metrics, float32 [B, A, 3], of op indices, int [B, D]."""
@@ -133,10 +169,40 @@ class CostTable:
         """Return cycles of the machine's clock."""
         return latency_ms * self.machine.cycles_per_ms
 
+    def layer_costs(self, layers: Sequence[Layer], accelerator_index: int) -> list[dict[str, Any]]:
+        """Return the cost of layers of the space on one accelerator, as plain JSON data.
+
+        Args:
+            layers: Such as `space.layers(architecture)`.
+            accelerator_index: Row of the accelerator space.
+        Returns:
+            An entry per layer; see layer_costs.describe_layer.
+        Raises:
+            UserError: If a layer is not in the table or cannot run on the accelerator.
+        """
+        accelerator, entries = self.accelerators.decode(accelerator_index), []
+        for layer in layers:
+            row = self.layer_rows.get(layer_key(layer))
+            if row is None or self.layers is None:
+                raise UserError(f"layer {layer.name!r} {layer.dims} is not in the cost table")
+            position = (row, accelerator_index)
+            entries.append(describe_layer(layer, self.layers, position, accelerator, self.machine))
+        return entries
+
     def _rows(self, mixture_weights: Any) -> tf.Tensor:
-        weights = tf.convert_to_tensor(mixture_weights, tf.float32)
-        flat = tf.reshape(weights, [tf.shape(weights)[0], int(np.prod(self.latency_ms.shape[:2]))])
+        """Return what multiplies the rows of `columns`, float64 [B, 1 + D * O]."""
+        weights = tf.cast(self.as_weights(mixture_weights), tf.float64)
+        num_cells = self.latency_ms.shape[0] * self.latency_ms.shape[1]
+        flat = tf.reshape(weights, [tf.shape(weights)[0], num_cells])
         return tf.concat([tf.ones_like(flat[:, :1]), flat], axis=1)
+
+
+def _rounded(sums: tf.Tensor, blocked: tf.Tensor | None) -> tf.Tensor:
+    """Return sums in float32, infinite where `blocked`; gradients pass where they are not."""
+    sums = tf.cast(sums, tf.float32)
+    if blocked is None:
+        return sums
+    return tf.where(blocked, tf.fill(tf.shape(sums), np.float32(np.inf)), sums)
 
 
 def default_cache_dir() -> pathlib.Path:
@@ -155,41 +221,79 @@ def load_or_build_table(
 ) -> CostTable:
     """Return the table of a space, from the cache where it has been built before.
 
+    A build that was killed goes on from its finished layers, and processes that want the
+    same table wait for the one that builds it.
+
     Args:
         space: The network space.
         hardware: Machine and accelerator space.
-        cost_model: Any protocols.CostModel; None: the loop-nest model of the machine.
+        cost_model: Any protocols.CostModel; None: the one that `hardware` asks for.
         cache_dir: Folder of cached tables; None: `default_cache_dir()`.
         on_progress: Called with (layers done, layers) while the table is built.
     Raises:
-        UserError: If the cached file is corrupted, or some layer runs on no accelerator.
+        UserError: If a cached file is corrupted, if some layer runs on no accelerator, or
+            if the folder cannot be written.
     """
     accelerators = AcceleratorSpace(hardware.accelerators)
-    model = LoopNestCostModel(hardware.machine) if cost_model is None else cost_model
-    cells = {
+    model = make_cost_model(hardware) if cost_model is None else cost_model
+    cells: _Cells = {
         (block, op): space.op_layers(block, name)
         for block in range(space.num_blocks)
         for op, name in enumerate(space.op_names)
         if space.op_mask[block, op]
     }
-    content_hash = _content_hash(space, cells, hardware, model)
+    content = _content(space, cells, hardware, model)
+    content_hash = _content_hash(content)
+    facts = {"content_hash": content_hash, "content": content}
     folder = default_cache_dir() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
-    path = folder / f"table_{content_hash[:16]}.npz"
-    if path.exists():
-        arrays, num_calls = _read(path, content_hash, space, len(accelerators))
-    else:
-        arrays, num_calls = _build(space, cells, accelerators, hardware, model, on_progress)
-        _write(path, arrays, content_hash, num_calls)
-    return CostTable(space, accelerators, hardware.machine, content_hash, arrays, num_calls)
+    path = folder / f"table_{content_hash[:16]}"
+
+    every = [*space.fixed_layers(), *(layer for layers in cells.values() for layer in layers)]
+    different = list({layer_key(layer): layer for layer in every}.values())
+    layer_rows = {layer_key(layer): row for row, layer in enumerate(different)}
+
+    def compute(part: int) -> dict[str, np.ndarray]:
+        layers = different[part * _PART : (part + 1) * _PART]
+        costs, area_um2 = cost_layers(model, layers, accelerators.all())
+        arrays = {name: array for name, array in costs._asdict().items() if array is not None}
+        return {**arrays, "area_um2": area_um2}
+
+    def report(num_parts_done: int) -> None:
+        if on_progress is not None:
+            on_progress(min(num_parts_done * _PART, len(different)), len(different))
+
+    arrays, was_built = read_arrays(path, facts), False
+    if arrays is None:
+        was_built = build_in_parts(
+            path,
+            facts,
+            num_parts=-(-len(different) // _PART),
+            compute=compute,
+            assemble=lambda parts: _assemble(parts, space, cells, layer_rows, hardware.machine),
+            on_progress=report,
+        )
+        arrays = read_arrays(path, facts)
+    if arrays is None:
+        raise UserError(f"the cached cost table {path} has just been deleted: try again")
+    of_layers = LayerCosts(**{name: arrays.get(f"layer_{name}") for name in LayerCosts._fields})
+    return CostTable(
+        space,
+        accelerators,
+        hardware.machine,
+        content_hash,
+        arrays,
+        len(different) * len(accelerators),
+        was_built=was_built,
+        layers=of_layers,
+        layer_rows=layer_rows,
+    )
 
 
-def _content_hash(
-    space: SearchSpace,
-    cells: dict[tuple[int, int], tuple[Layer, ...]],
-    hardware: HardwareConfig,
-    model: CostModel,
-) -> str:
-    content = {
+def _content(
+    space: SearchSpace, cells: _Cells, hardware: HardwareConfig, model: CostModel
+) -> dict[str, Any]:
+    """Return everything that determines a table, as JSON data."""
+    return {
         "format": _FORMAT,
         "op_names": list(space.op_names),
         "fixed": [layer_key(layer) for layer in space.fixed_layers()],
@@ -197,93 +301,42 @@ def _content_hash(
         "accelerators": vars(hardware.accelerators),
         "clock_mhz": hardware.machine.clock_mhz,
         "model": model.fingerprint,
+        "has_details": has_details(model),
     }
+
+
+def _content_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _build(
+def _assemble(
+    parts: Sequence[Mapping[str, np.ndarray]],
     space: SearchSpace,
-    cells: dict[tuple[int, int], tuple[Layer, ...]],
-    accelerators: AcceleratorSpace,
-    hardware: HardwareConfig,
-    model: CostModel,
-    on_progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, np.ndarray], int]:
-    """Cost each different layer once and sum the layers of every cell."""
-    fixed = space.fixed_layers()
-    every = [*fixed, *(layer for layers in cells.values() for layer in layers)]
-    different = list({layer_key(layer): layer for layer in every}.values())
-    row = {layer_key(layer): index for index, layer in enumerate(different)}
-    # Progress is an extra of our model; the protocol does not ask for it.
-    extra = {"on_progress": on_progress} if isinstance(model, LoopNestCostModel) else {}
-    cost = model(to_workload(different), accelerators.all(), **extra)
-    latency_ms = np.asarray(cost.latency_cycles, np.float64) / hardware.machine.cycles_per_ms
-    energy_mj = np.asarray(cost.energy_pj, np.float64) * 1e-9
-    for layer, metrics in zip(different, latency_ms, strict=True):
-        if not np.isfinite(metrics).any():
-            raise UserError(f"layer {layer.name!r} {layer.dims} can run on no accelerator")
-
-    def total(metrics: np.ndarray, layers: tuple[Layer, ...]) -> np.ndarray:
-        return sum(
-            (metrics[row[layer_key(layer)]] for layer in layers), np.zeros(len(accelerators))
-        )
-
-    shape = (space.num_blocks, len(space.op_names), len(accelerators))
-    arrays = {
-        "latency_ms": np.zeros(shape, np.float32),
-        "energy_mj": np.zeros(shape, np.float32),
-        "fixed_latency_ms": total(latency_ms, fixed).astype(np.float32),
-        "fixed_energy_mj": total(energy_mj, fixed).astype(np.float32),
-        "area_mm2": (np.asarray(cost.area_um2, np.float64) * 1e-6).astype(np.float32),
+    cells: _Cells,
+    layer_rows: Mapping[tuple, int],
+    machine: MachineConfig,
+) -> dict[str, np.ndarray]:
+    """Sum the layers of every cell, in float64, and round everything to float32."""
+    names = [name for name in LayerCosts._fields if name in parts[0]]
+    costs = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    area_mm2 = np.asarray(parts[0]["area_um2"]) * 1e-6
+    metrics = {
+        "latency_ms": costs["latency_cycles"] / machine.cycles_per_ms,
+        "energy_mj": costs["energy_pj"] * 1e-9,
     }
-    for (block, op), layers in cells.items():
-        arrays["latency_ms"][block, op] = total(latency_ms, layers)
-        arrays["energy_mj"][block, op] = total(energy_mj, layers)
-    return arrays, len(different) * len(accelerators)
+    arrays: dict[str, np.ndarray] = {"area_mm2": area_mm2.astype(np.float32)}
+    for name, of_layer in metrics.items():
 
+        def total(layers: Sequence[Layer], of_layer: np.ndarray = of_layer) -> np.ndarray:
+            nothing = np.zeros(len(area_mm2))
+            return sum((of_layer[layer_rows[layer_key(layer)]] for layer in layers), nothing)
 
-def _write(
-    path: pathlib.Path, arrays: dict[str, np.ndarray], content_hash: str, num_calls: int
-) -> None:
-    """Write aside and rename, so that no reader ever sees half a table; a SHA-256 ends the file."""
-    header = {"content_hash": content_hash, "calls": num_calls}
-    buffer = io.BytesIO()
-    named: dict[str, Any] = {
-        **arrays,
-        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-    }
-    np.savez(buffer, **named)
-    body = buffer.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    except OSError as error:
-        raise UserError(f"cannot write the table cache {path.parent}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body + hashlib.sha256(body).digest())
-        os.replace(aside, path)
-    except BaseException:
-        pathlib.Path(aside).unlink(missing_ok=True)
-        raise
-
-
-def _read(
-    path: pathlib.Path, content_hash: str, space: SearchSpace, num_accelerators: int
-) -> tuple[dict[str, np.ndarray], int]:
-    refusal = UserError(f"the cached cost table {path} is corrupted; delete it to build it anew")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the cached cost table {path}: {error.strerror}") from None
-    body, digest = content[:-32], content[-32:]
-    # The digest comes first: parsers of damaged archives raise all kinds of errors.
-    if hashlib.sha256(body).digest() != digest:
-        raise refusal
-    with np.load(io.BytesIO(body), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in _ARRAYS}
-        header = json.loads(file["header"].tobytes())
-    shape = (space.num_blocks, len(space.op_names), num_accelerators)
-    if header["content_hash"] != content_hash or arrays["latency_ms"].shape != shape:
-        raise refusal
-    return arrays, int(header["calls"])
+        shape = (space.num_blocks, len(space.op_names), len(area_mm2))
+        arrays[name] = np.zeros(shape, np.float32)
+        for cell, layers in cells.items():
+            arrays[name][cell] = total(layers)
+        arrays[f"fixed_{name}"] = total(space.fixed_layers()).astype(np.float32)
+    for name, values in costs.items():
+        is_code = values.dtype == np.int8
+        arrays[f"layer_{name}"] = values if is_code else values.astype(np.float32)
+    return arrays

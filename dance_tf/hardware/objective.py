@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from dance_tf.errors import UserError
 
-__all__ = ["EDAP", "Objective", "objective_values", "random_objectives"]
+__all__ = ["EDAP", "Limits", "Objective", "objective_values", "random_objectives"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,33 @@ class Objective:
 
 #: Energy-delay-area product.
 EDAP = Objective()
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The most that a network may cost on an accelerator; None: no limit.
+
+    Compared in float32, as metrics are reported: a limit at a reported value is kept.
+    """
+
+    max_latency_ms: float | None = None
+    max_energy_mj: float | None = None
+    max_area_mm2: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not is_number or not 0 < value < np.inf:
+                raise UserError(f"limits: {field.name} is {value!r}, not a positive number")
+
+    @property
+    def vector(self) -> np.ndarray:
+        """The limits in the order of structs.METRICS, float32 [3]; infinite for none."""
+        values = dataclasses.astuple(self)
+        return np.asarray([np.inf if value is None else value for value in values], np.float32)
 
 
 def objective_values(vectors: Any, metrics: Any, reference: Any) -> tf.Tensor:

@@ -35,4 +35,4 @@ def test_example_runs_and_finds_the_best(tmp_path: pathlib.Path):
     assert best.startswith("most often best: Accelerator(pe_x=")
     # Zero costs nothing, so it is what a cost alone goes to where it is allowed.
     assert mixture.endswith("'zero']")
-    assert list((tmp_path / "dance_tf").glob("table_*.npz"))
+    assert list((tmp_path / "dance_tf").glob("table_*/header.json"))
