@@ -92,7 +92,10 @@ def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> list:
         unused_y = counts.transfer_unused_y[operand]
         one_step = _hops(unused_x * unused_y, counts.used_x * counts.used_y)
         two_steps = _hops(unused_x, counts.used_x) + unused_x * _hops(unused_y, counts.used_y)
-        hops.append(transfer * tf.where(is_row_stationary, two_steps, one_step))
+        if isinstance(is_row_stationary, bool):
+            hops.append(transfer * (two_steps if is_row_stationary else one_step))
+        else:
+            hops.append(transfer * tf.where(is_row_stationary, two_steps, one_step))
     return hops
 
 
@@ -150,9 +153,10 @@ def accelerator_area_um2(pe_x: Any, pe_y: Any, rf_words: Any, machine: MachineCo
 
 
 def _hops(reached: Any, total: Any) -> Any:
+    # Powers, as both numpy and TensorFlow have them.
     return (
-        tf.sqrt(total * reached)
-        + (tf.sqrt(total) - tf.sqrt(reached)) / 2
-        - tf.sqrt(total / reached)
+        (total * reached) ** 0.5
+        + (total**0.5 - reached**0.5) / 2
+        - (total / reached) ** 0.5
         + 0.5
     )

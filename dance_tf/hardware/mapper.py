@@ -12,16 +12,18 @@ Ties go to the first mapping in the order of enumeration, so results are repeata
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
-from dance_tf.hardware.access_counts import count_accesses
+from dance_tf.hardware.access_counts import AccessCounts, count_accesses
 from dance_tf.hardware.mapper_search import Candidates, SpreadSearch, Winner
 from dance_tf.hardware.mapping import SHARED_LEVELS, SPLIT_LEVELS, Level, Mapping, MappingBatch
 from dance_tf.hardware.mapspace import (
@@ -126,28 +128,29 @@ class LoopNestCostModel:
         """Return the cost of every layer on every accelerator in parts; see `__call__`."""
         dims = np.asarray(workload.dims)
         shape = (len(dims), len(np.asarray(accelerators.pe_x)))
-        num_components = len(cost_model.ENERGY_COMPONENTS)
-        latency, compute = np.zeros(shape), np.zeros(shape)
-        energy, bound_by = np.zeros((num_components, *shape)), np.zeros(shape, np.int8)
+        # What wins is costed at the end, all layers together; entry 0 is "cannot run".
+        found: list[_Found] = []
+        choice = np.zeros(shape, np.int64)
         for index in range(len(dims)):
             if dims[index].any():
                 layer = _layer_of_row(workload, index)
-                found = [*_search_dataflows(layer, accelerators, self.machine, self.rule)]
-                choice = np.full(shape[1], -1)
-                winners: list[_Found] = []
-                for rows, part, of_rows in found:
-                    choice[rows] = np.where(of_rows < 0, -1, of_rows + len(winners))
-                    winners += part
-                cost = _exact_cost(layer, winners, self.machine)
-                # The last entry is for accelerators that cannot run the layer.
-                latency[index] = np.append(cost.cycles, np.inf)[choice]
-                compute[index] = np.append(cost.cycle_terms[0], np.inf)[choice]
-                for component, values in enumerate(cost.energy_parts_pj):
-                    energy[component, index] = np.append(values, np.inf)[choice]
-                bounds = np.argmax(cost.cycle_terms, axis=0) if winners else np.zeros(0)
-                bound_by[index] = np.append(bounds, -1)[choice]
+                for rows, part, of_rows in _search_dataflows(
+                    layer, accelerators, self.machine, self.rule
+                ):
+                    choice[index, rows] = np.where(of_rows < 0, 0, of_rows + 1 + len(found))
+                    found += part
             if on_progress is not None:
                 on_progress(index + 1, len(dims))
+        cost = _exact_cost(found, self.machine)
+        is_layer = np.asarray(dims.any(axis=1))[:, None]
+
+        def pick(values: np.ndarray) -> np.ndarray:
+            return np.where(is_layer, np.concatenate([[np.inf], values])[choice], 0.0)
+
+        latency, compute = pick(cost.cycles), pick(cost.cycle_terms[0])
+        energy = np.stack([pick(values) for values in cost.energy_parts_pj])
+        bounds = np.concatenate([[-1], np.argmax(cost.cycle_terms, axis=0)])
+        bound_by = np.where(is_layer, bounds[choice], 0).astype(np.int8)
         area = cost_model.accelerator_area_um2(
             accelerators.pe_x,
             accelerators.pe_y,
@@ -178,14 +181,14 @@ def best_mapping(
             f" {accelerator.dataflow} with {accelerator.rf_bytes} B: no mapping fits"
         )
     found = winners[int(choice[0])]
-    cost = _exact_cost(layer, [found], machine)
+    cost = _exact_cost([found], machine)
     bounds = dict(zip(LOOPS, found.winner.spread.padded_bounds, strict=True))
     groups = bounds.pop("G")
     padded: dict[str, Any] = {**bounds, "K": bounds["K"] * groups}
     if layer.kind != "depthwise":
         padded["groups"] = groups
     return BestMapping(
-        mapping=_as_mapping(found, layer, machine.rf_mode == "split"),
+        mapping=_as_mapping(found, machine.rf_mode == "split"),
         padded_layer=dataclasses.replace(layer, **padded),
         cycles=float(cost.cycles[0]),
         energy_pj=float(cost.energy_pj[0]),
@@ -209,6 +212,7 @@ def count_mappings(
 class _Found(NamedTuple):
     """A mapping that is the best of some accelerator."""
 
+    layer: Layer
     winner: Winner
     dataflow: str
     rf_words: int
@@ -278,23 +282,19 @@ def _search(
             for index in np.unique(spread[is_better]):
                 choice[size][is_better & (spread == index)] = len(winners)
                 winner = search.winner(int(index), size)
-                winners.append(_Found(winner, candidates.dataflow, int(sizes[size])))
+                winners.append(
+                    _Found(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
+                )
     used, choice_of_used = np.unique(choice, return_inverse=True)
     kept = [winners[index] for index in used if index >= 0]
     return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)
 
 
-def _exact_cost(
-    layer: Layer, found: Sequence[_Found], machine: MachineConfig
-) -> cost_model.MappingCost:
-    """Return the cost of mappings of one layer, float64 [M]."""
+def _exact_cost(found: Sequence[_Found], machine: MachineConfig) -> cost_model.MappingCost:
+    """Return the cost of mappings, float64 [M]."""
     is_split = machine.rf_mode == "split"
-    counts = count_accesses(
-        _as_batch(layer, found, is_split),
-        num_dram_slots=_NUM_DRAM_SLOTS,
-        is_split=is_split,
-        accounting=machine.accounting,
-    )
+    batch = MappingBatch(*(tf.convert_to_tensor(f) for f in _as_batch(found, is_split)))
+    counts = _counter(is_split, machine.accounting)(batch)
     cost = cost_model.mapping_cost(
         counts,
         rf_words=np.asarray([each.rf_words for each in found]),
@@ -304,7 +304,24 @@ def _exact_cost(
     return cost_model.MappingCost(*(np.asarray(field) for field in cost))
 
 
-def _as_batch(layer: Layer, found: Sequence[_Found], is_split: bool) -> MappingBatch:
+@functools.lru_cache(maxsize=4)
+def _counter(is_split: bool, accounting: str) -> Callable[[MappingBatch], AccessCounts]:
+    """Return `count_accesses`, traced once for any number of mappings."""
+    slots = _NUM_DRAM_SLOTS + 8 + (14 if is_split else 0)
+    height = {"bound": slots, "dim": slots, "stride": 2, "dilation": 2}
+    specs = (tf.TensorSpec([height.get(f, 8), None], tf.int32) for f in MappingBatch._fields)
+    return tf.function(
+        functools.partial(
+            count_accesses,
+            num_dram_slots=_NUM_DRAM_SLOTS,
+            is_split=is_split,
+            accounting=accounting,
+        ),
+        input_signature=[MappingBatch(*specs)],
+    )
+
+
+def _as_batch(found: Sequence[_Found], is_split: bool) -> MappingBatch:
     num = len(found)
     factors = np.ones((3, 8, num), np.int32)  # register file, buffer, DRAM
     bound = np.ones((_NUM_DRAM_SLOTS + 8 + (14 if is_split else 0), num), np.int32)
@@ -326,22 +343,21 @@ def _as_batch(layer: Layer, found: Sequence[_Found], is_split: bool) -> MappingB
         bound[-len(order) :], dim[-len(order) :] = factors[0, order], np.asarray(order)[:, None]
         factors[0, order] = 1
     spread = [each.winner.spread for each in found]
-    ones = np.ones((2, num), np.int32)
     return MappingBatch(
         bound=bound,
         dim=dim,
         spatial_x=np.asarray([s.x for s in spread], np.int32).reshape(num, 8).T,
         spatial_y=np.asarray([s.y for s in spread], np.int32).reshape(num, 8).T,
         inner=factors[0],
-        stride=np.asarray(layer.stride, np.int32)[:, None] * ones,
-        dilation=np.asarray(layer.dilation, np.int32)[:, None] * ones,
+        stride=np.asarray([f.layer.stride for f in found], np.int32).reshape(num, 2).T,
+        dilation=np.asarray([f.layer.dilation for f in found], np.int32).reshape(num, 2).T,
     )
 
 
-def _as_mapping(found: _Found, layer: Layer, is_split: bool) -> Mapping:
+def _as_mapping(found: _Found, is_split: bool) -> Mapping:
     """Return the record of a mapping; a depthwise layer's G is called K."""
     winner = found.winner
-    names = {"G": "K"} if layer.kind == "depthwise" else {}
+    names = {"G": "K"} if found.layer.kind == "depthwise" else {}
     values = [
         dict(zip(CHANNEL_LOOPS, winner.channels[level].tolist(), strict=True))
         | dict(zip(OTHER_LOOPS, winner.others[level].tolist(), strict=True))

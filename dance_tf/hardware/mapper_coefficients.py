@@ -31,7 +31,7 @@ class FillCoefficients(NamedTuple):
     """Compiled for one dataflow: what to call, and what its results mean."""
 
     #: (factors [3, 5, rows], spatial [2, 8, rows], totals [3, rows], live [9, patterns],
-    #: steps [4]) to float32 [patterns, terms, orders, rows].
+    #: steps [4]) to float32 [patterns, orders, rows, terms].
     evaluate: Callable[..., tf.Tensor]
     #: Of each term: which of FILLS it belongs to, and the factors it is multiplied by.
     terms: tuple[tuple[int, frozenset[str]], ...]
@@ -83,10 +83,11 @@ def fill_coefficients(
         shape = [tf.shape(live)[1], tf.shape(factors)[2]]
         columns = [
             tf.broadcast_to(fills[index].get(monomial, 0.0), shape)
-            for index, monomial in terms
             for fills in canonical
+            for index, monomial in terms
         ]
-        return tf.reshape(tf.stack(columns, 1), [shape[0], len(terms), len(orders), shape[1]])
+        stacked = tf.reshape(tf.stack(columns, 1), [shape[0], len(orders), len(terms), shape[1]])
+        return tf.transpose(stacked, [0, 1, 3, 2])
 
     function = tf.function(
         evaluate,

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ from dance_tf.hardware import cost_model
 from dance_tf.hardware.access_counts import counts_of_fills
 from dance_tf.hardware.fills import Fills
 from dance_tf.hardware.mapper_coefficients import FILLS, fill_coefficients
-from dance_tf.hardware.mapper_tiles import COLUMNS, MEMBERS, make_tiles
+from dance_tf.hardware.mapper_tiles import COLUMNS, MEMBERS, Side, make_tiles
 from dance_tf.hardware.mapspace import (
     CHANNEL_LOOPS,
     OTHER_LOOPS,
@@ -42,7 +44,7 @@ __all__ = ["Best", "Candidates", "SpreadSearch", "Winner"]
 _CHANNELS = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
 _OTHERS = [LOOPS.index(loop) for loop in OTHER_LOOPS]
 _ROWS = 4096  # tilings of the other loops per call of the coefficients' function
-_TILES = 32  # per block: their figures stay in the cache
+_MAPPINGS = 28_672  # per block: their figures stay in the cache
 
 
 class Best(NamedTuple):
@@ -88,9 +90,19 @@ class Candidates:
             "is_split": machine.rf_mode == "split",
         }
         kept, channels, others = [], [], []
+        # Spreads that treat some loops alike share the tilings of those.
+        listed: dict[tuple, np.ndarray] = {}
+
+        def tilings_of(spread: Spread, names: str) -> np.ndarray:
+            loops = [LOOPS.index(name) for name in names]
+            bounds = spread.temporal_bounds
+            key = (names, *((bounds[d], spread.x[d] * spread.y[d]) for d in loops))
+            if key not in listed:
+                listed[key] = tilings(layer, dataflow, spread, names, **limits)
+            return listed[key]
+
         for spread in spreads:
-            channel = tilings(layer, dataflow, spread, CHANNEL_LOOPS, **limits)
-            other = tilings(layer, dataflow, spread, OTHER_LOOPS, **limits)
+            channel, other = tilings_of(spread, CHANNEL_LOOPS), tilings_of(spread, OTHER_LOOPS)
             if channel.shape[2] and other.shape[2]:
                 kept.append(spread)
                 channels.append(channel)
@@ -126,7 +138,8 @@ class SpreadSearch:
         patterns, pattern = np.unique(
             _pattern_codes(self._channels, machine.rf_mode == "split"), return_inverse=True
         )
-        self._tiles = make_tiles(of_channel, pattern, of_other)
+        self._patterns = patterns
+        other_pattern = (1 << np.arange(len(OTHER_LOOPS))) @ (self._others[2] > 1)
         temporal = np.asarray([spread.temporal_bounds for spread in self.spreads], np.float32)
         spatial = np.asarray([(spread.x, spread.y) for spread in self.spreads], np.float32)
         present = [layer_bound > 1 for layer_bound in candidates.layer.loop_bounds]
@@ -144,6 +157,11 @@ class SpreadSearch:
             np.asarray([*candidates.layer.stride, *candidates.layer.dilation], np.float32),
         ).numpy()
         self._values, monomial_of_term = fills.monomial_values(self._channels)
+        self._constant_monomial = next(
+            at
+            for at, (_, monomial) in zip(monomial_of_term, fills.terms, strict=True)
+            if not monomial
+        )
         weights = _figure_weights(self.spreads, candidates.dataflow, machine, rf_words)
         # Terms to (monomial, figure): a matrix for each spread.
         num_monomials, num_figures = self._values.shape[1], weights.shape[1]
@@ -155,6 +173,11 @@ class SpreadSearch:
         self._compute_cycles = np.prod(temporal.astype(np.float64), axis=1).astype(np.float32)
         at_file, at_buffer = self._tile_parts(spatial.prod(axis=1), of_channel, of_other)
         self._file_parts, self._buffer_parts = at_file, at_buffer
+        # A product of both, as either may be what does not fit.
+        needs = [f.sum(axis=1) * b.sum(axis=1) for f, b in zip(at_file, at_buffer, strict=True)]
+        self._tiles = make_tiles(
+            Side(of_channel, pattern, needs[0]), Side(of_other, other_pattern, needs[1])
+        )
 
     @classmethod
     def chunks(
@@ -180,11 +203,14 @@ class SpreadSearch:
 
     def best(self) -> Best:
         """Return the best of every spread."""
-        num = len(self._tiles.spread)
-        starts = range(0, num, _TILES)
+        shape = (len(self._tiles.spread), len(self._rf_words))
+        score, tie_break = (np.full(shape, np.inf, np.float32) for _ in range(2))
+
+        def evaluate(tiles: np.ndarray) -> None:
+            score[tiles], tie_break[tiles] = self._scores(tiles)
+
         with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
-            parts = list(pool.map(lambda s: self._scores(slice(s, s + _TILES)), starts))
-        score, tie_break = (np.concatenate([part[i] for part in parts]) for i in range(2))
+            list(pool.map(evaluate, self._blocks()))
         edges = np.flatnonzero(np.diff(self._tiles.spread, prepend=-1))
         best = np.minimum.reduceat(score, edges, axis=0)
         is_best = score == best[self._tiles.spread]
@@ -197,9 +223,10 @@ class SpreadSearch:
         score, tie_break = (scores[:, size] for scores in self._tile_scores)
         mine = np.flatnonzero(self._tiles.spread == spread)
         tile = mine[np.lexsort((mine, tie_break[mine], score[mine]))[0]]
-        scores, ties = self._mapping_scores(slice(tile, tile + 1), size)
+        scores, ties = self._mapping_scores(np.asarray([tile]), size)
         flat = np.lexsort((ties.ravel(), scores.ravel()))[0]
         _, member, order, column = np.unravel_index(flat, scores.shape)
+        order = self._orders_of(tile)[order]
         return Winner(
             spread=self.spreads[spread],
             channels=self._channels[:, :, self._tiles.members[tile, member]],
@@ -212,37 +239,55 @@ class SpreadSearch:
 
         Orders that differ only in loops with one step are the same mapping.
         """
-        letters = CHANNEL_LOOPS + OTHER_LOOPS
-        distinct = [
-            len(
-                {
-                    "".join(n for n in order if code >> letters.index(n) & 1)
-                    for order in self._orders
-                }
-            )
-            for code in range(1 << len(letters))
-        ]
-        num_orders = np.asarray(distinct)
-        channel_codes = (1 << np.arange(3)) @ (self._channels[2] > 1)
-        other_codes = (1 << np.arange(3, 8)) @ (self._others[2] > 1)
         total = 0
-        for start in range(0, len(self._tiles.spread), _TILES):
-            tiles = slice(start, start + _TILES)
-            members, columns = self._tiles.members[tiles], self._tiles.columns[tiles]
+        for tiles in self._blocks():
+            members, columns = self._pairs(tiles)
             fits = self._fitting_words(members, columns) <= self._rf_words[-1]
             # The last column of a tile may repeat to fill it.
             is_new = [np.diff(c, axis=1, prepend=-1) != 0 for c in (members, columns)]
             fits &= is_new[0][:, :, None] & is_new[1][:, None]
-            codes = channel_codes[members][:, :, None] + other_codes[columns][:, None]
-            total += int(num_orders[codes][fits].sum())
+            total += int(fits.sum()) * len(self._orders_of(tiles[0]))
         return total
 
-    def _scores(self, tiles: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """Yield indices of tiles that have orders and width in common."""
+        tiles = self._tiles
+        dram_code = self._patterns[tiles.pattern] >> 6
+        key = (dram_code * 32 + tiles.other_pattern) * (MEMBERS + 1) + tiles.width
+        order = np.argsort(key, kind="stable")
+        ends = [*(np.flatnonzero(np.diff(key[order])) + 1), len(order)]
+        for first, end in itertools.pairwise([0, *ends]):
+            alike = order[first:end]
+            step = _MAPPINGS // (int(tiles.width[alike[0]]) * len(self._orders_of(alike[0])))
+            for start in range(0, len(alike), max(1, step // COLUMNS)):
+                yield alike[start : start + max(1, step // COLUMNS)]
+
+    def _orders_of(self, tile: int) -> list[int]:
+        """Return the orders that differ in the loops that a tile's mappings have at DRAM."""
+        channels = int(self._patterns[self._tiles.pattern[tile]]) >> 6
+        return _different_orders(self._orders, channels, int(self._tiles.other_pattern[tile]))
+
+    def _scores(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the best score and its tie break in each tile, float32 [tiles, sizes]."""
-        figures, cycles, words = self._figures(tiles)
-        shape = (len(figures), len(self._rf_words))
+        shape = (len(tiles), len(self._rf_words))
         best, ties = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
-        objective = self._machine.mapping_objective
+        words = self._fitting_words(*self._pairs(tiles))
+        some_fit = (words <= self._rf_words[-1]).any(axis=(1, 2))
+        if some_fit.all():
+            return self._scores_of_fitting(tiles, words)
+        if some_fit.any():
+            best[some_fit], ties[some_fit] = self._scores_of_fitting(
+                tiles[some_fit], words[some_fit]
+            )
+        return best, ties
+
+    def _scores_of_fitting(
+        self, tiles: np.ndarray, words: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        figures, cycles = self._figures(tiles)
+        shape = (len(tiles), len(self._rf_words))
+        best, ties = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
+        objective, infinite = self._machine.mapping_objective, np.float32(np.inf)
         for size, capacity in enumerate(self._rf_words):
             does_not_fit = words > capacity
             if does_not_fit.all():
@@ -251,17 +296,17 @@ class SpreadSearch:
             if objective == "latency":
                 score, ties[:, size] = _lexicographic_minimum(cycles, energy, does_not_fit)
             else:
-                if objective == "edp":
-                    np.multiply(energy, cycles, out=energy)
-                over_orders = energy.min(axis=2)
-                over_orders[does_not_fit] = np.inf
-                score = over_orders.min(axis=(1, 2))
+                product = energy * cycles if objective == "edp" else energy.copy()
+                if does_not_fit.any():
+                    product += np.where(does_not_fit, infinite, np.float32(0))[:, :, None]
+                score = product.reshape(len(product), -1).min(axis=1)
             best[:, size] = score
         return best, ties
 
-    def _mapping_scores(self, tiles: slice, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _mapping_scores(self, tiles: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return score and tie break of each mapping, [tiles, members, orders, columns]."""
-        figures, cycles, words = self._figures(tiles)
+        figures, cycles = self._figures(tiles)
+        words = self._fitting_words(*self._pairs(tiles))
         energy = figures[:, :, 3 + size]
         score = {"edp": energy * cycles, "energy": energy, "latency": cycles}[
             self._machine.mapping_objective
@@ -269,29 +314,39 @@ class SpreadSearch:
         does_not_fit = np.broadcast_to((words > self._rf_words[size])[:, :, None], score.shape)
         return np.where(does_not_fit, np.float32(np.inf), score), energy
 
-    def _figures(self, tiles: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what the mappings of some tiles cost, and the register file's words they need.
+    def _pairs(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the columns of channels and of others of tiles of the same width."""
+        width = self._tiles.width[tiles[0]]
+        return self._tiles.members[tiles, :width], self._tiles.columns[tiles]
 
+    def _figures(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the mappings of some tiles cost.
+
+        Args:
+            tiles: Indices of tiles that have orders and width in common.
         Returns:
-            Figures, [tiles, members, figures, orders, columns]; cycles, without figures; words
-            without orders, infinite where the tiles do not fit the global buffer.
+            Figures, [tiles, members, figures, orders, columns]; cycles, without figures.
         """
         spread, pattern = self._tiles.spread[tiles], self._tiles.pattern[tiles]
-        members, columns = self._tiles.members[tiles], self._tiles.columns[tiles]
-        num, num_orders = len(spread), len(self._orders)
+        members, columns = self._pairs(tiles)
+        orders = np.asarray(self._orders_of(tiles[0]))
+        num, num_orders = len(spread), len(orders)
         num_figures = self._constants.shape[1]
-        # [tiles, columns, terms, orders] to [tiles, terms, orders, columns]
-        raw = self._coefficients[pattern[:, None], :, :, columns].transpose(0, 2, 3, 1)
-        mixed = self._mixing[spread] @ raw.reshape(num, raw.shape[1], -1)
-        mixed = mixed.reshape(num, -1, num_figures * num_orders * COLUMNS)
+        _, all_orders, num_rows, num_terms = self._coefficients.shape
+        # Whole rows of terms, [tiles, orders, columns, terms]: far faster than picking numbers.
+        rows = (pattern[:, None] * all_orders + orders)[:, :, None] * num_rows + columns[:, None]
+        terms = self._coefficients.reshape(-1, num_terms).take(rows, axis=0)
+        mixed = self._mixing[spread] @ terms.reshape(num, -1, num_terms).transpose(0, 2, 1)
+        mixed = mixed.reshape(num, -1, num_figures, num_orders * COLUMNS)
+        mixed[:, self._constant_monomial] += self._constants[spread][:, :, None]
+        mixed = mixed.reshape(num, mixed.shape[1], -1)
         figures = self._values[members] @ mixed
-        figures = figures.reshape(num, MEMBERS, num_figures, num_orders, COLUMNS)
-        figures += self._constants[spread][:, None, :, None, None]
+        figures = figures.reshape(num, -1, num_figures, num_orders, COLUMNS)
         np.ceil(figures[:, :, :3], out=figures[:, :, :3])
         cycles = np.maximum(figures[:, :, 0], figures[:, :, 1])
         np.maximum(cycles, figures[:, :, 2], out=cycles)
         np.maximum(cycles, self._compute_cycles[spread][:, None, None, None], out=cycles)
-        return figures, cycles, self._fitting_words(members, columns)
+        return figures, cycles
 
     def _tile_parts(
         self, spatial: np.ndarray, of_channel: np.ndarray, of_other: np.ndarray
@@ -338,6 +393,17 @@ def _lexicographic_minimum(
     least = np.where(does_not_fit[:, :, None], infinite, cycles).min(axis=(1, 2, 3))
     is_tied = (cycles == least[:, None, None, None]) & ~does_not_fit[:, :, None]
     return least, np.where(is_tied, energy, infinite).min(axis=(1, 2, 3))
+
+
+@functools.lru_cache(maxsize=4096)
+def _different_orders(orders: tuple[str, ...], channels: int, others: int) -> list[int]:
+    """Return the first of the orders that are alike in the loops that are there, as bits."""
+    live = {loop for j, loop in enumerate(CHANNEL_LOOPS) if channels >> j & 1}
+    live |= {loop for j, loop in enumerate(OTHER_LOOPS) if others >> j & 1}
+    kept: dict[str, int] = {}
+    for index, order in enumerate(orders):
+        kept.setdefault("".join(loop for loop in order if loop in live), index)
+    return list(kept.values())
 
 
 def _num_threads() -> int:

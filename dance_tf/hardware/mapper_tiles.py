@@ -1,8 +1,8 @@
 """Rectangles of mappings that are evaluated together.
 
 A spread's mappings are all pairs of its tilings of the channels and of the other loops.
-Which of the channels' loops are there decides which coefficients hold, so the rows of a
-rectangle share that pattern. Rectangles have one size, and the last row or column of one
+Which of the channels' loops are there decides which coefficients hold, and which loops
+are at DRAM decides which orders differ, so the pairs of a rectangle share both. Rectangles have one size, and the last row or column of one
 that is not full repeats: so that many can be evaluated by one matrix product.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["COLUMNS", "MEMBERS", "Tiles", "make_tiles"]
+__all__ = ["COLUMNS", "MEMBERS", "Side", "Tiles", "make_tiles"]
 
 #: Tilings of the channels and of the other loops in a tile.
 MEMBERS, COLUMNS = 8, 16
@@ -23,34 +23,47 @@ class Tiles(NamedTuple):
 
     spread: np.ndarray  # [tiles]
     pattern: np.ndarray  # [tiles], which loops of the channels are there
+    other_pattern: np.ndarray  # [tiles], which of the other loops are there
     members: np.ndarray  # [tiles, MEMBERS], columns of all channels; the last one may repeat
+    width: np.ndarray  # [tiles], 4 where no more members differ, MEMBERS elsewhere
     columns: np.ndarray  # [tiles, COLUMNS], columns of all others; the last one may repeat
 
 
-def make_tiles(of_channel: np.ndarray, pattern: np.ndarray, of_other: np.ndarray) -> Tiles:
-    """Cover all pairs of a spread's channels and its others; spreads are in order.
+class Side(NamedTuple):
+    """Tilings of the channels, or of the other loops, of all spreads, [n]."""
 
-    Args:
-        of_channel: Spread of each tiling of the channels, [n], ascending.
-        pattern: Pattern of each, [n].
-        of_other: Spread of each tiling of the other loops, [m], ascending.
-    """
-    by_group = np.lexsort((pattern, of_channel))
-    key = of_channel[by_group] * (pattern.max() + 1) + pattern[by_group]
-    first, count = _runs(key)
-    group, members = _chunks(first, count, MEMBERS)
-    members = by_group[members]
-    spread, kind = of_channel[by_group[first[group]]], pattern[by_group[first[group]]]
-    first_other, count_other = _runs(of_other)
-    owner, columns = _chunks(first_other, count_other, COLUMNS)
+    spread: np.ndarray  # ascending
+    pattern: np.ndarray  # what the tilings of a tile have in common
+    words: np.ndarray  # what they need; tiles hold tilings that need about the same
+
+
+def make_tiles(channels: Side, others: Side) -> Tiles:
+    """Cover all pairs of a spread's channels and its other loops; spreads are in order."""
+    members, of_member = _chunks_of(channels, MEMBERS)
+    columns, of_column = _chunks_of(others, COLUMNS)
     # Each chunk of channels meets each chunk of others of its spread.
-    first_chunk, num_chunks = _runs(owner)
-    left = np.repeat(np.arange(len(spread)), num_chunks[spread])
-    offset = np.arange(len(left)) - np.repeat(
-        np.cumsum(num_chunks[spread]) - num_chunks[spread], num_chunks[spread]
+    spread = channels.spread[of_member]
+    first, count = _runs(others.spread[of_column])
+    left = np.repeat(np.arange(len(spread)), count[spread])
+    before = np.cumsum(count[spread]) - count[spread]
+    right = first[spread[left]] + np.arange(len(left)) - np.repeat(before, count[spread])
+    return Tiles(
+        spread=spread[left],
+        pattern=channels.pattern[of_member][left],
+        other_pattern=others.pattern[of_column][right],
+        members=members[left],
+        width=np.where(members[:, 3] == members[:, -1], 4, MEMBERS)[left],
+        columns=columns[right],
     )
-    right = first_chunk[spread[left]] + offset
-    return Tiles(spread[left], kind[left], members[left], columns[right])
+
+
+def _chunks_of(side: Side, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return chunks of alike tilings, [chunks, width], and one tiling of each, [chunks]."""
+    order = np.lexsort((side.words, side.pattern, side.spread))
+    key = side.spread[order] * (side.pattern.max() + 1) + side.pattern[order]
+    first, count = _runs(key)
+    run, chunks = _chunks(first, count, width)
+    return order[chunks], order[first[run]]
 
 
 def _runs(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -219,7 +219,7 @@ def tilings(
     global_buffer_words: int,
     is_split: bool,
 ) -> np.ndarray:
-    """Return all tilings of some loops that fit where all other loops are outside.
+    """Return all tilings of some loops that fit where all other loops are 1.
 
     Args:
         layer: The layer.
@@ -236,7 +236,9 @@ def tilings(
     rule = RULES[dataflow]
     bounds = spread.temporal_bounds
     factors = np.ones((3, 8, 1), np.int64)
-    spatial = (np.asarray(spread.x) * np.asarray(spread.y))[:, None]
+    spatial = np.ones((8, 1), np.int64)
+    for name in loops:
+        spatial[_INDEX[name]] = spread.x[_INDEX[name]] * spread.y[_INDEX[name]]
     for name in loops:
         index = _INDEX[name]
         options = _three_way_splits(bounds[index], name in rule.register_file, name in rule.dram)
