@@ -21,6 +21,7 @@ def main(argv: list[str]) -> None:
     del argv
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()
+    from dance_tf.hardware.cost_source import cost_source
     from dance_tf.hardware.cost_table import default_cache_dir, load_or_build_table
     from dance_tf.reporting import progress
     from dance_tf.supernet.search_space import make_space
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
         "num_accelerators": len(table.accelerators),
         "num_cells": int(space.op_mask.sum()),
         "num_layers": len(table.layer_rows),
-        "technology": table.machine.technology,
+        "cost_source": cost_source(config.hardware),
         "content_hash": table.content_hash,
         "cache_dir": os.path.abspath(os.path.expanduser(folder)),
         "is_from_cache": not table.was_built,

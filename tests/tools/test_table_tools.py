@@ -222,4 +222,6 @@ def test_an_estimate_is_the_cost_models_table(call, tmp_path):
     same = ("latency_ms", "energy_mj", "area_mm2", "reference", "num_infeasible_cells")
     assert [summaries[0][key] for key in same] == [summaries[1][key] for key in same]
     assert summaries[1]["num_cost_model_calls"] == num_rows
+    kinds = [summary["cost_source"]["kind"] for summary in summaries]
+    assert kinds == ["loop_nest", "measured"]
     assert summaries[0]["content_hash"] != summaries[1]["content_hash"]
