@@ -6,6 +6,7 @@ access plus the wires of the array; area depends on the accelerator alone.
 
 from __future__ import annotations
 
+import fractions
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "ENERGY_COMPONENTS",
     "MappingCost",
     "accelerator_area_um2",
+    "bandwidths",
     "cycle_terms",
     "mapping_cost",
     "wire_hops",
@@ -56,17 +58,30 @@ def cycle_terms(counts: AccessCounts, machine: MachineConfig) -> list:
 
     Latency is the largest.
     """
-    words = machine.global_buffer_words_per_cycle
-    if machine.dram_words_per_cycle is None:
-        dram = tf.zeros_like(counts.compute_cycles)
-    else:
-        dram = tf.math.ceil(counts.dram_accesses / machine.dram_words_per_cycle)
+    words = (
+        counts.global_buffer_words_out,
+        counts.global_buffer_words_in,
+        counts.dram_accesses,
+    )
+    rates = zip(words, *bandwidths(machine), strict=True)
     return [
         counts.compute_cycles,
-        tf.math.ceil(counts.global_buffer_words_out / words),
-        tf.math.ceil(counts.global_buffer_words_in / words),
-        dram,
+        *(tf.math.ceil(each * times / per) for each, times, per in rates),
     ]
+
+
+def bandwidths(machine: MachineConfig) -> tuple[list[float], list[float]]:
+    """Return whole numbers t, w of buffer reads, buffer writes and DRAM: words * t / w cycles.
+
+    Numerators of 0 are for no limit. Fractions, as 21 / 0.7 is a little above 30 in floating point.
+    """
+    buffer = fractions.Fraction(str(machine.global_buffer_words_per_cycle))
+    dram = fractions.Fraction(str(machine.dram_words_per_cycle or 1))
+    rates = (buffer, buffer, dram)
+    times = [float(rate.denominator) for rate in rates]
+    if machine.dram_words_per_cycle is None:
+        times[2] = 0.0
+    return times, [float(rate.numerator) for rate in rates]
 
 
 def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> list:
@@ -155,8 +170,5 @@ def accelerator_area_um2(pe_x: Any, pe_y: Any, rf_words: Any, machine: MachineCo
 def _hops(reached: Any, total: Any) -> Any:
     # Powers, as both numpy and TensorFlow have them.
     return (
-        (total * reached) ** 0.5
-        + (total**0.5 - reached**0.5) / 2
-        - (total / reached) ** 0.5
-        + 0.5
+        (total * reached) ** 0.5 + (total**0.5 - reached**0.5) / 2 - (total / reached) ** 0.5 + 0.5
     )

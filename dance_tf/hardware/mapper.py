@@ -24,7 +24,8 @@ from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.access_counts import AccessCounts, count_accesses
-from dance_tf.hardware.mapper_search import Candidates, SpreadSearch, Winner
+from dance_tf.hardware.candidates import Candidates
+from dance_tf.hardware.mapper_search import SpreadSearch, Winner
 from dance_tf.hardware.mapping import SHARED_LEVELS, SPLIT_LEVELS, Level, Mapping, MappingBatch
 from dance_tf.hardware.mapspace import (
     CHANNEL_LOOPS,

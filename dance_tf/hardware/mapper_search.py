@@ -12,34 +12,30 @@ Scores are float32; ties go to the first mapping in the order of enumeration.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.hardware import cost_model
-from dance_tf.hardware.access_counts import counts_of_fills
-from dance_tf.hardware.fills import Fills
-from dance_tf.hardware.mapper_coefficients import FILLS, fill_coefficients
+from dance_tf.hardware.candidates import Candidates
+from dance_tf.hardware.mapper_coefficients import fill_coefficients
+from dance_tf.hardware.mapper_figures import figure_weights
 from dance_tf.hardware.mapper_tiles import COLUMNS, MEMBERS, Side, make_tiles
 from dance_tf.hardware.mapspace import (
     CHANNEL_LOOPS,
     OTHER_LOOPS,
     Spread,
-    dram_orders,
+    present_loops,
     tile_words,
-    tilings,
 )
-from dance_tf.hardware.polynomial import Polynomial
-from dance_tf.hardware.technology import technology_of
-from dance_tf.structs import LOOPS, Layer
+from dance_tf.structs import LOOPS
 
-__all__ = ["Best", "Candidates", "SpreadSearch", "Winner"]
+__all__ = ["Best", "SpreadSearch", "Winner"]
 
 _CHANNELS = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
 _OTHERS = [LOOPS.index(loop) for loop in OTHER_LOOPS]
@@ -61,60 +57,6 @@ class Winner(NamedTuple):
     channels: np.ndarray  # factors of CHANNEL_LOOPS in register file, buffer and DRAM, [3, 3]
     others: np.ndarray  # the same of OTHER_LOOPS, [3, 5]
     order: str  # of the DRAM loops, outer to inner
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """All mappings of one layer and dataflow, in parts that multiply."""
-
-    layer: Layer
-    dataflow: str
-    spreads: tuple[Spread, ...]
-    channels: tuple[np.ndarray, ...]  # of each spread, [3, 3, n]
-    others: tuple[np.ndarray, ...]  # of each spread, [3, 5, m]
-    orders: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls,
-        layer: Layer,
-        dataflow: str,
-        spreads: Sequence[Spread],
-        machine: MachineConfig,
-        max_rf_words: int,
-    ) -> Candidates:
-        """List the tilings of every spread; spreads that no mapping fits are left out."""
-        limits: Any = {
-            "rf_words": max_rf_words,
-            "global_buffer_words": machine.global_buffer_words,
-            "is_split": machine.rf_mode == "split",
-        }
-        kept, channels, others = [], [], []
-        # Spreads that treat some loops alike share the tilings of those.
-        listed: dict[tuple, np.ndarray] = {}
-
-        def tilings_of(spread: Spread, names: str) -> np.ndarray:
-            loops = [LOOPS.index(name) for name in names]
-            bounds = spread.temporal_bounds
-            key = (names, *((bounds[d], spread.x[d] * spread.y[d]) for d in loops))
-            if key not in listed:
-                listed[key] = tilings(layer, dataflow, spread, names, **limits)
-            return listed[key]
-
-        for spread in spreads:
-            channel, other = tilings_of(spread, CHANNEL_LOOPS), tilings_of(spread, OTHER_LOOPS)
-            if channel.shape[2] and other.shape[2]:
-                kept.append(spread)
-                channels.append(channel)
-                others.append(other)
-        return cls(
-            layer,
-            dataflow,
-            tuple(kept),
-            tuple(channels),
-            tuple(others),
-            dram_orders(layer, dataflow),
-        )
 
 
 class SpreadSearch:
@@ -142,11 +84,10 @@ class SpreadSearch:
         other_pattern = (1 << np.arange(len(OTHER_LOOPS))) @ (self._others[2] > 1)
         temporal = np.asarray([spread.temporal_bounds for spread in self.spreads], np.float32)
         spatial = np.asarray([(spread.x, spread.y) for spread in self.spreads], np.float32)
-        present = [layer_bound > 1 for layer_bound in candidates.layer.loop_bounds]
         fills = fill_coefficients(
             candidates.dataflow,
             candidates.orders,
-            "".join(loop for loop, d in zip(CHANNEL_LOOPS, _CHANNELS, strict=True) if present[d]),
+            present_loops(candidates.layer, CHANNEL_LOOPS),
             machine.rf_mode == "split",
         )
         self._coefficients = fills.evaluate(
@@ -162,7 +103,7 @@ class SpreadSearch:
             for at, (_, monomial) in zip(monomial_of_term, fills.terms, strict=True)
             if not monomial
         )
-        weights = _figure_weights(self.spreads, candidates.dataflow, machine, rf_words)
+        weights = figure_weights(self.spreads, candidates.dataflow, machine, rf_words)
         # Terms to (monomial, figure): a matrix for each spread.
         num_monomials, num_figures = self._values.shape[1], weights.shape[1]
         mixing = np.zeros((len(indices), num_monomials, num_figures, len(fills.terms)), np.float32)
@@ -170,6 +111,9 @@ class SpreadSearch:
             mixing[:, monomial_of_term[term], :, term] = weights[:, :, 1 + fill]
         self._mixing = mixing.reshape(len(indices), num_monomials * num_figures, -1)
         self._constants = weights[:, :, 0]
+        _, per_cycle = cost_model.bandwidths(machine)
+        # Divided as the last step, so that whole quotients stay whole.
+        self._words_per_cycle = np.asarray(per_cycle, np.float32)[:, None, None]
         self._compute_cycles = np.prod(temporal.astype(np.float64), axis=1).astype(np.float32)
         at_file, at_buffer = self._tile_parts(spatial.prod(axis=1), of_channel, of_other)
         self._file_parts, self._buffer_parts = at_file, at_buffer
@@ -342,7 +286,8 @@ class SpreadSearch:
         mixed = mixed.reshape(num, mixed.shape[1], -1)
         figures = self._values[members] @ mixed
         figures = figures.reshape(num, -1, num_figures, num_orders, COLUMNS)
-        np.ceil(figures[:, :, :3], out=figures[:, :, :3])
+        waiting = figures[:, :, :3]
+        np.ceil(np.divide(waiting, self._words_per_cycle, out=waiting), out=waiting)
         cycles = np.maximum(figures[:, :, 0], figures[:, :, 1])
         np.maximum(cycles, figures[:, :, 2], out=cycles)
         np.maximum(cycles, self._compute_cycles[spread][:, None, None, None], out=cycles)
@@ -416,56 +361,3 @@ def _pattern_codes(channels: np.ndarray, is_split: bool) -> np.ndarray:
     if not is_split:
         is_live[0] = False  # a shared register file's loops have no order
     return (1 << np.arange(9)) @ is_live.reshape(9, -1)
-
-
-def _figure_weights(
-    spreads: Sequence[Spread], dataflow: str, machine: MachineConfig, rf_words: np.ndarray
-) -> np.ndarray:
-    """Return figures as linear functions of fills, float32 [spreads, figures, 1 + fills].
-
-    Figures are the cycles of buffer reads, buffer writes and DRAM before rounding up,
-    and the energy with each size of register file.
-    """
-    tech = technology_of(machine)
-    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
-    x = np.asarray([spread.x for spread in spreads], np.float64).T
-    y = np.asarray([spread.y for spread in spreads], np.float64).T
-    padded = np.asarray([spread.padded_bounds for spread in spreads], np.float64).T
-    outputs = np.prod([padded[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
-    spread_outputs = np.prod([(x * y)[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
-    variables = {name: Polynomial.variable(name) for name in FILLS}
-    counts = counts_of_fills(
-        Fills(
-            **variables,
-            first_outputs=outputs / spread_outputs,
-            first_buffer_outputs=outputs,
-        ),
-        macs=np.prod(padded, axis=0),
-        spatial_x=list(x),
-        spatial_y=list(y),
-        accounting=machine.accounting,
-    )
-    words_out, words_in = counts.global_buffer_words_out, counts.global_buffer_words_in
-    dram = counts.dram_accesses
-    hops = cost_model.wire_hops(counts, is_row_stationary=dataflow == "row_stationary")
-    fixed_pj = (
-        words_out * read_pj
-        + words_in * write_pj
-        + dram * tech.dram_pj.value
-        + counts.macs * tech.mac_pj.value
-    )
-    wire_pj = hops[0] + hops[1] + hops[2]
-    per_cycle = machine.global_buffer_words_per_cycle
-    dram_cycles = 0.0 if machine.dram_words_per_cycle is None else 1 / machine.dram_words_per_cycle
-    hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
-    figures = [words_out * (1 / per_cycle), words_in * (1 / per_cycle), dram * dram_cycles]
-    figures += [
-        fixed_pj + counts.rf_accesses * float(file_pj) + wire_pj * float(one_hop_pj)
-        for file_pj, one_hop_pj in zip(tech.register_file_pj(rf_words), hop_pj, strict=True)
-    ]
-    monomials = [frozenset[str](), *(frozenset([name]) for name in FILLS)]
-    result = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)
-    for row, figure in enumerate(figures):
-        for column, monomial in enumerate(monomials):
-            result[:, row, column] = np.asarray(figure.terms.get(monomial, 0.0))
-    return result

@@ -2,8 +2,9 @@
 
 A spread's mappings are all pairs of its tilings of the channels and of the other loops.
 Which of the channels' loops are there decides which coefficients hold, and which loops
-are at DRAM decides which orders differ, so the pairs of a rectangle share both. Rectangles have one size, and the last row or column of one
-that is not full repeats: so that many can be evaluated by one matrix product.
+are at DRAM decides which orders differ, so the pairs of a rectangle share both.
+Rectangles have one size, and the last row or column of one that is not full repeats: so
+that many can be evaluated by one matrix product.
 """
 
 from __future__ import annotations

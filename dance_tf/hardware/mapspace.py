@@ -33,6 +33,7 @@ __all__ = [
     "DataflowRule",
     "Spread",
     "dram_orders",
+    "present_loops",
     "spreads",
     "tile_words",
     "tilings",
@@ -202,11 +203,23 @@ def dram_orders(layer: Layer, dataflow: str) -> tuple[str, ...]:
 
     Loops that the layer or the dataflow does not have are left out.
     """
-    bounds = layer.loop_bounds
-    present = {name for name in RULES[dataflow].dram if bounds[_INDEX[name]] > 1}
-    # A padded loop may be longer than the layer's, but not where the layer has one step.
+    present = present_loops(layer, RULES[dataflow].dram)
     orders = ("".join(n for n in order if n in present) for order in _DRAM_ORDERS)
     return tuple(dict.fromkeys(orders))
+
+
+def present_loops(layer: Layer, loops: str) -> str:
+    """Return those of the loops that layers of this kind have.
+
+    A kind is depthwise, grouped or neither, with or without a batch: few, as the mapper
+    traces a function for each.
+    """
+    bounds = dict(zip(LOOPS, layer.loop_bounds, strict=True))
+    is_depthwise = bounds["G"] > 1 and bounds["K"] == bounds["C"] == 1
+    absent = {"K", "C"} if is_depthwise else set()
+    # A padded loop may be longer than the layer's, but not where the layer has one step.
+    absent |= {name for name in "NG" if bounds[name] == 1}
+    return "".join(name for name in loops if name not in absent)
 
 
 def tilings(
