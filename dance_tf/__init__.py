@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dance_tf.hardware.measured import MeasuredCostModel, space_layers, write_cost_template
     from dance_tf.hardware.objective import EDAP, Limits, Objective
     from dance_tf.hardware.oracle import best_accelerators, pareto_front, rank_accelerators
+    from dance_tf.interop.keras_model import layers_of_keras_model
     from dance_tf.presets import preset
     from dance_tf.search.dance import DanceSearch, SearchProblem
     from dance_tf.search.result import SearchResult
@@ -57,6 +58,7 @@ __all__ = [
     "config_to_json",
     "derive",
     "export_network",
+    "layers_of_keras_model",
     "load_evaluator",
     "load_images",
     "load_or_build_table",
@@ -96,6 +98,7 @@ _HOMES = {
     "config_to_json": "config",
     "derive": "supernet.supernet",
     "export_network": "export",
+    "layers_of_keras_model": "interop.keras_model",
     "load_evaluator": "evaluator.loading",
     "load_images": "data",
     "load_or_build_table": "hardware.cost_table",

@@ -1,247 +1,159 @@
-"""Say what one layer, or one network, costs on one accelerator, and where the cost goes.
+"""Say what a layer or a network costs on an accelerator, where the cost goes, and what is best.
 
-Prints cycles, latency, energy and area by component, utilisation, the bounding resource
-and the best mapping as a loop nest. Leakage is not counted.
+Prints per layer and in total: MACs, cycles, latency, energy by component, utilisation, the
+bounding resource, and the best mappings as loop nests. Leakage is not counted.
 
-    --layer=conv:K=32,C=16,P=16,Q=16,R=3,S=3      (stride=2, dilation=1x2 and N as needed;
-    --layer=depthwise:K=96,P=8,Q=8,R=5,S=5         dimensions not given are 1)
-    --layer=dense:K=10,C=1280
+    --layer=conv:K=32,C=16,P=16,Q=16,R=3,S=3      (stride=2, dilation=1x2, groups and N as
+    --layer=depthwise:K=96,P=8,Q=8,R=5,S=5         needed; dimensions not given are 1; with
+    --layer=dense:K=10,C=1280                      groups, K counts the channels of all and
+                                                   C those of one)
     --architecture=mbconv3_e3,zero,...            one op per block of the space, or
     --architecture=RUN/result.json                the result of a search
+    --keras_model=FILE.keras                      any Keras model, also FILE.h5
+    --application=MobileNetV2 --input_size=224    of keras.applications
     --accelerator=pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary
     --accelerator=RUN/accelerator.json
+
+With --best_accelerator, all accelerators of the space are costed: the exact best ones for
+an objective and limits, and those that no other beats in latency, energy and area. Without
+--accelerator, the rest of the report is then of the best one, and otherwise of 16 x 16 PEs
+with 64 B, weight_stationary.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from typing import Any
 
 from absl import flags
 
-from dance_tf.config import ExperimentConfig, MachineConfig, config_from_json, override
-from dance_tf.errors import UserError, did_you_mean
-from dance_tf.strict_json import read_json, strict_data
-from dance_tf.structs import DIMENSIONS, Accelerator, Architecture, Layer
+from dance_tf.errors import UserError
+from dance_tf.strict_json import strict_data
+from dance_tf.structs import METRICS, Accelerator
 from tools import flags as common
+from tools.workload import define_workload_flags, load_workload, read_request
 
 FLAGS = common.shared_flags("preset", "config", "set")
-_LAYER = flags.DEFINE_string(
-    "layer",
-    None,
-    "One layer, such as conv:K=32,C=16,P=16,Q=16,R=3,S=3,stride=1.",
+define_workload_flags(FLAGS)
+_BEST = flags.DEFINE_boolean(
+    "best_accelerator",
+    False,
+    "Find the best accelerators of the space too.",
     flag_values=FLAGS,
 )
-_ARCHITECTURE = flags.DEFINE_string(
-    "architecture",
-    None,
-    "One network: op names with commas, or a result.json (its run's config.json, if it lies"
-    " beside it, is the configuration unless --preset or --config says another).",
+_TOP_K = flags.DEFINE_integer(
+    "top_k", 5, "Best accelerators to list.", lower_bound=1, flag_values=FLAGS
+)
+_OBJECTIVE = flags.DEFINE_enum(
+    "objective",
+    "EDAP",
+    ["EDAP", "linear", "product"],
+    "What the best accelerator minimises: energy x delay x area, or a sum or a product of"
+    " powers of the three with --objective_weights.",
     flag_values=FLAGS,
 )
-_ACCELERATOR = flags.DEFINE_string(
-    "accelerator",
+_WEIGHTS = flags.DEFINE_list(
+    "objective_weights",
     None,
-    "Fields with commas, or a JSON file; the machine of an accelerator.json holds unless"
-    " --preset, --config or --set says another.",
+    "Weights (linear) or powers (product) of latency, energy and area, such as 2,1,1. The sum"
+    " is of metrics divided by those of the EDAP-best accelerator. (default: 1,1,1)",
     flag_values=FLAGS,
 )
-_JSON = flags.DEFINE_boolean("json", False, "Print JSON instead of tables.", flag_values=FLAGS)
+_MAX_LATENCY_MS = flags.DEFINE_float(
+    "max_latency_ms", None, "The most that the latency may be on the best.", flag_values=FLAGS
+)
+_MAX_ENERGY_MJ = flags.DEFINE_float(
+    "max_energy_mj", None, "The most that the energy may be on the best.", flag_values=FLAGS
+)
+_MAX_AREA_MM2 = flags.DEFINE_float(
+    "max_area_mm2", None, "The most that the area of the best may be.", flag_values=FLAGS
+)
+_FORMAT = flags.DEFINE_enum(
+    "format", "table", ["table", "json"], "How to print the report.", flag_values=FLAGS
+)
 
-_KINDS = {
-    "conv": (*DIMENSIONS, "stride", "dilation"),
-    "depthwise": ("N", "K", "P", "Q", "R", "S", "stride", "dilation"),
-    "dense": ("N", "K", "C"),
-}
-_FIELDS = tuple(field.name for field in dataclasses.fields(Accelerator))
+#: Where nothing else is asked for.
+_DEFAULT_ACCELERATOR = Accelerator(16, 16, 64, "weight_stationary")
 
 
 def main(argv: list[str]) -> None:
     """Evaluate and print."""
     del argv
-    if (_LAYER.value is None) == (_ARCHITECTURE.value is None):
-        raise UserError("give one of --layer and --architecture")
-    if not _ACCELERATOR.value:
-        raise UserError(
-            "--accelerator is missing, such as pe_x=16,pe_y=16,rf_bytes=64,dataflow=..."
-        )
-    # What is read from flags and files alone is refused before TensorFlow is waited for.
-    config, architecture = _configuration()
-    accelerator, machine = _accelerator(_ACCELERATOR.value, config)
-    layer = parse_layer(_LAYER.value) if _LAYER.value is not None else None
+    # What is read from flags and small files is refused before TensorFlow is waited for.
+    request = read_request(FLAGS)
+    weights = _weights()
+    limited = (_MAX_LATENCY_MS, _MAX_ENERGY_MJ, _MAX_AREA_MM2)
+    for flag in (_TOP_K, _OBJECTIVE, _WEIGHTS, *limited):
+        if FLAGS[flag.name].present and not _BEST.value:
+            raise UserError(f"--{flag.name} goes with --best_accelerator")
 
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.breakdown import break_down
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.hardware.mapper import LoopNestCostModel
+    from dance_tf.hardware.network_cost import network_cost
+    from dance_tf.hardware.objective import Limits, Objective
 
-    try:
-        AcceleratorSpace(config.hardware.accelerators).encode(accelerator)
-    except UserError as error:
-        raise UserError(f"{error}; --set=hardware.accelerators.FIELD=[VALUE] widens it") from None
-    space = make_space(config.space)
-    layers = space.layers(architecture) if architecture else (layer,) if layer else ()
-    report = {"architecture": architecture} if architecture else {}
-    report |= break_down(layers, accelerator, machine)
-    if _JSON.value:
+    objective = Objective("linear" if _OBJECTIVE.value == "linear" else "product", weights)
+    limits = Limits(*(flag.value for flag in limited))
+    if request.config.hardware.measured_csv is not None:
+        raise UserError(
+            "hardware.measured_csv: a measured table has no parts to report;"
+            " evaluate_cost is of the loop-nest model"
+        )
+    space = AcceleratorSpace(request.config.hardware.accelerators)
+    if request.accelerator is not None:
+        try:
+            space.encode(request.accelerator)
+        except UserError as error:
+            hint = "--set=hardware.accelerators.FIELD=[VALUE] widens it"
+            raise UserError(f"{error}; {hint}") from None
+    workload = load_workload(request)
+    accelerator = request.accelerator or _DEFAULT_ACCELERATOR
+    found: dict[str, Any] = {}
+    if _BEST.value:
+        model = LoopNestCostModel(request.machine)
+        costs = network_cost(workload.layers, space, model, request.machine.cycles_per_ms)
+        found = {
+            "objective": {
+                "kind": objective.kind,
+                "weights": objective.weights,
+                "reference": dict(zip(METRICS, costs.reference.tolist(), strict=True)),
+            },
+            "best": costs.best(objective, limits, _TOP_K.value),
+            "pareto": costs.pareto(objective),
+        }
+        if request.accelerator is None:
+            fields = ("pe_x", "pe_y", "rf_bytes", "dataflow")
+            accelerator = Accelerator(*(found["best"][0][field] for field in fields))
+    report = break_down(workload.layers, accelerator, request.machine)
+    report["layers"] = [
+        {"name": layer.name, "kind": layer.kind, **entry}
+        for layer, entry in zip(workload.layers, report["layers"], strict=True)
+    ]
+    report = {**workload.about, **report, "not_costed": workload.not_costed, **found}
+    if _FORMAT.value == "json":
         print(json.dumps(strict_data(report), indent=2, allow_nan=False))
     else:
-        print(_format(report))
+        from tools.cost_report import format_report
+
+        print(format_report(report))
 
 
-def parse_layer(text: str) -> Layer:
-    """Return the layer of a text such as ``conv:K=32,C=16,P=16,Q=16,R=3,S=3,stride=2``.
-
-    Raises:
-        UserError: If kind, field or value is not one of a layer.
-    """
-    kind, colon, rest = text.partition(":")
-    if kind not in _KINDS or not colon:
-        raise UserError(f"--layer={text}: begin with one of {', '.join(f'{k}:' for k in _KINDS)}")
-    values: dict[str, Any] = dict.fromkeys(DIMENSIONS, 1)
-    for name, value in _assignments("--layer", rest, _KINDS[kind]).items():
-        numbers = [_integer("--layer", name, number) for number in value.split("x")]
-        is_pair = name in ("stride", "dilation")
-        if len(numbers) > (2 if is_pair else 1):
-            raise UserError(f"--layer: {name}={value} has too many numbers")
-        values[name] = (numbers[0], numbers[-1]) if is_pair else numbers[0]
-    return Layer(name=text, kind="depthwise" if kind == "depthwise" else "conv", **values)
-
-
-def parse_accelerator(text: str) -> Accelerator:
-    """Return the accelerator of ``pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary``.
-
-    Raises:
-        UserError: If a field is missing, unknown or bad.
-    """
-    values: dict[str, Any] = _assignments("--accelerator", text, _FIELDS)
-    missing = [name for name in _FIELDS if name not in values]
-    if missing:
-        raise UserError(f"--accelerator={text}: {', '.join(missing)} missing")
-    for name in _FIELDS[:3]:
-        values[name] = _integer("--accelerator", name, values[name])
-    return Accelerator(**values)
-
-
-def _assignments(flag: str, text: str, names: tuple[str, ...]) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not value:
-            raise UserError(f"{flag}: expected NAME=VALUE, got {part!r}")
-        if name not in names:
-            raise UserError(f"{flag}: no field {name!r}{did_you_mean(name, names)}")
-        if name in values:
-            raise UserError(f"{flag}: {name} is given twice")
-        values[name] = value
-    return values
-
-
-def _integer(flag: str, name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UserError(f"{flag}: {name}={text} is not a positive integer")
-    return int(text)
-
-
-def _configuration() -> tuple[ExperimentConfig, Architecture | None]:
-    """Return the configuration, and the architecture where one is asked for."""
-    text = _ARCHITECTURE.value
-    if text is None:
-        return common.experiment_config(FLAGS), None
-    if not text.endswith(".json"):
-        config = common.experiment_config(FLAGS)
-        return config, Architecture(config.space.name, tuple(op.strip() for op in text.split(",")))
-    path = os.path.expanduser(text)
-    data = read_json(path)
+def _weights() -> tuple[float, float, float]:
+    texts = _WEIGHTS.value
+    if texts is None:
+        return (1.0, 1.0, 1.0)
+    if _OBJECTIVE.value == "EDAP":
+        raise UserError("--objective_weights goes with --objective=linear or product")
     try:
-        architecture = Architecture(
-            str(data["architecture"]["space"]), tuple(map(str, data["architecture"]["ops"]))
-        )
-    except (KeyError, TypeError):
-        raise UserError(f"{text}: has no architecture with space and ops") from None
-    beside = os.path.join(os.path.dirname(path), "config.json")
-    says = FLAGS["preset"].value or FLAGS["config"].value
-    if not says and os.path.exists(beside):
-        config = config_from_json(read_json(beside))
-        return override(config, FLAGS["set"].value or []), architecture
-    return common.experiment_config(FLAGS), architecture
-
-
-def _accelerator(text: str, config: ExperimentConfig) -> tuple[Accelerator, MachineConfig]:
-    """Return accelerator and machine."""
-    if not text.endswith(".json"):
-        return parse_accelerator(text), config.hardware.machine
-    data = read_json(os.path.expanduser(text))
-    fields = data.get("accelerator", data) if isinstance(data, dict) else None
-    if not isinstance(fields, dict) or not set(_FIELDS) <= set(fields):
-        raise UserError(f"{text}: has no accelerator with {', '.join(_FIELDS)}")
-    accelerator = Accelerator(**{name: fields[name] for name in _FIELDS})
-    says = any(FLAGS[name].value for name in ("preset", "config", "set"))
-    if says or "machine" not in data:
-        return accelerator, config.hardware.machine
-    recorded = config_from_json({"hardware": {"machine": data["machine"]}})
-    return accelerator, recorded.hardware.machine
-
-
-def _format(report: dict[str, Any]) -> str:
-    """Return the report as tables for a reader."""
-    from dance_tf.reporting import format_table
-
-    array = report["accelerator"]
-    sections = [
-        f"{array['pe_x']} x {array['pe_y']} PEs, {array['rf_bytes']} B register file,"
-        f" {array['dataflow']}, {report['technology']} (leakage not counted)",
-        format_table(
-            ["", "total"],
-            [
-                ["MACs", report["macs"]],
-                ["cycles", report["latency_cycles"]],
-                ["latency, ms", report["latency_ms"]],
-                ["energy, uJ", report["energy_pj"] * 1e-6],
-                ["area, mm2", report["area_um2"] * 1e-6],
-                ["utilisation, %", 100 * report["utilisation"]],
-                ["utilisation without waiting, %", 100 * report["array_utilisation"]],
-            ],
-        ),
-        f"bound by {report['bound_by']}: "
-        + ", ".join(
-            f"{100 * cycles / report['latency_cycles']:.0f} % of the cycles by {name}"
-            for name, cycles in report["cycles_bound_by"].items()
-            if cycles
-        ),
-        _shares("energy", "uJ", report["energy_by_component_pj"]),
-        _shares("area", "mm2", report["area_by_component_um2"]),
-    ]
-    if len(report["layers"]) > 1:
-        headers = ["layer", "MACs", "cycles", "energy, uJ", "utilisation, %", "bound by"]
-        rows = [
-            [
-                entry["layer"]["name"],
-                entry["macs"],
-                entry["latency_cycles"],
-                entry["energy_pj"] * 1e-6,
-                100 * entry["utilisation"],
-                entry["bound_by"],
-            ]
-            for entry in report["layers"]
-        ]
-        sections.append(format_table(headers, rows))
-    for entry in report["layers"]:
-        real, padded = entry["layer"], entry["padded_layer"]
-        grown = [f"{d} {real[d]} -> {padded[d]}" for d in DIMENSIONS if real[d] != padded[d]]
-        note = f" (padded: {', '.join(grown)})" if grown else ""
-        sections.append(f"mapping of {real['name']}{note}\n{entry['loop_nest']}")
-    return "\n\n".join(sections)
-
-
-def _shares(what: str, unit: str, parts: dict[str, float]) -> str:
-    from dance_tf.reporting import format_table
-
-    total = sum(parts.values())
-    rows = [[name, value * 1e-6, 100 * value / total] for name, value in parts.items()]
-    return format_table([what, unit, "%"], rows)
+        latency, energy, area = map(float, texts)
+    except ValueError:
+        raise UserError(
+            f"--objective_weights={','.join(texts)}: three numbers are needed, of latency,"
+            " energy and area"
+        ) from None
+    return latency, energy, area
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = {
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
+    "h5py": "h5py",
     "importlib_resources": "importlib_resources",
     "keras": "keras",
     "numpy": "numpy",

@@ -47,7 +47,7 @@ HARDWARE = (
     {"cost_source", "drawing", "mapper_validation"},
     {"cost_table", "breakdown"},
     {"oracle"},
-    {"benchmark"},
+    {"benchmark", "network_cost"},
 )
 
 #: Import name to the only files that may use it.
@@ -57,6 +57,7 @@ OWNERS = {
     "sklearn": ("dance_tf/data", "dance_tf/images"),
     "absl": ("tools/",),
     "ai_edge_litert": ("dance_tf/export",),
+    "h5py": ("dance_tf/interop/keras_files",),
     "yaml": ("dance_tf/interop/yaml_text",),
     "keras": (
         "dance_tf/supernet/",
@@ -64,6 +65,7 @@ OWNERS = {
         "dance_tf/search/",
         "dance_tf/export",
         "dance_tf/signatures",
+        "dance_tf/interop/keras_",
         "tools/",
     ),
 }
