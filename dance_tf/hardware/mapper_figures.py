@@ -13,6 +13,7 @@ from dance_tf.hardware.fills import Fills
 from dance_tf.hardware.mapper_coefficients import FILLS
 from dance_tf.hardware.mapspace import Spread
 from dance_tf.hardware.polynomial import Polynomial
+from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import LOOPS
 
 __all__ = ["figure_weights"]
