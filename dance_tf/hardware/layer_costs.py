@@ -47,19 +47,27 @@ def cost_layers(
     Returns:
         Costs in float64, and the area of the accelerators, um2, float64 [A].
     Raises:
-        UserError: If a number is negative or none at all, or if a layer runs nowhere.
+        UserError: If the model's numbers are of another shape, negative or none at all, or
+            if a layer runs nowhere.
     """
     workload = to_workload(layers)
+    shape = (len(layers), len(np.asarray(accelerators.pe_x)))
+
+    def checked(what: str, values: Any) -> np.ndarray:
+        return _checked(what, np.asarray(values, np.float64), layers, shape)
+
     if has_details(model):
         detailed = model.detailed(workload, accelerators)  # type: ignore[attr-defined]
-        latency = _checked("latency_cycles", detailed.latency_cycles, layers)
+        latency = checked("latency_cycles", detailed.latency_cycles)
         can_run = np.isfinite(latency)
         parts = np.moveaxis(np.asarray(detailed.energy_by_component_pj, np.float64), 0, 1)
         parts = np.where(can_run[:, None], parts, np.inf)
         costs = LayerCosts(
             latency_cycles=latency,
-            energy_pj=_checked("energy_pj", parts.sum(axis=1), layers),
-            compute_cycles=np.where(can_run, detailed.compute_cycles, np.inf),
+            energy_pj=checked("energy_pj", parts.sum(axis=1)),
+            compute_cycles=checked(
+                "compute_cycles", np.where(can_run, detailed.compute_cycles, np.inf)
+            ),
             energy_by_component_pj=parts,
             bound_by=np.where(can_run, detailed.bound_by, -1).astype(np.int8),
         )
@@ -67,8 +75,8 @@ def cost_layers(
     else:
         cost = model(workload, accelerators)
         costs = LayerCosts(
-            latency_cycles=_checked("latency_cycles", cost.latency_cycles, layers),
-            energy_pj=_checked("energy_pj", cost.energy_pj, layers),
+            latency_cycles=checked("latency_cycles", cost.latency_cycles),
+            energy_pj=checked("energy_pj", cost.energy_pj),
         )
         area_um2 = cost.area_um2
     can_run = np.isfinite(costs.latency_cycles) & np.isfinite(costs.energy_pj)
@@ -76,14 +84,19 @@ def cost_layers(
         if not anywhere:
             raise UserError(f"layer {layer.name!r} {layer.dims} can run on no accelerator")
     area = np.asarray(area_um2, np.float64)
+    if area.shape != shape[1:]:
+        raise UserError(f"the cost model gives area_um2 of shape {area.shape}, not {shape[1:]}")
     if not (np.isfinite(area).all() and (area > 0).all()):
         raise UserError(f"the cost model gives an accelerator an area of {area.min()} um2")
     return costs, area
 
 
-def _checked(what: str, values: Any, layers: Sequence[Layer]) -> np.ndarray:
-    """Return values [L, A] in float64; infinite is allowed, negative and NaN are not."""
-    values = np.asarray(values, np.float64)
+def _checked(
+    what: str, values: np.ndarray, layers: Sequence[Layer], shape: tuple[int, int]
+) -> np.ndarray:
+    """Return values [L, A] if they are costs: infinite is allowed, negative and NaN are not."""
+    if values.shape != shape:
+        raise UserError(f"the cost model gives {what} of shape {values.shape}, not {shape}")
     is_bad = ~(values >= 0)
     if is_bad.any():
         row, column = np.argwhere(is_bad)[0]
@@ -130,7 +143,7 @@ def describe_layer(
         "latency_cycles": cycles,
         "latency_ms": cycles / machine.cycles_per_ms,
         "energy_pj": energy_pj,
-        "utilisation": layer.macs / (num_pes * cycles) if cycles else 0.0,
+        "utilisation": _share(layer.macs, num_pes * cycles),
     }
     if costs.bound_by is not None:
         row, column = position
@@ -138,8 +151,13 @@ def describe_layer(
         parts = costs.energy_by_component_pj[row, :, column].tolist()
         entry |= {
             "compute_cycles": compute_cycles,
-            "array_utilisation": layer.macs / (num_pes * compute_cycles),
+            "array_utilisation": _share(layer.macs, num_pes * compute_cycles),
             "energy_by_component_pj": dict(zip(ENERGY_COMPONENTS, parts, strict=True)),
             "bound_by": BOUNDS[int(costs.bound_by[position])],
         }
     return entry
+
+
+def _share(used: float, available: float) -> float | None:
+    """Return used / available; None of what a measured table says takes no time."""
+    return used / available if available else None

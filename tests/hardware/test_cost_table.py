@@ -226,6 +226,17 @@ def test_a_cost_that_is_none_is_refused(tmp_path, field, value):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("field", ["latency_cycles", "energy_pj", "area_um2"])
+def test_costs_of_another_shape_are_refused(tmp_path, field):
+    class Short(ArithmeticModel):
+        def __call__(self, workload, accelerators):
+            cost = super().__call__(workload, accelerators)
+            return cost._replace(**{field: getattr(cost, field)[..., :1]})
+
+    with pytest.raises(UserError, match=rf"{field} of shape \(.*1,?\), not \(.*24,?\)"):
+        _table(tmp_path, Short())
+
+
 # On disk
 
 
