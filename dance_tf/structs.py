@@ -79,6 +79,8 @@ class Layer:
                 raise UserError(
                     f"layer {self.name!r}: {field} is {value!r}, not a positive integer"
                 )
+            if max(values) >= 2**31:
+                raise UserError(f"layer {self.name!r}: {field} is {value}, which is above 2**31 - 1")
         if self.kind == "depthwise" and self.C != 1:
             raise UserError(f"layer {self.name!r}: a depthwise layer has C = 1, not {self.C}")
         if self.kind == "depthwise" and self.groups != 1:
