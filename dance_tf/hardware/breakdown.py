@@ -104,6 +104,7 @@ def layer_to_json(layer: Layer) -> dict[str, Any]:
         **dict(zip(DIMENSIONS, layer.dims, strict=True)),
         "stride": list(layer.stride),
         "dilation": list(layer.dilation),
+        "groups": layer.groups,
     }
 
 
@@ -115,7 +116,12 @@ def _entries(
 ) -> list[dict[str, Any]]:
     """Return cost and mapping of every layer."""
     batch, num_dram_slots = to_batch([b.mapping for b in found], [b.padded_layer for b in found])
-    counts = count_accesses(batch, num_dram_slots=num_dram_slots, accounting=machine.accounting)
+    counts = count_accesses(
+        batch,
+        num_dram_slots=num_dram_slots,
+        is_split=machine.rf_mode == "split",
+        accounting=machine.accounting,
+    )
     cost = cost_model.mapping_cost(
         counts,
         rf_words=np.full(len(layers), machine.rf_words(accelerator.rf_bytes)),
