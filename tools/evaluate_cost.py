@@ -93,6 +93,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.mapper import LoopNestCostModel
     from dance_tf.hardware.network_cost import network_cost
     from dance_tf.hardware.objective import Limits, Objective
+    from dance_tf.reporting import progress
 
     objective = Objective("linear" if _OBJECTIVE.value == "linear" else "product", weights)
     limits = Limits(*(flag.value for flag in limited))
@@ -113,7 +114,14 @@ def main(argv: list[str]) -> None:
     found: dict[str, Any] = {}
     if _BEST.value:
         model = LoopNestCostModel(request.machine)
-        costs = network_cost(workload.layers, space, model, request.machine.cycles_per_ms)
+        with progress("accelerators") as report_progress:
+            costs = network_cost(
+                workload.layers,
+                space,
+                model,
+                request.machine.cycles_per_ms,
+                on_progress=report_progress,
+            )
         found = {
             "objective": {
                 "kind": objective.kind,

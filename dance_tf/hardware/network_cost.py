@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from dance_tf.protocols import CostModel
 from dance_tf.structs import METRICS, Layer
 
 __all__ = ["NetworkCost", "network_cost"]
+
+# Layers between two reports of progress.
+_PART = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,7 @@ def network_cost(
     accelerators: AcceleratorSpace,
     model: CostModel,
     cycles_per_ms: float,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> NetworkCost:
     """Return the cost of a network on every accelerator.
 
@@ -83,14 +88,22 @@ def network_cost(
         accelerators: The accelerator space.
         model: Where the costs come from.
         cycles_per_ms: Of the machine's clock.
+        on_progress: Called with (layers done, layers of different shape) now and then.
     Raises:
         UserError: If a layer runs on no accelerator.
     """
-    distinct: dict[tuple, int] = {}
-    index = [distinct.setdefault(layer_key(layer), len(distinct)) for layer in layers]
-    first = [layers[index.index(i)] for i in range(len(distinct))]
-    costs, area_um2 = cost_layers(model, first, accelerators.all())
-    times = np.bincount(index).astype(np.float64)
-    cycles, energy = times @ costs.latency_cycles, times @ costs.energy_pj
-    metrics = np.stack([cycles / cycles_per_ms, energy * 1e-9, area_um2 * 1e-6], axis=1)
-    return NetworkCost(accelerators, cycles, energy, metrics)
+    different = {layer_key(layer): layer for layer in layers}
+    times = Counter(map(layer_key, layers))
+    cycles, energy_pj = np.zeros(len(accelerators)), np.zeros(len(accelerators))
+    area_um2 = np.zeros(len(accelerators))
+    keys, rows = list(different), accelerators.all()
+    for start in range(0, len(keys), _PART):
+        part = keys[start : start + _PART]
+        costs, area_um2 = cost_layers(model, [different[key] for key in part], rows)
+        weights = np.asarray([times[key] for key in part], np.float64)
+        cycles += weights @ costs.latency_cycles
+        energy_pj += weights @ costs.energy_pj
+        if on_progress is not None and len(keys) > _PART:
+            on_progress(start + len(part), len(keys))
+    metrics = np.stack([cycles / cycles_per_ms, energy_pj * 1e-9, area_um2 * 1e-6], axis=1)
+    return NetworkCost(accelerators, cycles, energy_pj, metrics)

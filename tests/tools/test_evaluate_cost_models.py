@@ -23,6 +23,7 @@ from tools import evaluate_cost
 from tools import flags as common
 
 ARRAY = "--accelerator=pe_x=8,pe_y=8,rf_bytes=64,dataflow=weight_stationary"
+ACCELERATOR = {"pe_x": 8, "pe_y": 8, "rf_bytes": 64, "dataflow": '"weight_stationary"'}
 FEW = [
     "--set=hardware.accelerators.pe_x=[8,12]",
     "--set=hardware.accelerators.pe_y=[8,16]",
@@ -134,8 +135,13 @@ def test_without_an_accelerator_a_named_one_is_taken(evaluate, path):
     }
 
 
-def test_an_application(evaluate):
-    report = evaluate("--application=MobileNetV2", "--input_size=32", ARRAY)
+def test_an_application(call):
+    flags = ["--application=MobileNetV2", "--input_size=32", "--format=json"]
+    one = [f"--set=hardware.accelerators.{f}=[{v}]" for f, v in ACCELERATOR.items()]
+    status, out, error = call(*flags, "--best_accelerator", *one)
+    # What takes a while shows its progress, and nothing else is said.
+    assert status == 0 and error.splitlines()[-1].startswith("accelerators 100%")
+    report = json.loads(out)
     assert report["model"]["num_parameters"] == 3_538_984
     assert len(report["layers"]) == 53 and report["macs"] < 300_774_272
 
@@ -325,6 +331,10 @@ BEST = ["--layer=dense:K=2", "--best_accelerator"]
         ([*BEST, "--objective=linear", "--objective_weights=0,0,0"], "weights"),
         ([*BEST, "--objective=linear", "--objective_weights=nan,1,1"], "weights"),
         ([*BEST, "--objective_weights=1,2,1"], "goes with --objective=linear"),
+        (
+            ["--layer=dense:K=2", "--set=hardware.measured_csv=my.csv"],
+            "measured table has no parts",
+        ),
         (["--layer=dense:K=2", "--top_k=2"], "--top_k goes with --best_accelerator"),
         (["--layer=dense:K=2", "--objective=linear"], "--objective goes with"),
         (["--layer=dense:K=2", "--max_area_mm2=1"], "--max_area_mm2 goes with"),
@@ -356,7 +366,7 @@ def test_mobilenet_to_its_best_accelerator_takes_half_a_minute():
     command = [sys.executable, "-m", "tools.evaluate_cost", "--application=MobileNetV2"]
     command += ["--input_size=224", "--best_accelerator", "--format=json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0 and "Traceback" not in done.stderr
     report = json.loads(done.stdout)
     assert report["macs"] == 300_774_272
     assert len(report["best"]) == 5
