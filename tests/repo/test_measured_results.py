@@ -54,6 +54,33 @@ def test_run(start: str):
     assert _row(start) == [_cells(run)[start] for run in RUNS.values()]
 
 
+def test_peers():
+    path = ROOT / "examples/experiments/peers_zigzag.json"
+    peers = json.loads(path.read_text(encoding="utf-8"))
+    metrics = ("cycles", "energy_pj")
+    groups = {
+        f"rank correlation (Spearman), all {peers['num_pairs']} pairs": "all",
+        "convolutions and dense": "conv",
+        "depthwise layers": "depthwise",
+        "within one layer": "within_layers",
+    }
+    for start, group in groups.items():
+        assert _row(start) == [f"{peers['rank_correlation'][m][group]:.3f}" for m in metrics]
+    ratios = [peers["ours_over_zigzag"][m] for m in metrics]
+    assert _row("ours / ZigZag") == [
+        f"{r['median']:.3f} ({r['min']:.3f} to {r['max']:.3f})" for r in ratios
+    ]
+    seconds = peers["cpu_seconds"]
+    compiling = seconds["ours_with_compilation"] - seconds["ours"]
+    assert (
+        f"{seconds['zigzag']:.0f} seconds of a core and the cost model {seconds['ours']:.1f},"
+        f" after {compiling:.0f} to compile"
+    ) in MEASURED
+    assert f"ZigZag {peers['zigzag']['version']}" in MEASURED
+    for metric in metrics:
+        assert min(peers["rank_correlation"][metric][g] for g in ("conv", "depthwise")) > 0.9
+
+
 def test_runs_reach_what_they_are_for():
     digits, cifar10 = (run["result"]["accuracy"] for run in RUNS.values())
     assert digits["split"] == cifar10["split"] == "test"
