@@ -179,7 +179,12 @@ def _evaluate(
     for machine in dict.fromkeys(machines):
         rows = [row for row, other in enumerate(machines) if other == machine]
         batch, num_dram_slots = to_batch([mappings[r] for r in rows], [layers[r] for r in rows])
-        counts = count_accesses(batch, num_dram_slots=num_dram_slots, accounting=machine.accounting)
+        counts = count_accesses(
+            batch,
+            num_dram_slots=num_dram_slots,
+            is_split=machine.rf_mode == "split",
+            accounting=machine.accounting,
+        )
         cost = mapping_cost(
             counts,
             rf_words=np.asarray([cases[r].rf_words for r in rows]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -91,6 +92,17 @@ def test_the_best_mappings_are_no_worse_than_the_mappers():
     assert ["ratio" in entry for entry in report["cases"]] == is_compared
     assert report["edp_ratio_median"] <= 1.0
     assert report["edp_ratio_max"] <= 1.001
+
+
+@pytest.mark.slow
+def test_the_best_mappings_of_split_register_files_are_no_worse_either():
+    data = [case for case in _mapper_data() if case["accelerator"]["rf_mode"] == "split"]
+    cases = mapper_validation.parse_mapper_reference(data, "mapper_best.json")
+    report = mapper_validation.compare_with_mapper(
+        [dataclasses.replace(case, skipped_reason=None) for case in cases]
+    )
+    assert report["num_skipped"] == 0 and len(data) > 10
+    assert report["edp_ratio_max"] <= 1.0
 
 
 def test_the_shipped_mappers_cases_are_those_of_the_folder():
