@@ -290,4 +290,25 @@ def _accelerator(
     if says or "machine" not in data:
         return accelerator, config.hardware.machine
     recorded = config_from_json({"hardware": {"machine": data["machine"]}})
+    _check_source(data.get("cost_source"), recorded.hardware.machine, text)
     return accelerator, recorded.hardware.machine
+
+
+def _check_source(source: Any, machine: MachineConfig, text: str) -> None:
+    """Refuse the machine of an accelerator.json whose costs came from other figures."""
+    from dance_tf.hardware.technology import technology
+
+    if not isinstance(source, dict):  # a file from elsewhere need not say
+        return
+    folder = os.path.dirname(text) or "."
+    if source.get("kind") == "measured":
+        raise UserError(
+            f"{text}: its costs were measured ({source.get('name')}), not computed: say the"
+            " machine to compute with by --preset, --config or --set"
+        )
+    if technology(machine.technology).sha256 != source.get("sha256"):
+        raise UserError(
+            f"{text}: technology {machine.technology} has changed since; what it was then:"
+            f" --config={folder}/config.json"
+            f" --set=hardware.machine.technology={folder}/technology.json"
+        )

@@ -7,7 +7,11 @@ import json
 
 import pytest
 
+from dance_tf.config import HardwareConfig, MachineConfig
+from dance_tf.export_accelerator import write_accelerator
+from dance_tf.hardware.cost_source import cost_source
 from dance_tf.hardware.technology import technology
+from dance_tf.structs import Accelerator
 from tools import build_cost_table, cost_template, evaluate_cost, search, show_technology
 from tools import flags as common
 
@@ -143,6 +147,22 @@ def test_a_table_is_cached_by_what_the_file_says(call, tmp_path, my_technology):
     moved = tmp_path / "elsewhere" / "named otherwise.json"
     (tmp_path / "mine.json").rename(moved)
     assert build(f"--set=hardware.machine.technology={moved}")["is_from_cache"]
+
+
+def test_the_figures_of_a_run_are_those_that_are_evaluated(call, tmp_path, my_technology):
+    """An accelerator.json whose technology has changed, or was measured, is not costed anew."""
+    machine = MachineConfig(technology=my_technology(mac_pj=2.0))
+    path, accelerator = tmp_path / "accelerator.json", Accelerator(8, 8, 64, "weight_stationary")
+    flags = ["--layer=dense:K=8,C=8", f"--accelerator={path}"]
+    source = cost_source(HardwareConfig(machine=machine))
+    write_accelerator(path, accelerator, machine, {}, cost_source=source)
+    assert _evaluate(call, *flags)["energy_by_component_pj"]["mac"] == 128
+    my_technology(mac_pj=3.0)
+    _fails(call(evaluate_cost, *flags), "mine.json has changed since; what it was then: --config=")
+    settings = f"--set=hardware.machine.technology={machine.technology}"
+    assert _evaluate(call, *flags, settings)["energy_by_component_pj"]["mac"] == 192
+    write_accelerator(path, accelerator, machine, {}, cost_source={**source, "kind": "measured"})
+    _fails(call(evaluate_cost, *flags), "its costs were measured")
 
 
 # Measured tables
