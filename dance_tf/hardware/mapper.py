@@ -280,12 +280,12 @@ def _search(
             is_better = (value < best[size]) | ((value == best[size]) & (tie < best_tie[size]))
             is_better &= fits.any(axis=0)
             best[size][is_better], best_tie[size][is_better] = value[is_better], tie[is_better]
-            for index in np.unique(spread[is_better]):
-                choice[size][is_better & (spread == index)] = len(winners)
-                winner = search.winner(int(index), size)
-                winners.append(
-                    _Found(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
-                )
+            indices, which = np.unique(spread[is_better], return_inverse=True)
+            choice[size][is_better] = len(winners) + which
+            winners += [
+                _Found(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
+                for winner in search.winners(indices, size)
+            ]
     used, choice_of_used = np.unique(choice, return_inverse=True)
     kept = [winners[index] for index in used if index >= 0]
     return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)

@@ -81,7 +81,6 @@ class SpreadSearch:
             _pattern_codes(self._channels, machine.rf_mode == "split"), return_inverse=True
         )
         self._patterns = patterns
-        other_pattern = (1 << np.arange(len(OTHER_LOOPS))) @ (self._others[2] > 1)
         temporal = np.asarray([spread.temporal_bounds for spread in self.spreads], np.float32)
         spatial = np.asarray([(spread.x, spread.y) for spread in self.spreads], np.float32)
         fills = fill_coefficients(
@@ -120,7 +119,8 @@ class SpreadSearch:
         # A product of both, as either may be what does not fit.
         needs = [f.sum(axis=1) * b.sum(axis=1) for f, b in zip(at_file, at_buffer, strict=True)]
         self._tiles = make_tiles(
-            Side(of_channel, pattern, needs[0]), Side(of_other, other_pattern, needs[1])
+            Side(of_channel, pattern, needs[0]),
+            Side(of_other, np.zeros_like(of_other), needs[1]),
         )
 
     @classmethod
@@ -154,7 +154,7 @@ class SpreadSearch:
             score[tiles], tie_break[tiles] = self._scores(tiles)
 
         with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
-            list(pool.map(evaluate, self._blocks()))
+            list(pool.map(evaluate, self._blocks(np.arange(shape[0]))))
         edges = np.flatnonzero(np.diff(self._tiles.spread, prepend=-1))
         best = np.minimum.reduceat(score, edges, axis=0)
         is_best = score == best[self._tiles.spread]
@@ -162,54 +162,70 @@ class SpreadSearch:
         self._tile_scores = score, tie_break
         return Best(best, np.minimum.reduceat(tie_break, edges, axis=0))
 
-    def winner(self, spread: int, size: int) -> Winner:
-        """Return the first mapping that reaches a spread's best for a size; after `best`."""
+    def winners(self, spreads: np.ndarray, size: int) -> list[Winner]:
+        """Return the first mapping that reaches each spread's best for a size; after `best`."""
         score, tie_break = (scores[:, size] for scores in self._tile_scores)
-        mine = np.flatnonzero(self._tiles.spread == spread)
-        tile = mine[np.lexsort((mine, tie_break[mine], score[mine]))[0]]
-        scores, ties = self._mapping_scores(np.asarray([tile]), size)
-        flat = np.lexsort((ties.ravel(), scores.ravel()))[0]
-        _, member, order, column = np.unravel_index(flat, scores.shape)
-        order = self._orders_of(tile)[order]
-        return Winner(
-            spread=self.spreads[spread],
-            channels=self._channels[:, :, self._tiles.members[tile, member]],
-            others=self._others[:, :, self._tiles.columns[tile, column]],
-            order=self._orders[order],
-        )
+        order = np.lexsort((tie_break, score, self._tiles.spread))
+        first = order[np.searchsorted(self._tiles.spread, spreads)]
+        found: list[Winner | None] = [None] * len(spreads)
+        for block in self._blocks(first):
+            scores, ties = self._mapping_scores(first[block], size)
+            num, _, _, _ = scores.shape
+            ranked = np.lexsort((ties.reshape(num, -1), scores.reshape(num, -1)), axis=1)
+            members, orders, columns = np.unravel_index(ranked[:, 0], scores.shape[1:])
+            names = self._orders_of(first[block[0]])
+            for at, member, its_order, column in zip(block, members, orders, columns, strict=True):
+                tile = first[at]
+                found[at] = Winner(
+                    spread=self.spreads[spreads[at]],
+                    channels=self._channels[:, :, self._tiles.members[tile, member]],
+                    others=self._others[:, :, self._tiles.columns[tile, column]],
+                    order=self._orders[names[its_order]],
+                )
+        return [winner for winner in found if winner is not None]
 
     def count(self) -> int:
         """Return how many different mappings there are that fit the largest register file.
 
         Orders that differ only in loops with one step are the same mapping.
         """
+        num_orders = np.asarray(
+            [
+                len(_different_orders(self._orders, code & 7, code >> 3))
+                for code in range(1 << len(CHANNEL_LOOPS + OTHER_LOOPS))
+            ]
+        )
+        codes = (1 << np.arange(3)) @ (self._channels[2] > 1)
+        other_codes = (1 << np.arange(3, 8)) @ (self._others[2] > 1)
         total = 0
-        for tiles in self._blocks():
+        for tiles in self._blocks(np.arange(len(self._tiles.spread))):
             members, columns = self._pairs(tiles)
             fits = self._fitting_words(members, columns) <= self._rf_words[-1]
             # The last column of a tile may repeat to fill it.
             is_new = [np.diff(c, axis=1, prepend=-1) != 0 for c in (members, columns)]
             fits &= is_new[0][:, :, None] & is_new[1][:, None]
-            total += int(fits.sum()) * len(self._orders_of(tiles[0]))
+            pairs = codes[members][:, :, None] + other_codes[columns][:, None]
+            total += int(num_orders[pairs][fits].sum())
         return total
 
-    def _blocks(self) -> Iterator[np.ndarray]:
-        """Yield indices of tiles that have orders and width in common."""
-        tiles = self._tiles
-        dram_code = self._patterns[tiles.pattern] >> 6
-        key = (dram_code * 32 + tiles.other_pattern) * (MEMBERS + 1) + tiles.width
+    def _blocks(self, tiles: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield indices into `tiles` of those that have orders and width in common."""
+        dram_code = self._patterns[self._tiles.pattern[tiles]] >> 6
+        key = dram_code * (MEMBERS + 1) + self._tiles.width[tiles]
         order = np.argsort(key, kind="stable")
         ends = [*(np.flatnonzero(np.diff(key[order])) + 1), len(order)]
         for first, end in itertools.pairwise([0, *ends]):
             alike = order[first:end]
-            step = _MAPPINGS // (int(tiles.width[alike[0]]) * len(self._orders_of(alike[0])))
-            for start in range(0, len(alike), max(1, step // COLUMNS)):
-                yield alike[start : start + max(1, step // COLUMNS)]
+            num_orders = len(self._orders_of(tiles[alike[0]]))
+            per_tile = int(self._tiles.width[tiles[alike[0]]]) * num_orders * COLUMNS
+            step = max(1, _MAPPINGS // per_tile)
+            for start in range(0, len(alike), step):
+                yield alike[start : start + step]
 
     def _orders_of(self, tile: int) -> list[int]:
-        """Return the orders that differ in the loops that a tile's mappings have at DRAM."""
+        """Return the orders that differ in the channels' loops that a tile has at DRAM."""
         channels = int(self._patterns[self._tiles.pattern[tile]]) >> 6
-        return _different_orders(self._orders, channels, int(self._tiles.other_pattern[tile]))
+        return _different_orders(self._orders, channels, (1 << len(OTHER_LOOPS)) - 1)
 
     def _scores(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the best score and its tie break in each tile, float32 [tiles, sizes]."""

@@ -1,10 +1,10 @@
 """Rectangles of mappings that are evaluated together.
 
 A spread's mappings are all pairs of its tilings of the channels and of the other loops.
-Which of the channels' loops are there decides which coefficients hold, and which loops
-are at DRAM decides which orders differ, so the pairs of a rectangle share both.
-Rectangles have one size, and the last row or column of one that is not full repeats: so
-that many can be evaluated by one matrix product.
+Which of the channels' loops are there decides which coefficients hold and which orders
+differ, so the rows of a rectangle share that pattern. Rectangles have few sizes, and the
+last row or column of one that is not full repeats: so that many can be evaluated by one
+matrix product.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["COLUMNS", "MEMBERS", "Side", "Tiles", "make_tiles"]
+__all__ = ["COLUMNS", "MEMBERS", "WIDTHS", "Side", "Tiles", "make_tiles"]
 
 #: Tilings of the channels and of the other loops in a tile.
-MEMBERS, COLUMNS = 8, 16
+MEMBERS, COLUMNS = 16, 8
+
+#: How many of a tile's members may differ.
+WIDTHS = (4, 8, MEMBERS)
 
 
 class Tiles(NamedTuple):
@@ -24,9 +27,8 @@ class Tiles(NamedTuple):
 
     spread: np.ndarray  # [tiles]
     pattern: np.ndarray  # [tiles], which loops of the channels are there
-    other_pattern: np.ndarray  # [tiles], which of the other loops are there
     members: np.ndarray  # [tiles, MEMBERS], columns of all channels; the last one may repeat
-    width: np.ndarray  # [tiles], 4 where no more members differ, MEMBERS elsewhere
+    width: np.ndarray  # [tiles], of WIDTHS: no more members than this differ
     columns: np.ndarray  # [tiles, COLUMNS], columns of all others; the last one may repeat
 
 
@@ -48,12 +50,15 @@ def make_tiles(channels: Side, others: Side) -> Tiles:
     left = np.repeat(np.arange(len(spread)), count[spread])
     before = np.cumsum(count[spread]) - count[spread]
     right = first[spread[left]] + np.arange(len(left)) - np.repeat(before, count[spread])
+    # Narrow chunks are common, and repeating members is work for nothing.
+    width = np.full(len(members), MEMBERS)
+    for narrow in sorted(WIDTHS, reverse=True):
+        width[members[:, narrow - 1] == members[:, -1]] = narrow
     return Tiles(
         spread=spread[left],
         pattern=channels.pattern[of_member][left],
-        other_pattern=others.pattern[of_column][right],
         members=members[left],
-        width=np.where(members[:, 3] == members[:, -1], 4, MEMBERS)[left],
+        width=width[left],
         columns=columns[right],
     )
 
