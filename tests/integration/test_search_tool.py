@@ -244,7 +244,7 @@ def test_damaged_files_end_in_one_line(call, finished, cache_dir, tmp_path, caps
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "1000 bytes instead of" in error and "delete" in error
 
-    (table,) = cache_dir.glob("*.npz")
+    (table,) = cache_dir.glob("table_*/latency_ms.npy")
     content = table.read_bytes()
     table.write_bytes(content[: len(content) // 2])
     assert call(*QUICK, f"--output_dir={tmp_path / 'new'}") == 1

@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
     "h5py": "h5py",
+    "hypothesis": "hypothesis",
     "importlib_resources": "importlib_resources",
     "keras": "keras",
     "numpy": "numpy",

@@ -39,11 +39,13 @@ LAYERS = {
 
 #: Inside hardware: a module imports from the rows above its own.
 HARDWARE = (
-    {"technology", "accelerator", "workload", "objective"},
-    {"mapping", "mapspace", "measured"},
-    {"access_counts"},
+    {"technology", "accelerator", "workload", "objective", "polynomial"},
+    {"mapping", "mapspace", "measured", "fills"},
+    {"access_counts", "candidates", "mapper_coefficients", "mapper_tiles"},
     {"cost_model"},
-    {"mapper", "validation", "layer_costs", "table_store"},
+    {"mapper_figures", "validation"},
+    {"mapper_search", "layer_costs", "table_store"},
+    {"mapper"},
     {"cost_source", "drawing", "mapper_validation"},
     {"cost_table", "breakdown"},
     {"oracle"},
