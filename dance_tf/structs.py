@@ -80,15 +80,13 @@ class Layer:
                     f"layer {self.name!r}: {field} is {value!r}, not a positive integer"
                 )
             if max(values) >= 2**31:
-                raise UserError(f"layer {self.name!r}: {field} is {value}, which is above 2**31 - 1")
+                raise UserError(f"layer {self.name!r}: {field} is {value}, above 2**31 - 1")
         if self.kind == "depthwise" and self.C != 1:
             raise UserError(f"layer {self.name!r}: a depthwise layer has C = 1, not {self.C}")
         if self.kind == "depthwise" and self.groups != 1:
             raise UserError(f"layer {self.name!r}: the groups of a depthwise layer are its K")
         if self.K % self.groups:
-            raise UserError(
-                f"layer {self.name!r}: {self.groups} groups do not divide K = {self.K}"
-            )
+            raise UserError(f"layer {self.name!r}: {self.groups} groups do not divide K = {self.K}")
 
     @property
     def dims(self) -> tuple[int, ...]:
