@@ -12,8 +12,9 @@ import pytest
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
-from dance_tf.hardware.mapper import LoopNestCostModel, best_mapping
+from dance_tf.hardware.mapper import LoopNestCostModel, best_mapping, count_mappings
 from dance_tf.hardware.mapping import mapping_to_json
+from dance_tf.hardware.mapspace import dram_orders
 from dance_tf.hardware.technology import format_technology, technology
 from dance_tf.hardware.workload import to_workload
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators
@@ -188,6 +189,24 @@ def _value(layer: dict, levels: list) -> tuple:
         loops.append(frozenset(temporal) if position == len(levels) - 1 else temporal)
         loops += [frozenset(map(tuple, level[kind])) for kind in ("spatial_x", "spatial_y")]
     return (dims, layer.get("groups", 1), *loops)
+
+
+@pytest.mark.parametrize("family", ["conv", "depthwise", "grouped"])
+def test_as_many_mappings_are_compared_as_the_rules_allow(family):
+    """Every tiling that fits, under the orders at DRAM that `dram_orders` says to try."""
+    layer = examples(small_layers(family, max_tilings=300), 3)[-1]
+    record = plain.to_layer(layer)
+    names = {"G": "K", "K": ""} if family == "depthwise" else {}
+    for accelerator in ACCELERATORS:
+        array = dataclasses.asdict(accelerator) | {"rf_words": accelerator.rf_bytes // 2}
+        orders = [
+            [names.get(d, d) for d in order] for order in dram_orders(record, array["dataflow"])
+        ]
+        expected = 0
+        for _, mapping in mappings(layer, array):
+            outer = [d for d, _ in mapping[0]["temporal"]]
+            expected += any([d for d in order if d in outer] == outer for order in orders)
+        assert count_mappings(record, _together([accelerator]), MACHINE) == expected, array
 
 
 def test_a_layer_that_cannot_run_is_said_so():
