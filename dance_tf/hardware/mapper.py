@@ -36,6 +36,7 @@ from dance_tf.hardware.mapspace import (
     spreads,
 )
 from dance_tf.hardware.technology import technology_of
+from dance_tf.hardware.threads import map_in_threads
 from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
 
 __all__ = [
@@ -132,14 +133,17 @@ class LoopNestCostModel:
         # What wins is costed at the end, all layers together; entry 0 is "cannot run".
         found: list[_Found] = []
         choice = np.zeros(shape, np.int64)
-        for index in range(len(dims)):
-            if dims[index].any():
-                layer = _layer_of_row(workload, index)
-                for rows, part, of_rows in _search_dataflows(
-                    layer, accelerators, self.machine, self.rule
-                ):
-                    choice[index, rows] = np.where(of_rows < 0, 0, of_rows + 1 + len(found))
-                    found += part
+
+        def search(index: int) -> list[tuple[np.ndarray, list[_Found], np.ndarray]]:
+            if not dims[index].any():
+                return []
+            layer = _layer_of_row(workload, index)
+            return [*_search_dataflows(layer, accelerators, self.machine, self.rule)]
+
+        for index, results in enumerate(map_in_threads(search, range(len(dims)))):
+            for rows, part, of_rows in results:
+                choice[index, rows] = np.where(of_rows < 0, 0, of_rows + 1 + len(found))
+                found += part
             if on_progress is not None:
                 on_progress(index + 1, len(dims))
         cost = _exact_cost(found, self.machine)

@@ -9,6 +9,7 @@ figures of every pair of the two, tens of operations a mapping.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,7 +52,9 @@ class FillCoefficients(NamedTuple):
         return values, [monomials.index(monomial) for _, monomial in self.terms]
 
 
-@functools.lru_cache(maxsize=64)
+_TRACING = threading.Lock()
+
+
 def fill_coefficients(
     dataflow: str, orders: tuple[str, ...], channel_loops: str, is_split: bool
 ) -> FillCoefficients:
@@ -63,6 +66,14 @@ def fill_coefficients(
         channel_loops: Those of CHANNEL_LOOPS that the layers have.
         is_split: Whether register files are split by operand.
     """
+    with _TRACING:  # threads that want the same function wait for it
+        return _trace(dataflow, orders, channel_loops, is_split)
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(
+    dataflow: str, orders: tuple[str, ...], channel_loops: str, is_split: bool
+) -> FillCoefficients:
     terms: list[tuple[int, frozenset[str]]] = []
 
     def evaluate(factors: Any, spatial: Any, totals: Any, live: Any, steps: Any) -> Any:

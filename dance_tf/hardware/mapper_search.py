@@ -11,10 +11,8 @@ Scores are float32; ties go to the first mapping in the order of enumeration.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,6 +31,7 @@ from dance_tf.hardware.mapspace import (
     present_loops,
     tile_words,
 )
+from dance_tf.hardware.threads import map_in_threads
 from dance_tf.structs import LOOPS
 
 __all__ = ["Best", "SpreadSearch", "Winner"]
@@ -153,8 +152,8 @@ class SpreadSearch:
         def evaluate(tiles: np.ndarray) -> None:
             score[tiles], tie_break[tiles] = self._scores(tiles)
 
-        with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
-            list(pool.map(evaluate, self._blocks(np.arange(shape[0]))))
+        for _ in map_in_threads(evaluate, self._blocks(np.arange(shape[0]))):
+            pass
         edges = np.flatnonzero(np.diff(self._tiles.spread, prepend=-1))
         best = np.minimum.reduceat(score, edges, axis=0)
         is_best = score == best[self._tiles.spread]
@@ -365,10 +364,6 @@ def _different_orders(orders: tuple[str, ...], channels: int, others: int) -> li
     for index, order in enumerate(orders):
         kept.setdefault("".join(loop for loop in order if loop in live), index)
     return list(kept.values())
-
-
-def _num_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _pattern_codes(channels: np.ndarray, is_split: bool) -> np.ndarray:

@@ -39,7 +39,7 @@ LAYERS = {
 
 #: Inside hardware: a module imports from the rows above its own.
 HARDWARE = (
-    {"technology", "accelerator", "workload", "objective", "polynomial"},
+    {"technology", "accelerator", "workload", "objective", "polynomial", "threads"},
     {"mapping", "mapspace", "measured", "fills"},
     {"access_counts", "candidates", "mapper_coefficients", "mapper_tiles"},
     {"cost_model"},
