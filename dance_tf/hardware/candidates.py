@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from dance_tf.hardware.mapspace import CHANNEL_LOOPS, OTHER_LOOPS, Spread, dram_
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = ["Candidates"]
+
+#: Tilings of the other loops per chunk: some 100 MB of coefficients.
+_ROWS = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,3 +70,14 @@ class Candidates:
             tuple(others),
             dram_orders(layer, dataflow),
         )
+
+    def chunks(self) -> Iterator[range]:
+        """Yield ranges of spreads that together have a bounded number of tilings."""
+        start, rows = 0, 0
+        for index, other in enumerate(self.others):
+            if rows and rows + other.shape[2] > _ROWS:
+                yield range(start, index)
+                start, rows = index, 0
+            rows += other.shape[2]
+        if rows:
+            yield range(start, len(self.others))

@@ -25,7 +25,7 @@ from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.access_counts import AccessCounts, count_accesses
 from dance_tf.hardware.candidates import Candidates
-from dance_tf.hardware.mapper_search import SpreadSearch, Winner
+from dance_tf.hardware.mapper_search import Best, SpreadSearch, Winner
 from dance_tf.hardware.mapping import SHARED_LEVELS, SPLIT_LEVELS, Level, Mapping, MappingBatch
 from dance_tf.hardware.mapspace import (
     CHANNEL_LOOPS,
@@ -208,9 +208,9 @@ def count_mappings(
     Orders of DRAM loops that the mapper passes over as no better are not counted.
     """
     return sum(
-        search.count()
+        SpreadSearch(candidates, spreads_of_chunk, machine, sizes).count()
         for _, candidates, sizes in _candidates(layer, accelerators, machine, rule)
-        for search in SpreadSearch.chunks(candidates, machine, sizes)
+        for spreads_of_chunk in candidates.chunks()
     )
 
 
@@ -269,8 +269,12 @@ def _search(
     choice = np.full(shape, -1)
     best = np.full(shape, np.inf, np.float32)
     best_tie = np.full(shape, np.inf, np.float32)
-    for search in SpreadSearch.chunks(candidates, machine, sizes):
-        score, tie_break = search.best()
+
+    def evaluate(spreads: range) -> tuple[SpreadSearch, Best]:
+        search = SpreadSearch(candidates, spreads, machine, sizes)
+        return search, search.best()
+
+    for search, (score, tie_break) in map_in_threads(evaluate, candidates.chunks()):
         fits_x = np.asarray([np.isin(xs, list(s.pe_x)) for s in search.spreads])
         fits_y = np.asarray([np.isin(ys, list(s.pe_y)) for s in search.spreads])
         for size in range(len(sizes)):

@@ -38,8 +38,7 @@ __all__ = ["Best", "SpreadSearch", "Winner"]
 
 _CHANNELS = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
 _OTHERS = [LOOPS.index(loop) for loop in OTHER_LOOPS]
-_ROWS = 4096  # tilings of the other loops per call of the coefficients' function
-_MAPPINGS = 28_672  # per block: their figures stay in the cache
+_MAPPINGS = 114_688  # per block: few calls, and arrays that a cache still holds
 
 
 class Best(NamedTuple):
@@ -121,28 +120,6 @@ class SpreadSearch:
             Side(of_channel, pattern, needs[0]),
             Side(of_other, np.zeros_like(of_other), needs[1]),
         )
-
-    @classmethod
-    def chunks(
-        cls, candidates: Candidates, machine: MachineConfig, rf_words: np.ndarray
-    ) -> Iterator[SpreadSearch]:
-        """Yield searches of all spreads, in parts that bound the memory.
-
-        Args:
-            candidates: What to search.
-            machine: Bandwidths, technology and what is minimised.
-            rf_words: Sizes of register files, int [sizes], ascending.
-        """
-        start = 0
-        while start < len(candidates.spreads):
-            stop, rows = start, 0
-            while stop < len(candidates.spreads) and (
-                stop == start or rows + candidates.others[stop].shape[2] <= _ROWS
-            ):
-                rows += candidates.others[stop].shape[2]
-                stop += 1
-            yield cls(candidates, range(start, stop), machine, rf_words)
-            start = stop
 
     def best(self) -> Best:
         """Return the best of every spread."""
