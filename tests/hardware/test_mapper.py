@@ -11,7 +11,7 @@ import pytest
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware import cost_model, mapper_search
+from dance_tf.hardware import candidates, cost_model
 from dance_tf.hardware.mapper import LoopNestCostModel, best_mapping, count_mappings
 from dance_tf.hardware.mapping import mapping_to_json
 from dance_tf.hardware.mapspace import dram_orders
@@ -305,7 +305,7 @@ def test_a_search_in_parts_finds_the_same(pair_of_layers, monkeypatch):
     model, accelerators = LoopNestCostModel(MACHINE), _together(ACCELERATORS)
     workload = to_workload(pair_of_layers)
     whole = model(workload, accelerators)
-    monkeypatch.setattr(mapper_search, "_ROWS", 1)  # every spread by itself
+    monkeypatch.setattr(candidates, "_ROWS", 1)  # every spread by itself
     parts = model(workload, accelerators)
     np.testing.assert_array_equal(parts.latency_cycles, whole.latency_cycles)
     np.testing.assert_array_equal(parts.energy_pj, whole.energy_pj)
