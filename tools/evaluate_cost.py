@@ -23,12 +23,13 @@ with 64 B, weight_stationary.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import strict_data
+from dance_tf.strict_json import strict_data, write_text
 from dance_tf.structs import METRICS, Accelerator
 from tools import flags as common
 from tools.workload import define_workload_flags, load_workload, read_request
@@ -71,6 +72,12 @@ _MAX_AREA_MM2 = flags.DEFINE_float(
 _FORMAT = flags.DEFINE_enum(
     "format", "table", ["table", "json"], "How to print the report.", flag_values=FLAGS
 )
+_DRAW = flags.DEFINE_string(
+    "draw",
+    None,
+    "With --layer: SVG file to write, a picture of the array with what each PE holds.",
+    flag_values=FLAGS,
+)
 
 #: Where nothing else is asked for.
 _DEFAULT_ACCELERATOR = Accelerator(16, 16, 64, "weight_stationary")
@@ -86,6 +93,8 @@ def main(argv: list[str]) -> None:
     for flag in (_TOP_K, _OBJECTIVE, _WEIGHTS, *limited):
         if FLAGS[flag.name].present and not _BEST.value:
             raise UserError(f"--{flag.name} goes with --best_accelerator")
+    if _DRAW.value is not None and request.layer is None:
+        raise UserError("--draw goes with --layer: a picture is of one layer's mapping")
 
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
@@ -135,6 +144,13 @@ def main(argv: list[str]) -> None:
             fields = ("pe_x", "pe_y", "rf_bytes", "dataflow")
             accelerator = Accelerator(*(found["best"][0][field] for field in fields))
     report = break_down(workload.layers, accelerator, request.machine)
+    if _DRAW.value is not None:
+        from dance_tf.hardware.drawing import draw_array
+        from dance_tf.hardware.mapper import best_mapping
+
+        (layer,) = workload.layers
+        best = best_mapping(layer, accelerator, request.machine)
+        write_text(os.path.expanduser(_DRAW.value), draw_array(best, layer, accelerator))
     report["layers"] = [
         {"name": layer.name, "kind": layer.kind, **entry}
         for layer, entry in zip(workload.layers, report["layers"], strict=True)

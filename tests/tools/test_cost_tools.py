@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
@@ -51,6 +52,13 @@ def test_one_layer_as_json(evaluate):
     assert entry["bound_by"] in entry["cycles_by_resource"]
     assert entry["loop_nest"].endswith("multiply_accumulate")
     assert report["energy_pj"] == entry["energy_pj"] > report["macs"] * 2.2
+
+
+def test_a_picture_of_the_array(evaluate, tmp_path):
+    path = tmp_path / "array.svg"
+    evaluate(f"--layer={LAYER}", f"--accelerator={ARRAY}", f"--draw={path}")
+    picture = ElementTree.parse(path).getroot()
+    assert picture.tag.endswith("svg") and "weight_stationary" in path.read_text()
 
 
 def test_one_layer_as_text(call):
@@ -155,6 +163,7 @@ def test_the_files_of_a_run(evaluate, tmp_path):
         ([*TINY, "--architecture=mbconv3_e3"], "has 1 ops; tiny_mbconv has 2 blocks"),
         ([*TINY, "--architecture=mbconv3_e3,mbconv3_e4"], "did you mean 'mbconv3_e"),
         ([*TINY, "--architecture=zero,zero"], "not allowed at block 0"),
+        ([*TINY, "--architecture=mbconv3_e3,zero", "--draw=a.svg"], "--draw goes with --layer"),
         (["--architecture=/no/such/result.json"], "no such file"),
         ([f"--layer={LAYER}", "--accelerator=pe_x=8"], "pe_y, rf_bytes, dataflow missing"),
         ([f"--layer={LAYER}", f"--accelerator={ARRAY},pe_z=1"], "no field 'pe_z'"),
