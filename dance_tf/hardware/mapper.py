@@ -288,6 +288,8 @@ def _search(
             is_better = (value < best[size]) | ((value == best[size]) & (tie < best_tie[size]))
             is_better &= fits.any(axis=0)
             best[size][is_better], best_tie[size][is_better] = value[is_better], tie[is_better]
+            if not is_better.any():
+                continue
             indices, which = np.unique(spread[is_better], return_inverse=True)
             choice[size][is_better] = len(winners) + which
             winners += [
