@@ -54,6 +54,39 @@ def test_run(start: str):
     assert _row(start) == [_cells(run)[start] for run in RUNS.values()]
 
 
+def _benchmark_rows(report: dict[str, Any]) -> dict[str, str]:
+    """Return the rows of a report of tools.benchmark: median, then smallest to largest."""
+
+    def figure(name: str, digits: int, scale: float = 1.0) -> str:
+        spread = report["spread"][name]
+        values = (report[name], spread["min"], spread["max"])
+        median, least, most = (f"{scale * value:,.{digits}f}" for value in values)
+        return f"{median} ({least} to {most})"
+
+    return {
+        "mappings evaluated per second": f"{figure('mappings_per_s', 1, 1e-6)} million",
+        "the same over the small layers": f"{figure('table_mappings_per_s', 1, 1e-6)} million",
+        "whole default table, from nothing": (
+            f"{figure('table_build_s', 1)} s, {report['peak_memory_mb'] / 1e3:.2f} GB resident,"
+            f" {report['table_mb']:.1f} MB on disk"
+        ),
+        "exact best accelerator of one network": f"{figure('oracle_ms_per_network', 2)} ms",
+        f"exact best accelerators of {report['num_networks']:,} networks": (
+            f"{report['num_networks'] / report['oracle_networks_per_s']:.2f} s"
+        ),
+        "MobileNetV2 at 224": f"{figure('keras_application_s', 1)} s",
+    }
+
+
+def test_benchmark():
+    path = ROOT / "examples/experiments/benchmark_cost_model.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    for start, text in _benchmark_rows(report).items():
+        assert _row(start) == [text]
+    assert f"medians of {report['spread']['table_build_s']['runs']} runs" in MEASURED
+    assert report["mappings_per_s"] > 1e6 > report["baseline"]["mappings_per_cpu_s"]
+
+
 def test_peers():
     path = ROOT / "examples/experiments/peers_zigzag.json"
     peers = json.loads(path.read_text(encoding="utf-8"))
