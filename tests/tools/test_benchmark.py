@@ -14,6 +14,7 @@ from tools import flags as common
 
 NAMES = {
     "mappings_per_s",
+    "table_mappings_per_s",
     "table_build_s",
     "table_build_cpu_s",
     "peak_memory_mb",
