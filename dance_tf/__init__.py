@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from dance_tf.export import export_network
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.cost_table import CostTable, load_or_build_table
-    from dance_tf.hardware.measured import MeasuredCostModel, space_layers, write_cost_template
+    from dance_tf.hardware.measured import MeasuredCostModel, write_cost_template
     from dance_tf.hardware.objective import EDAP, Limits, Objective
     from dance_tf.hardware.oracle import best_accelerators, pareto_front, rank_accelerators
+    from dance_tf.hardware.workload import space_layers
     from dance_tf.interop.keras_model import layers_of_keras_model
     from dance_tf.presets import preset
     from dance_tf.search.dance import DanceSearch, SearchProblem
@@ -108,7 +109,7 @@ _HOMES = {
     "preset": "presets",
     "rank_accelerators": "hardware.oracle",
     "retrain": "search.retrain",
-    "space_layers": "hardware.measured",
+    "space_layers": "hardware.workload",
     "write_cost_template": "hardware.measured",
 }
 

@@ -108,21 +108,16 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
         from dance_tf.hardware.accelerator import AcceleratorSpace
         from dance_tf.hardware.benchmark import measure_mapper, measure_oracle
         from dance_tf.hardware.cost_table import load_or_build_table
-        from dance_tf.hardware.workload import conv
+        from dance_tf.hardware.workload import conv, space_layers
         from dance_tf.supernet.search_space import make_space
 
         space = make_space(config.space)
         table = load_or_build_table(space, config.hardware, cache_dir=caches[-1])
         networks = space.sample(num_networks, seed=0)
         oracle = measure_oracle(table, networks, num_runs=num_runs, on_run=_say)
-    searched = [
-        layer
-        for block, op in zip(*space.op_mask.nonzero(), strict=True)
-        for layer in space.op_layers(block, space.op_names[op])
-    ]
     accelerators = AcceleratorSpace(config.hardware.accelerators)
     mapper = measure_mapper(
-        [*space.fixed_layers(), *searched],
+        space_layers(space),
         accelerators,
         config.hardware.machine,
         num_runs=num_runs,

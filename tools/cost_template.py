@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.mapper import LoopNestCostModel
-    from dance_tf.hardware.measured import space_layers, write_cost_template
-    from dance_tf.hardware.workload import to_workload
+    from dance_tf.hardware.measured import write_cost_template
+    from dance_tf.hardware.workload import space_layers, to_workload
     from dance_tf.reporting import progress
     from dance_tf.supernet.search_space import make_space
 

@@ -28,7 +28,7 @@ from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.interop import scalesim, timeloop, zigzag
 from dance_tf.strict_json import strict_data, write_json, write_text
-from dance_tf.structs import LOOPS, Accelerator, Layer
+from dance_tf.structs import DIMENSIONS, Accelerator, Layer
 from tools import flags as common
 from tools.workload import define_workload_flags, load_workload, read_request
 
@@ -105,10 +105,7 @@ def _timeloop_files(
     width = len(str(len(layers) - 1))
     for index, (layer, cost) in enumerate(zip(layers, costs["layers"], strict=True)):
         mapping = mapping_from_json(cost["mapping"])
-        # What the mapping multiplies out to; its K is that of one group.
-        sizes: dict[str, Any] = dict(zip(LOOPS, mapping.loop_bounds, strict=True))
-        groups = sizes.pop("G")
-        sizes |= {"K": sizes["K"] * groups, "groups": groups}
+        sizes = {name: cost["padded_layer"][name] for name in (*DIMENSIONS, "groups")}
         padded = dataclasses.replace(layer, **sizes)
         texts = write_timeloop(
             layer, accelerator, mapping, machine, padded_layer=padded, version=version

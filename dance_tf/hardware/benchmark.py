@@ -14,7 +14,7 @@ from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.mapper import LoopNestCostModel, count_mappings
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.hardware.workload import layer_key, to_workload
+from dance_tf.hardware.workload import different_layers, to_workload
 from dance_tf.structs import Layer
 
 __all__ = ["MapperSpeed", "OracleSpeed", "measure_mapper", "measure_oracle"]
@@ -58,7 +58,7 @@ def measure_mapper(
         num_runs: Searches that are timed after a first one that compiles.
         on_run: Called with (what was done, seconds) after each search.
     """
-    different = list({layer_key(layer): layer for layer in layers}.values())
+    different = different_layers(layers)
     workload, rows = to_workload(different), accelerators.all()
     model = LoopNestCostModel(machine)
     first_s, *seconds = _repeat(lambda: model(workload, rows), 1 + num_runs, "search", on_run)

@@ -15,9 +15,8 @@ import numpy as np
 from dance_tf.config import MachineConfig
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.accelerator import accelerator_to_json
-from dance_tf.hardware.access_counts import count_accesses
 from dance_tf.hardware.mapper import BestMapping, best_mapping
-from dance_tf.hardware.mapping import format_loop_nest, mapping_to_json, to_batch
+from dance_tf.hardware.mapping import format_loop_nest, mapping_to_json
 from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
 
@@ -115,33 +114,21 @@ def _entries(
     machine: MachineConfig,
 ) -> list[dict[str, Any]]:
     """Return cost and mapping of every layer."""
-    batch, num_dram_slots = to_batch([b.mapping for b in found], [b.padded_layer for b in found])
-    counts = count_accesses(
-        batch,
-        num_dram_slots=num_dram_slots,
-        is_split=machine.rf_mode == "split",
-        accounting=machine.accounting,
-    )
-    cost = cost_model.mapping_cost(
-        counts,
+    cost = cost_model.cost_of_mappings(
+        [b.mapping for b in found],
+        [b.padded_layer for b in found],
         rf_words=np.full(len(layers), machine.rf_words(accelerator.rf_bytes)),
         is_row_stationary=np.full(len(layers), accelerator.dataflow == "row_stationary"),
         machine=machine,
     )
-    cost = cost_model.MappingCost(*(np.asarray(field) for field in cost))
-    compute_cycles = np.asarray(counts.compute_cycles)
     num_pes = accelerator.pe_x * accelerator.pe_y
     entries = []
     for m, (layer, best) in enumerate(zip(layers, found, strict=True)):
         cycles = int(cost.cycles[m])
         terms = [int(term) for term in cost.cycle_terms[:, m]]
-        energy = {
-            "mac": float(cost.mac_pj[m]),
-            "register_file": float(cost.register_file_pj[m]),
-            "global_buffer": float(cost.global_buffer_pj[m]),
-            "dram": float(cost.dram_pj[m]),
-            "wires": float(cost.wire_pj[:, m].sum()),
-        }
+        compute_cycles = terms[cost_model.BOUNDS.index("compute")]
+        parts = [float(part[m]) for part in cost.energy_parts_pj]
+        energy = dict(zip(cost_model.ENERGY_COMPONENTS, parts, strict=True))
         entries.append(
             {
                 "layer": layer_to_json(layer),
@@ -150,12 +137,12 @@ def _entries(
                 ),
                 "macs": layer.macs,
                 "latency_cycles": cycles,
-                "compute_cycles": int(compute_cycles[m]),
+                "compute_cycles": compute_cycles,
                 "latency_ms": cycles / machine.cycles_per_ms,
                 "energy_pj": sum(energy.values()),
                 "energy_by_component_pj": energy,
                 "utilisation": layer.macs / (num_pes * cycles),
-                "array_utilisation": layer.macs / (num_pes * int(compute_cycles[m])),
+                "array_utilisation": layer.macs / (num_pes * compute_cycles),
                 "bound_by": cost_model.BOUNDS[int(np.argmax(terms))],
                 "cycles_by_resource": dict(zip(cost_model.BOUNDS, terms, strict=True)),
                 "mapping": mapping_to_json(best.mapping),

@@ -7,14 +7,17 @@ access plus the wires of the array; area depends on the accelerator alone.
 from __future__ import annotations
 
 import fractions
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import MachineConfig
-from dance_tf.hardware.access_counts import AccessCounts
+from dance_tf.hardware.access_counts import AccessCounts, count_accesses
+from dance_tf.hardware.mapping import Mapping, to_batch
 from dance_tf.hardware.technology import technology_of
+from dance_tf.structs import Layer
 
 __all__ = [
     "BOUNDS",
@@ -22,8 +25,11 @@ __all__ = [
     "MappingCost",
     "accelerator_area_um2",
     "bandwidths",
+    "cost_of_mappings",
     "cycle_terms",
+    "energies_outside_files_pj",
     "mapping_cost",
+    "register_file_figures_pj",
     "wire_hops",
 ]
 
@@ -114,6 +120,58 @@ def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> list:
     return hops
 
 
+def energies_outside_files_pj(counts: AccessCounts, machine: MachineConfig) -> tuple:
+    """Return the energy of MACs, global buffer and DRAM, [M] each; linear in the counts."""
+    tech = technology_of(machine)
+    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
+    return (
+        counts.macs * tech.mac_pj.value,
+        counts.global_buffer_words_out * read_pj + counts.global_buffer_words_in * write_pj,
+        counts.dram_accesses * tech.dram_pj.value,
+    )
+
+
+def register_file_figures_pj(
+    rf_words: Any, machine: MachineConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return pJ per access, and per word and PE pitch of wire, of files of `rf_words` [...]."""
+    tech = technology_of(machine)
+    hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
+    return tech.register_file_pj(rf_words), hop_pj
+
+
+def cost_of_mappings(
+    mappings: Sequence[Mapping],
+    layers: Sequence[Layer],
+    *,
+    rf_words: np.ndarray,
+    is_row_stationary: np.ndarray,
+    machine: MachineConfig,
+) -> MappingCost:
+    """Count the accesses of mappings and return their cost, numpy arrays.
+
+    Args:
+        mappings: M mappings; shared or split register files as the machine has them.
+        layers: What each multiplies out to.
+        rf_words: As in `mapping_cost`.
+        is_row_stationary: As in `mapping_cost`.
+        machine: Bandwidths and technology.
+    Raises:
+        UserError: As `mapping_cost`, or if a mapping is not one of its layer.
+    """
+    batch, num_dram_slots = to_batch(mappings, layers)
+    counts = count_accesses(
+        batch,
+        num_dram_slots=num_dram_slots,
+        is_split=machine.rf_mode == "split",
+        accounting=machine.accounting,
+    )
+    cost = mapping_cost(
+        counts, rf_words=rf_words, is_row_stationary=is_row_stationary, machine=machine
+    )
+    return MappingCost(*(np.asarray(field) for field in cost))
+
+
 def mapping_cost(
     counts: AccessCounts, *, rf_words: Any, is_row_stationary: Any, machine: MachineConfig
 ) -> MappingCost:
@@ -129,19 +187,12 @@ def mapping_cost(
     Raises:
         UserError: If the technology has no figure for a size.
     """
-    tech = technology_of(machine)
     dtype = counts.macs.dtype
-    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
-    rf_pj = tf.cast(tech.register_file_pj(rf_words), dtype)
-    hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
+    rf_pj, hop_pj = (tf.cast(pj, dtype) for pj in register_file_figures_pj(rf_words, machine))
     terms = tf.stack(cycle_terms(counts, machine))
-    mac_pj = tech.mac_pj.value * counts.macs
+    mac_pj, global_buffer_pj, dram_pj = energies_outside_files_pj(counts, machine)
     register_file_pj = rf_pj * counts.rf_accesses
-    global_buffer_pj = read_pj * counts.global_buffer_words_out
-    global_buffer_pj += write_pj * counts.global_buffer_words_in
-    dram_pj = tech.dram_pj.value * counts.dram_accesses
-    hops = wire_hops(counts, is_row_stationary=is_row_stationary)
-    wire_pj = tf.cast(hop_pj, dtype) * tf.stack(hops)
+    wire_pj = hop_pj * tf.stack(wire_hops(counts, is_row_stationary=is_row_stationary))
     return MappingCost(
         cycles=tf.reduce_max(terms, axis=0),
         energy_pj=mac_pj

@@ -26,7 +26,7 @@ from dance_tf.hardware.cost_source import make_cost_model
 from dance_tf.hardware.layer_costs import LayerCosts, cost_layers, describe_layer, has_details
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.table_store import build_in_parts, read_arrays
-from dance_tf.hardware.workload import layer_key
+from dance_tf.hardware.workload import layer_key, space_layers
 from dance_tf.protocols import CostModel, SearchSpace
 from dance_tf.structs import Layer
 
@@ -248,8 +248,7 @@ def load_or_build_table(
     folder = default_cache_dir() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
     path = folder / f"table_{content_hash[:16]}"
 
-    every = [*space.fixed_layers(), *(layer for layers in cells.values() for layer in layers)]
-    different = list({layer_key(layer): layer for layer in every}.values())
+    different = space_layers(space)
     layer_rows = {layer_key(layer): row for row, layer in enumerate(different)}
 
     def compute(part: int) -> dict[str, np.ndarray]:

@@ -120,8 +120,8 @@ def fills_of_orders(
         box_words("weights", buffer, nests),
         box_words("outputs", buffer, nests),
     ]
-    per_pe = product([dram[d] for d in _OUTPUT_DIMS])
-    spatial = [nests.spatial_x[d] * nests.spatial_y[d] for d in _OUTPUT_DIMS]
+    # Outputs that different PEs hold at a time; each PE visits its share of all.
+    at_once = product([nests.spatial_x[d] * nests.spatial_y[d] for d in _OUTPUT_DIMS])
     result = []
     for order in orders:
         states = scanned[tuple(reversed(order))][1]
@@ -130,7 +130,7 @@ def fills_of_orders(
                 weights=tiles[0] * states[0].count,
                 inputs=states[1].fills,
                 outputs=tiles[1] * states[2].count,
-                first_outputs=per_pe / product(spatial),
+                first_outputs=all_outputs / at_once,
                 buffer_weights=tiles[2] * states[3].count,
                 buffer_inputs=states[4].fills,
                 buffer_outputs=tiles[3] * states[5].count,

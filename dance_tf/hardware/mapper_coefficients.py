@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from dance_tf.hardware.fills import Fills, LoopNests, fills_of_orders
 from dance_tf.hardware.mapspace import CHANNEL_LOOPS, OTHER_LOOPS, RULES, WEIGHT_SPAD_ORDER
-from dance_tf.hardware.polynomial import Polynomial
+from dance_tf.hardware.polynomial import Polynomial, add_up
 from dance_tf.structs import LOOPS
 
 __all__ = ["FILLS", "FillCoefficients", "fill_coefficients"]
@@ -158,11 +158,11 @@ def _nests(
 
 def _canonical(fills: Any, totals: Any) -> dict[frozenset[str], Any]:
     """Return the terms, a loop's three factors replaced by their product, which is known."""
-    terms: dict[frozenset[str], Any] = {}
+    terms = []
     for monomial, coefficient in getattr(fills, "terms", {frozenset(): fills}).items():
         for j, loop in enumerate(CHANNEL_LOOPS):
             factors = {level + loop for level in _LEVELS}
             if factors <= monomial:
                 monomial, coefficient = monomial - factors, coefficient * totals[j][None]
-        terms[monomial] = terms[monomial] + coefficient if monomial in terms else coefficient
-    return terms
+        terms.append((monomial, coefficient))
+    return add_up(terms)

@@ -13,7 +13,6 @@ from dance_tf.hardware.fills import Fills
 from dance_tf.hardware.mapper_coefficients import FILLS
 from dance_tf.hardware.mapspace import Spread
 from dance_tf.hardware.polynomial import Polynomial
-from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import LOOPS
 
 __all__ = ["figure_weights"]
@@ -27,8 +26,6 @@ def figure_weights(
     Figures are the words of buffer reads, buffer writes and DRAM, times the first of
     `cost_model.bandwidths`, and the energy with each size of register file.
     """
-    tech = technology_of(machine)
-    read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
     x = np.asarray([spread.x for spread in spreads], np.float64).T
     y = np.asarray([spread.y for spread in spreads], np.float64).T
     padded = np.asarray([spread.padded_bounds for spread in spreads], np.float64).T
@@ -49,19 +46,15 @@ def figure_weights(
     words_out, words_in = counts.global_buffer_words_out, counts.global_buffer_words_in
     dram = counts.dram_accesses
     hops = cost_model.wire_hops(counts, is_row_stationary=dataflow == "row_stationary")
-    fixed_pj = (
-        words_out * read_pj
-        + words_in * write_pj
-        + dram * tech.dram_pj.value
-        + counts.macs * tech.mac_pj.value
-    )
+    mac_pj, global_buffer_pj, dram_pj = cost_model.energies_outside_files_pj(counts, machine)
+    fixed_pj = global_buffer_pj + dram_pj + mac_pj
     wire_pj = hops[0] + hops[1] + hops[2]
     (out_times, in_times, dram_times), _ = cost_model.bandwidths(machine)
-    hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
+    per_file = zip(*cost_model.register_file_figures_pj(rf_words, machine), strict=True)
     figures = [words_out * out_times, words_in * in_times, dram * dram_times]
     figures += [
         fixed_pj + counts.rf_accesses * float(file_pj) + wire_pj * float(one_hop_pj)
-        for file_pj, one_hop_pj in zip(tech.register_file_pj(rf_words), hop_pj, strict=True)
+        for file_pj, one_hop_pj in per_file
     ]
     monomials = [frozenset[str](), *(frozenset([name]) for name in FILLS)]
     result = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)

@@ -209,8 +209,6 @@ class SpreadSearch:
         best, ties = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
         words = self._fitting_words(*self._pairs(tiles))
         some_fit = (words <= self._rf_words[-1]).any(axis=(1, 2))
-        if some_fit.all():
-            return self._scores_of_fitting(tiles, words)
         if some_fit.any():
             best[some_fit], ties[some_fit] = self._scores_of_fitting(
                 tiles[some_fit], words[some_fit]

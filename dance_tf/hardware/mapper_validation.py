@@ -21,10 +21,9 @@ import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.access_counts import count_accesses
-from dance_tf.hardware.cost_model import mapping_cost
+from dance_tf.hardware.cost_model import cost_of_mappings
 from dance_tf.hardware.mapper import best_mapping
-from dance_tf.hardware.mapping import Mapping, to_batch
+from dance_tf.hardware.mapping import Mapping
 from dance_tf.hardware.validation import (
     machine_of_run,
     parse_cases,
@@ -178,20 +177,14 @@ def _evaluate(
     machines = [case.machine for case in cases]
     for machine in dict.fromkeys(machines):
         rows = [row for row, other in enumerate(machines) if other == machine]
-        batch, num_dram_slots = to_batch([mappings[r] for r in rows], [layers[r] for r in rows])
-        counts = count_accesses(
-            batch,
-            num_dram_slots=num_dram_slots,
-            is_split=machine.rf_mode == "split",
-            accounting=machine.accounting,
-        )
-        cost = mapping_cost(
-            counts,
+        cost = cost_of_mappings(
+            [mappings[r] for r in rows],
+            [layers[r] for r in rows],
             rf_words=np.asarray([cases[r].rf_words for r in rows]),
             is_row_stationary=np.asarray([cases[r].dataflow == "row_stationary" for r in rows]),
             machine=machine,
         )
-        pairs = zip(np.asarray(cost.cycles), np.asarray(cost.energy_pj), strict=True)
+        pairs = zip(cost.cycles, cost.energy_pj, strict=True)
         result |= {r: (float(c), float(e)) for r, (c, e) in zip(rows, pairs, strict=True)}
     return [result[row] for row in range(len(cases))]
 

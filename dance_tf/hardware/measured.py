@@ -22,19 +22,18 @@ import collections
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.hardware.workload import layer_key
-from dance_tf.protocols import SearchSpace
+from dance_tf.hardware.workload import different_layers, layer_key
 from dance_tf.reporting import read_csv, write_csv
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
 
-__all__ = ["MeasuredCostModel", "space_layers", "write_cost_template"]
+__all__ = ["MeasuredCostModel", "write_cost_template"]
 
 _INFEASIBLE = "infeasible"
 _STEPS = ("stride_w", "stride_h", "dilation_w", "dilation_h")
@@ -166,16 +165,6 @@ class MeasuredCostModel:
         return digest.hexdigest()
 
 
-def space_layers(space: SearchSpace) -> list[Layer]:
-    """Return the layers of different shape that the networks of a space are made of."""
-    layers = list(space.fixed_layers())
-    for block in range(space.num_blocks):
-        for op, name in enumerate(space.op_names):
-            if space.op_mask[block, op]:
-                layers += space.op_layers(block, name)
-    return _different(layers)
-
-
 def write_cost_template(
     path: str | os.PathLike,
     layers: Sequence[Layer],
@@ -195,7 +184,7 @@ def write_cost_template(
         The number of rows.
     """
     cycles_per_ms = (machine or MachineConfig()).cycles_per_ms
-    different = _different(layers)
+    different = different_layers(layers)
     index = {layer: row for row, layer in reversed(list(enumerate(layers)))}
     rows = []
     for column, array in enumerate(_arrays(accelerators)):
@@ -211,13 +200,6 @@ def write_cost_template(
             rows.append([layer.name, *shape, *array[:3], DATAFLOWS[array[3]], *costs])
     write_csv(path, _TEMPLATE, rows)
     return len(rows)
-
-
-def _different(layers: Iterable[Layer]) -> list[Layer]:
-    found: dict[tuple, Layer] = {}
-    for layer in layers:
-        found.setdefault(layer_key(layer), layer)
-    return list(found.values())
 
 
 def _keys(workload: Workload) -> list[tuple]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Polynomial", "where"]
+__all__ = ["Polynomial", "add_up", "where"]
 
 _Monomial = frozenset[str]
 
@@ -36,10 +36,7 @@ class Polynomial:
         return cls({frozenset([name]): 1.0}, is_live)
 
     def __add__(self, other: Any) -> Polynomial:
-        terms = dict(self.terms)
-        for monomial, coefficient in _terms(other):
-            terms[monomial] = terms[monomial] + coefficient if monomial in terms else coefficient
-        return Polynomial(terms)
+        return Polynomial(add_up([*self.terms.items(), *_terms(other)]))
 
     def __neg__(self) -> Polynomial:
         return self * -1.0
@@ -51,15 +48,13 @@ class Polynomial:
         return -self + other
 
     def __mul__(self, other: Any) -> Polynomial:
-        terms: dict[_Monomial, Any] = {}
+        products = []
         for left, a in self.terms.items():
             for right, b in _terms(other):
                 if left & right:
                     raise ValueError(f"the square of {', '.join(left & right)} is not multilinear")
-                product = _times(a, b)
-                monomial = left | right
-                terms[monomial] = terms[monomial] + product if monomial in terms else product
-        return Polynomial(terms)
+                products.append((left | right, _times(a, b)))
+        return Polynomial(add_up(products))
 
     def __truediv__(self, other: Any) -> Polynomial:
         return Polynomial({monomial: a / other for monomial, a in self.terms.items()})
@@ -73,6 +68,14 @@ class Polynomial:
     __radd__, __rmul__ = __add__, __mul__
     # An array on the left leaves the operation to the polynomial.
     __array_ufunc__ = None
+
+
+def add_up(terms: Iterable[tuple[_Monomial, Any]]) -> dict[_Monomial, Any]:
+    """Return the terms with the coefficients of each monomial added."""
+    sums: dict[_Monomial, Any] = {}
+    for monomial, coefficient in terms:
+        sums[monomial] = sums[monomial] + coefficient if monomial in sums else coefficient
+    return sums
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dance_tf.protocols import SearchSpace
 from dance_tf.structs import Layer, Workload
 
-__all__ = ["conv", "dense", "depthwise", "layer_key", "to_workload"]
+__all__ = [
+    "conv",
+    "dense",
+    "depthwise",
+    "different_layers",
+    "layer_key",
+    "space_layers",
+    "to_workload",
+]
 
 
 def conv(
@@ -59,6 +68,24 @@ def dense(name: str, *, in_features: int, out_features: int) -> Layer:
 def layer_key(layer: Layer) -> tuple:
     """Return what determines a layer's cost: everything but its name."""
     return (*layer.loop_bounds, *layer.stride, *layer.dilation)
+
+
+def different_layers(layers: Iterable[Layer]) -> list[Layer]:
+    """Return the first of the layers of each shape."""
+    found: dict[tuple, Layer] = {}
+    for layer in layers:
+        found.setdefault(layer_key(layer), layer)
+    return list(found.values())
+
+
+def space_layers(space: SearchSpace) -> list[Layer]:
+    """Return the layers of different shape that the networks of a space are made of."""
+    layers = list(space.fixed_layers())
+    for block in range(space.num_blocks):
+        for op, name in enumerate(space.op_names):
+            if space.op_mask[block, op]:
+                layers += space.op_layers(block, name)
+    return different_layers(layers)
 
 
 def to_workload(layers: Sequence[Layer]) -> Workload:

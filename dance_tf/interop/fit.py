@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from dance_tf.errors import UserError
+from dance_tf.hardware import mapspace
+from dance_tf.hardware.fills import OPERANDS
 from dance_tf.hardware.mapping import Mapping
 from dance_tf.structs import LOOPS, Layer
 
@@ -22,15 +26,9 @@ def tile_words(layer: Layer, mapping: Mapping, level: str, operand: str) -> int:
         for name, bound in (*found.temporal, *found.spatial_x, *found.spatial_y):
             # A depthwise layer's K is what G is elsewhere: it indexes all three operands.
             extent["G" if layer.kind == "depthwise" and name == "K" else name] *= bound
-    if operand == "weights":
-        return math.prod(extent[name] for name in "KCRSG")
-    if operand == "outputs":
-        return math.prod(extent[name] for name in "NKPQG")
-    sides = [
-        (extent[out] - 1) * stride + (extent[tap] - 1) * dilation + 1
-        for out, tap, stride, dilation in zip("PQ", "RS", layer.stride, layer.dilation, strict=True)
-    ]
-    return extent["N"] * extent["C"] * extent["G"] * math.prod(sides)
+    # Of Python's integers, as a user's sizes may be past 64 bits.
+    extents = np.asarray(list(extent.values()), object)
+    return int(mapspace.tile_words(layer, extents)[OPERANDS.index(operand)])
 
 
 def check_fits(
