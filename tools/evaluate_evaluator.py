@@ -3,7 +3,8 @@
 Prints one JSON object, for one-hot and for soft architectures: accuracy per head with the
 entropy of its labels and the accuracy of always giving the most frequent one, regret of
 the generated accelerator, relative error of the metrics, and the cosine of its gradient
-with the exact one. Errors and regrets are fractions.
+with that of the exact cost at the exact best accelerator (`hard_minimum`) and with that of
+the exact evaluator (`soft_minimum`). Errors and regrets are fractions.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import json
 from absl import flags
 
 from dance_tf.reporting import progress
+from dance_tf.strict_json import strict_data
 from tools import flags as common
 
-FLAGS = common.shared_flags("preset", "config", "set", "evaluator", "seed", "cache_dir")
+FLAGS = common.shared_flags("preset", "config", "set", "space", "evaluator", "seed", "cache_dir")
 _NUM_ARCHITECTURES = flags.DEFINE_integer(
     "num_architectures",
     2000,
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
         config.seed,
         softmin_temperature=config.evaluator.softmin_temperature,
     )
-    print(json.dumps(report, indent=2, allow_nan=False))
+    print(json.dumps(strict_data(report), indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ EXPERIMENT = (
     "preset",
     "config",
     "set",
+    "space",
     "dataset",
     "data_dir",
     "evaluator",
@@ -68,6 +69,7 @@ EXPERIMENT = (
 _STRINGS = {
     "preset": f"Configuration to start from: {', '.join(PRESETS)}. Without --config: digits.",
     "config": "JSON file to start from, such as the config.json of an earlier run.",
+    "space": "Network space, short for --set=space.name=NAME.",
     "dataset": "digits (embedded) or the name of a TFDS image-classification data set.",
     "data_dir": "Folder of prepared TFDS data sets. Otherwise TFDS_DATA_DIR, otherwise TFDS's own.",
     "cache_dir": "Folder where cost tables are kept between runs.",
@@ -133,6 +135,9 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     else:
         config = preset(given.get("preset") or "digits")
     config = override(config, given.get("set") or [])
+    if given.get("space") is not None:
+        space = dataclasses.replace(config.space, name=given["space"])
+        config = dataclasses.replace(config, space=space)
     data = {k: given[k] for k in ("dataset", "data_dir") if given.get(k) is not None}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
     if given.get("evaluator") is not None:

@@ -62,7 +62,20 @@ def test_evaluates_the_exact_one(call):
     status, out, _ = call(evaluate_evaluator, "--preset=tiny", "--num_architectures=16")
     report = json.loads(out)
     assert status == 0 and report["evaluator"] == "exact"
-    assert report["soft"]["gradient_cosine"]["p1"] == pytest.approx(1.0, abs=1e-6)
+    assert report["soft"]["gradient_cosine"]["soft_minimum"]["p1"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_space_is_short_for_its_field(call, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        cost_table,
+        "load_or_build_table",
+        lambda space, *a, **k: asked.append(space.name) or make_fake_table(),
+    )
+    status, _, _ = call(
+        evaluate_evaluator, "--evaluator=exact", "--space=tiny_mbconv", "--num_architectures=2"
+    )
+    assert (status, asked) == (0, ["tiny_mbconv"])
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_later_flags_win_over_set_and_set_over_the_preset():
             "--set=search.epochs=11",
             "--set=seed=4",
             "--seed=7",
+            "--set=space.name=cifar_mbconv",
+            "--space=tiny_mbconv",
             "--dataset=mnist",
             "--data_dir=a b",
             "--evaluator=exact",
@@ -53,6 +55,7 @@ def test_later_flags_win_over_set_and_set_over_the_preset():
         [
             "search.epochs=11",
             "seed=7",
+            "space.name=tiny_mbconv",
             "data.dataset=mnist",
             "data.data_dir=a b",
             "evaluator.kind=exact",
