@@ -5,6 +5,8 @@ the number of runs. What a user would wait for is timed as a user would: a proce
 own, TensorFlow's import, compilation and an empty cache included; `_cpu_s` beside it are
 the seconds of all cores, which other work on the machine changes less.
 
+Suite `cost_model`:
+
     mappings_per_s         mappings evaluated by a search for the best ones, enumeration
                            included, compilation not (`compile_s`); all cores
     table_build_s          the whole cost table from nothing; peak_memory_mb of that
@@ -13,10 +15,20 @@ the seconds of all cores, which other work on the machine changes less.
                            first one takes `oracle_first_s`
     oracle_networks_per_s  the same for many networks in one call
     keras_application_s    MobileNetV2 from keras.applications to its best accelerators
+
+Suite `evaluator`; queries are asked on one core, in a process of its own, which is the
+suite `evaluator_queries`:
+
+    keras_ms, saved_model_ms, exact_ms   a single query: of the evaluator in Python, of its
+                           SavedModel, and of the table for the exact best accelerator
+    batched_per_s          queries per second of the SavedModel, 1024 a call
+    exact_batched_per_s    the same of the table
+    train_s                both networks from nothing, the table being there; all cores
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -25,7 +37,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -154,6 +167,84 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
     return Measured(samples, facts)
 
 
+def evaluator(num_runs: int, is_quick: bool) -> Measured:
+    """Measure what the evaluator costs to make and to ask."""
+    # Quick: the same steps on two blocks, and hardly trained.
+    name = "tiny" if is_quick else "cifar10"
+    asked = ("--suite=evaluator_queries", "--runs=1", *(("--quick",) if is_quick else ()))
+    runs = [_fresh("benchmark", *asked, environment=_ONE_CORE) for _ in range(num_runs)]
+    samples = {name: [run.output[name] for run in runs] for name in runs[0].output["spread"]}
+    with tempfile.TemporaryDirectory() as folder:
+        steps = [f"--set=evaluator.training_steps={_QUICK_STEPS}"] if is_quick else []
+        # Once: it takes minutes. The queries have left the table where it finds it.
+        training = _fresh(
+            "train_evaluator", f"--preset={name}", *steps, f"--output_dir={folder}/evaluator"
+        )
+    samples["train_s"] = [training.wall_s]
+    samples["train_cpu_s"] = [training.cpu_s]
+    facts = ("space", "num_accelerators", "num_queries", "batch_size")
+    return Measured(samples, {fact: runs[0].output[fact] for fact in facts})
+
+
+def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
+    """Measure how fast the shipped evaluator and the table answer, on the threads there are."""
+    config = preset("tiny" if is_quick else "cifar10")
+    num_queries, batch_size = (20, 16) if is_quick else (1000, 1024)
+    common.load_tensorflow()
+    from dance_tf.evaluator.benchmark import draw_queries, measure_batches, measure_singles
+    from dance_tf.evaluator.loading import load_evaluator
+    from dance_tf.evaluator.training import train_evaluator
+    from dance_tf.export_evaluator import export_evaluator
+    from dance_tf.hardware.cost_table import load_or_build_table
+    from dance_tf.hardware.oracle import best_accelerators
+    from dance_tf.serving import ServedModel
+    from dance_tf.supernet.search_space import make_space
+
+    space = make_space(config.space)
+    table = load_or_build_table(space, config.hardware)
+    with tempfile.TemporaryDirectory() as folder:
+        network = dataclasses.replace(config.evaluator, kind="neural")
+        if is_quick:  # none is shipped for the tiny space
+            short = dataclasses.replace(network, training_steps=_QUICK_STEPS)
+            train_evaluator(table, short, config.seed, f"{folder}/trained")
+            network = dataclasses.replace(short, path=f"{folder}/trained")
+        trained = load_evaluator(network, table)
+        exported = export_evaluator(trained, f"{folder}/served")
+        served = ServedModel(exported["path"])
+    asks = {
+        "keras": lambda weights, vectors: trained.evaluate(weights, vectors).metrics.numpy(),
+        "saved_model": lambda weights, vectors: served(
+            mixture_weights=weights, objective_vectors=vectors
+        ),
+        "exact": lambda weights, vectors: best_accelerators(table, weights, vectors).value.numpy(),
+    }
+    samples: dict[str, list[float]] = {}
+    for run in range(num_runs):
+        singles = measure_singles(asks, draw_queries(space, num_queries, run))
+        batches = measure_batches(
+            {"batched": asks["saved_model"], "exact_batched": asks["exact"]},
+            draw_queries(space, 8 * batch_size, run),
+            size=batch_size,
+        )
+        for name, seconds in singles.items():
+            samples.setdefault(f"{name}_ms", []).append(1e3 * seconds)
+        for name, per_s in batches.items():
+            samples.setdefault(f"{name}_per_s", []).append(per_s)
+    facts = {
+        "space": space.name,
+        "num_accelerators": len(table.accelerators),
+        "num_queries": num_queries,
+        "batch_size": batch_size,
+    }
+    return Measured(samples, facts)
+
+
+#: Holds TensorFlow to one thread, which it reads as it starts.
+_ONE_CORE = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+_QUICK_STEPS = 5
+
+
 class Fresh(NamedTuple):
     """What a tool in a process of its own printed and took."""
 
@@ -163,8 +254,10 @@ class Fresh(NamedTuple):
     peak_memory_mb: float  # resident
 
 
-def _fresh(tool: str, *arguments: str) -> Fresh:
-    """Run a tool in a new process; its progress goes to our stderr.
+def _fresh(
+    tool: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Fresh:
+    """Run a tool in a new process, with more in its environment; its stderr is ours.
 
     Raises:
         UserError: If it fails; its own line then stands above ours.
@@ -175,6 +268,7 @@ def _fresh(tool: str, *arguments: str) -> Fresh:
         stdout=subprocess.PIPE,
         text=True,
         cwd=pathlib.Path(__file__).resolve().parents[1],
+        env={**os.environ, **environment},
     ) as process:
         text = process.stdout.read() if process.stdout else ""
         # Of this child alone, which getrusage(RUSAGE_CHILDREN) does not tell.
@@ -198,7 +292,11 @@ def _say(what: str, seconds: float) -> None:
 
 
 #: Suites by name: (number of runs, whether quick) -> Measured.
-SUITES: dict[str, Callable[[int, bool], Measured]] = {"cost_model": cost_model}
+SUITES: dict[str, Callable[[int, bool], Measured]] = {
+    "cost_model": cost_model,
+    "evaluator": evaluator,
+    "evaluator_queries": evaluator_queries,
+}
 
 FLAGS = common.shared_flags()
 _SUITE = flags.DEFINE_enum(

@@ -8,7 +8,10 @@ import sys
 import pytest
 
 from dance_tf.errors import UserError
+from dance_tf.evaluator import training
 from dance_tf.hardware import benchmark as library
+from dance_tf.hardware import cost_table
+from tests.evaluator.fake_table import make_fake_table
 from tools import benchmark
 from tools import flags as common
 
@@ -30,15 +33,25 @@ def _call(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, st
     return status, *capsys.readouterr()
 
 
+EVALUATOR_NAMES = {
+    *(f"{name}_ms" for name in ("keras", "saved_model", "exact")),
+    *(f"{name}_per_s" for name in ("batched", "exact_batched")),
+}
+
+
 def _check(report: dict, num_runs: int) -> None:
-    assert set(report["spread"]) == NAMES
-    for name in NAMES:
+    _check_spread(report, NAMES, num_runs)
+    assert report["baseline"]["mappings_per_cpu_s"] == 640 and report["baseline"]["source"]
+
+
+def _check_spread(report: dict, names: set[str], num_runs: int) -> None:
+    assert set(report["spread"]) == names
+    for name in names:
         spread = report["spread"][name]
         assert spread["runs"] == num_runs
         assert 0 < spread["min"] <= report[name] <= spread["max"]
     assert report["machine"]["cpu"] and report["machine"]["memory_gib"]
     assert report["versions"]["tensorflow"]
-    assert report["baseline"]["mappings_per_cpu_s"] == 640 and report["baseline"]["source"]
 
 
 def test_report_is_the_median_of_each_measure(monkeypatch, capsys, tmp_path):
@@ -79,6 +92,42 @@ def test_report_is_the_median_of_each_measure(monkeypatch, capsys, tmp_path):
     assert (report["oracle_first_s"], report["num_layers"]) == (0.5, 2)
 
 
+def test_the_evaluator_is_asked_on_one_core_and_trained_on_all(monkeypatch, capsys):
+    """With three runs whose numbers are known; nothing is asked or trained."""
+    calls = []
+
+    def fresh(tool: str, *arguments: str, environment=None) -> benchmark.Fresh:
+        calls.append((tool, arguments, environment))
+        median = {"keras_ms": float(len(calls)), "exact_per_s": 100.0 / len(calls)}
+        facts = {"space": "s", "num_accelerators": 2, "num_queries": 3, "batch_size": 4}
+        return benchmark.Fresh({**median, "spread": {**median}, **facts}, 60.0, 90.0, 100.0)
+
+    monkeypatch.setattr(benchmark, "_fresh", fresh)
+    status, out, error = _call(capsys, "--suite=evaluator")
+    assert (status, error) == (0, "")
+    report = json.loads(out)
+    assert [call[0] for call in calls] == ["benchmark"] * 3 + ["train_evaluator"]
+    for _, arguments, environment in calls[:3]:
+        assert arguments == ("--suite=evaluator_queries", "--runs=1")
+        assert environment["TF_NUM_INTRAOP_THREADS"] == "1"
+    assert calls[3][1][0] == "--preset=cifar10" and calls[3][2] is None
+    assert (report["train_s"], report["train_cpu_s"]) == (60.0, 90.0)
+    assert report["spread"]["keras_ms"] == {"min": 1.0, "max": 3.0, "runs": 3}
+    assert (report["keras_ms"], report["exact_per_s"], report["batch_size"]) == (2.0, 50.0, 4)
+
+
+def test_queries_are_answered_by_all_ways(monkeypatch, capsys):
+    """A hardly trained evaluator of a made-up table."""
+    monkeypatch.setattr(cost_table, "load_or_build_table", lambda *a, **k: make_fake_table())
+    monkeypatch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
+    monkeypatch.setattr(training, "_NUM_ASSESSED", 16)
+    status, out, error = _call(capsys, "--suite=evaluator_queries", "--quick")
+    assert status == 0, error
+    report = json.loads(out, parse_constant=pytest.fail)
+    _check_spread(report, EVALUATOR_NAMES, 1)
+    assert (report["space"], report["num_accelerators"]) == ("tiny_mbconv", 54)
+
+
 def test_a_process_of_its_own_is_timed_and_weighed(monkeypatch, tmp_path):
     """A stand-in for Python, which holds 300 MB and answers with its arguments."""
     program = tmp_path / "python"
@@ -111,6 +160,15 @@ def test_a_wrong_flag_is_one_line(capsys, flag, message):
     status, out, error = _call(capsys, flag)
     assert (status, out) == (2, "")
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_quick_run_of_the_evaluator_measures_everything(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    status, out, error = _call(capsys, "--suite=evaluator", "--quick")
+    assert status == 0, error
+    report = json.loads(out, parse_constant=pytest.fail)
+    _check_spread(report, {*EVALUATOR_NAMES, "train_s", "train_cpu_s"}, 1)
 
 
 @pytest.mark.slow
