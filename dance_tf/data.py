@@ -1,7 +1,7 @@
 """Where images come from: the embedded digits, or any TFDS image-classification data set.
 
-The only user of tensorflow_datasets. Prepared data is read from its folder alone,
-without the data set's code, and nothing is ever downloaded but by `prepare`.
+The only user of tensorflow_datasets, beside the label data set. Prepared data is read from
+its folder alone, without the data set's code, and nothing is ever downloaded but by `prepare`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from dance_tf.images import ArrayImages, Augmentation, StreamedImages, digits, h
 from dance_tf.prepared import Prepared, resolve_data_dir
 from dance_tf.protocols import ImageDataset
 
-__all__ = ["MAX_BYTES_IN_MEMORY", "Prepared", "load_images", "prepare", "resolve_data_dir"]
+__all__ = [
+    "MAX_BYTES_IN_MEMORY",
+    "Prepared",
+    "load_images",
+    "open_prepared",
+    "prepare",
+    "resolve_data_dir",
+]
 
 #: A larger data set is read from its files at every pass.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
@@ -89,7 +96,7 @@ def prepare(name: str, data_dir: str | None = None) -> Prepared:
     folder = prepared.find_prepared(name, data_dir)
     if folder is None:
         folder = _download_and_prepare(name, data_dir)
-    builder = _open(folder)
+    builder = open_prepared(folder)
     _feature_keys(name, builder)
     return Prepared(str(folder), {k: s.num_examples for k, s in builder.info.splits.items()})
 
@@ -112,7 +119,7 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
     folder = prepared.find_prepared(name, data_dir)
     if folder is None:
         _raise_missing(name, data_dir)
-    builder = _open(folder)
+    builder = open_prepared(folder)
     image_key, label_key = _feature_keys(name, builder)
     num_classes = builder.info.features[label_key].num_classes
     sources = {"train": "train", "test": _test_source(name, builder, label_key)}
@@ -189,8 +196,12 @@ def _augmentation(dataset: str, size: int) -> Augmentation:
 # TFDS.
 
 
-def _open(folder: Path) -> Any:
-    """Return the TFDS builder of a prepared data set, once its files are all there."""
+def open_prepared(folder: Path) -> Any:
+    """Return the TFDS builder of a prepared data set, once its files are all there.
+
+    Raises:
+        UserError: If a file is missing, damaged or cut short.
+    """
     import tensorflow_datasets as tfds
 
     mend = f"remove {folder} and prepare it again"

@@ -24,7 +24,14 @@ from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import Limits, Objective
 from dance_tf.structs import METRICS
 
-__all__ = ["TIE_TOLERANCE", "Best", "best_accelerators", "pareto_front", "rank_accelerators"]
+__all__ = [
+    "TIE_TOLERANCE",
+    "Best",
+    "best_accelerators",
+    "contender_rows",
+    "pareto_front",
+    "rank_accelerators",
+]
 
 #: Relative difference of objectives below which accelerators are tied.
 TIE_TOLERANCE = 2e-6
@@ -83,6 +90,14 @@ def best_accelerators(
     starts = range(0, num, _CHUNK)
     chunks = [choose(weights[s : s + _CHUNK], vectors[s : s + _CHUNK]) for s in starts]
     return Best(*(tf.concat(fields, axis=0) for fields in zip(*chunks, strict=True)))
+
+
+def contender_rows(table: CostTable) -> np.ndarray:
+    """Return the accelerators of a table that can be best for something, int32 [C], increasing.
+
+    Each other one is no better than one of these for any network, under any objective.
+    """
+    return _contenders(table).rows.numpy()
 
 
 def rank_accelerators(

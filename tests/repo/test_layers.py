@@ -30,7 +30,7 @@ LAYERS = {
     "hardware": {"config", "writing"},
     "space": {"config", "hardware.workload"},
     "supernet": {"config", "space", "hardware.workload"},
-    "evaluator": {"config", "writing", "hardware", "space"},
+    "evaluator": {"config", "writing", "hardware", "space", "data"},
     "data": {"config"},
     "export": {"config", "writing"},
     "interop": {"config", "writing", "hardware"},
@@ -54,7 +54,7 @@ HARDWARE = (
 
 #: Import name to the only files that may use it.
 OWNERS = {
-    "tensorflow_datasets": ("dance_tf/data",),
+    "tensorflow_datasets": ("dance_tf/data", "dance_tf/evaluator/label_dataset"),
     "importlib_resources": ("dance_tf/data",),
     "sklearn": ("dance_tf/data", "dance_tf/images"),
     "absl": ("tools/",),

@@ -145,3 +145,29 @@ def test_evaluator():
     ]
     for regret in products:
         assert f"{100 * regret['mean']:.4f} % and {100 * regret['max']:.3f} %" in MEASURED
+
+
+def test_labels():
+    sets = [
+        json.loads((ROOT / f"examples/experiments/labels_{space}.json").read_text("utf-8"))
+        for space in ("cifar_mbconv", "cifar_mbconv_small")
+    ]
+    kinds = {
+        "edap": "EDAP",
+        "random_products": "random products",
+        "random_linear": "random linear",
+        "single_metrics": "single metrics",
+    }
+    for kind, name in kinds.items():
+        cells = []
+        for labels in sets:
+            found = labels["statistics"]["objectives"][kind]
+            heads = ", ".join(f"{bits:.2f}" for bits in found["head_entropy_bits"].values())
+            loss = 100 * found["one_for_all"]["mean_loss"]
+            cells.append(f"{heads}; {found['num_ever_best']}; {loss:.2f} %")
+        assert _row(f"labels, {name}") == cells
+    assert _row("ever best, over") == [str(s["statistics"]["num_ever_best"]) for s in sets]
+    assert _row("seconds of a core for 50,000") == [
+        f"{s['without_writing']['cpu_s']:.1f} s, {s['cpu_s']:.1f} s" for s in sets
+    ]
+    assert all(s["statistics"]["num_pairs"] == 1_800_000 for s in sets)
