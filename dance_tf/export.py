@@ -10,12 +10,8 @@ in all formats: a TFLite interpreter starts at one image and can be resized.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -25,7 +21,8 @@ import tensorflow as tf
 from dance_tf.errors import UserError
 from dance_tf.export_accelerator import read_accelerator, write_accelerator
 from dance_tf.export_evaluator import export_evaluator
-from dance_tf.serving import SIGNATURE, ServedModel, staging_folder
+from dance_tf.export_tflite import convert_to_tflite, open_interpreter, quiet_stderr
+from dance_tf.serving import ServedModel, staging_folder
 from dance_tf.signatures import (
     BATCH_SIZE,
     Images,
@@ -174,38 +171,6 @@ def load_network(path: str) -> keras.Model:
         raise UserError(f"{path}: Keras cannot load it as a network: {reason}") from error
 
 
-def convert_to_tflite(
-    saved_model_dir: str, calibration_images: Images | None = None, *, use_int8_io: bool = True
-) -> bytes:
-    """Return a SavedModel as TFLite: float, or all-integer if there are calibration images.
-
-    It starts from the SavedModel, never from the Keras object: conversion from concrete
-    functions of Keras 3 models has dropped weights without a word.
-
-    Args:
-        saved_model_dir: Written by `export_saved_model`.
-        calibration_images: [N, H, W, C], fed one at a time and by name; N >= 1.
-        use_int8_io: Whether the int8 model's input and output are int8 too.
-    """
-    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model_dir, [SIGNATURE])
-    if calibration_images is not None:
-        specs = ServedModel(saved_model_dir).inputs
-        samples = arrays_by_name(calibration_images, specs, "calibration_images")
-
-        def representative_dataset() -> Iterator[dict[str, np.ndarray]]:
-            for i in range(len(next(iter(samples.values())))):
-                yield {name: array[i : i + 1] for name, array in samples.items()}
-
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative_dataset
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if use_int8_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-    with _quiet_stderr(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # calibration inside TensorFlow warns of its own future
-        return converter.convert()
-
-
 class TFLiteClassifier:
     """Run a TFLite network on float images, whatever its input and output types.
 
@@ -218,22 +183,10 @@ class TFLiteClassifier:
         Raises:
             UserError: If it is not a TFLite model with the signature `serving_default`.
         """
-        from ai_edge_litert.interpreter import Interpreter  # late: only TFLite needs it
-
         self.path = os.fspath(path)
-        if not os.path.isfile(self.path):
-            raise UserError(f"{self.path}: no such file; expected a TFLite model")
-        try:
-            with _quiet_stderr():
-                self._interpreter = Interpreter(model_path=self.path)
-            self._runner = self._interpreter.get_signature_runner(SIGNATURE)
-            self._inputs = self._runner.get_input_details()
-            self._outputs = self._runner.get_output_details()
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{self.path}: not a TFLite model with the signature {SIGNATURE!r}: {reason}"
-            ) from None
+        self._interpreter, self._runner = open_interpreter(self.path)
+        self._inputs = self._runner.get_input_details()
+        self._outputs = self._runner.get_output_details()
         if len(self._outputs) != 1:
             raise UserError(f"{self.path}: {len(self._outputs)} outputs; a classifier has one")
 
@@ -259,7 +212,7 @@ class TFLiteClassifier:
 
     def _run(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         values = {name: _quantise(batch[name], d) for name, d in self._inputs.items()}
-        with _quiet_stderr():  # the first call announces its delegate
+        with quiet_stderr():  # the first call announces its delegate
             outputs = self._runner(**values)
         ((name, details),) = self._outputs.items()
         return _dequantise(outputs[name], details)
@@ -328,21 +281,3 @@ def _num_bytes(path: str) -> int:
         for folder, _, names in os.walk(path)
         for name in names
     )
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keep native chatter of TFLite from the terminal; say it all if something fails."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as chatter:
-        saved = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            chatter.seek(0)
-            os.write(saved, chatter.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

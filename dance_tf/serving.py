@@ -24,6 +24,9 @@ __all__ = ["SIGNATURE", "ServedModel", "check_version", "next_version", "staging
 #: The signature that every export has.
 SIGNATURE = "serving_default"
 
+# What an assertion in a model said.
+_ASSERTION = re.compile(r"assertion failed: \[(.*?)\]\s*(?:\[|$|\n)", re.DOTALL)
+
 _MAX_VERSION = 2**63 - 1  # TensorFlow Serving reads a signed 64-bit integer
 
 
@@ -82,19 +85,20 @@ def next_version(base_dir: str) -> int:
 
 
 class ServedModel:
-    """Call a SavedModel by its serving signature, as a serving client would.
+    """Call a SavedModel by one of its signatures, as a serving client would.
 
     One sample (no batch axis on any input) gets exactly one batch axis; batches pass as
     they are. The result always has the batch axis.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, signature: str = SIGNATURE) -> None:
         """Load a SavedModel.
 
         Args:
             path: Its folder, or a base folder of versions, of which the highest is taken.
+            signature: Which to call.
         Raises:
-            UserError: If there is none, or it has no signature `serving_default`.
+            UserError: If there is none, or it has no such signature.
         """
         self.path = os.fspath(path)
         if not os.path.exists(os.path.join(self.path, "saved_model.pb")):
@@ -108,9 +112,10 @@ class ServedModel:
         except (OSError, ValueError, tf.errors.OpError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{self.path}: cannot load the SavedModel: {reason}") from None
-        if SIGNATURE not in self._loaded.signatures:
-            raise UserError(f"{self.path}: no signature {SIGNATURE!r}")
-        self._function = self._loaded.signatures[SIGNATURE]
+        if signature not in self._loaded.signatures:
+            there = ", ".join(sorted(self._loaded.signatures)) or "none"
+            raise UserError(f"{self.path}: no signature {signature!r}; there is {there}")
+        self._function = self._loaded.signatures[signature]
 
     @property
     def inputs(self) -> dict[str, tf.TensorSpec]:
@@ -128,7 +133,8 @@ class ServedModel:
         Args:
             **inputs: One array per input, either all with or all without the batch axis.
         Raises:
-            UserError: On an unknown or missing name, or a shape or dtype that does not fit.
+            UserError: On an unknown or missing name, a shape or dtype that does not fit, or
+                values that the model refuses.
         """
         specs = self.inputs
         for name in {*inputs} ^ {*specs}:
@@ -148,7 +154,13 @@ class ServedModel:
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) > 1:
             raise UserError(f"the inputs have different batch sizes: {sizes}")
-        outputs = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
+        try:
+            outputs = self._function(**{name: tf.constant(a) for name, a in arrays.items()})
+        except tf.errors.InvalidArgumentError as error:
+            found = _ASSERTION.search(error.message)
+            if found is None:
+                raise
+            raise UserError(f"{self.path}: {found.group(1)}") from None
         return {name: value.numpy() for name, value in outputs.items()}
 
 

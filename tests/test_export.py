@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from dance_tf import export, signatures
+from dance_tf import export, export_tflite, signatures
 from dance_tf.errors import UserError
 from dance_tf.serving import ServedModel
 
@@ -308,10 +308,10 @@ def test_other_files_are_no_classifier(tmp_path, exported):
 
 
 def test_native_messages_are_kept_back_unless_something_fails(capfd):
-    with export._quiet_stderr():
+    with export_tflite.quiet_stderr():
         os.write(2, b"chatter\n")
     assert capfd.readouterr().err == ""
-    with pytest.raises(KeyError), export._quiet_stderr():
+    with pytest.raises(KeyError), export_tflite.quiet_stderr():
         os.write(2, b"the reason\n")
         raise KeyError
     assert capfd.readouterr().err == "the reason\n"

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dance_tf import export
 from dance_tf.config import AcceleratorSpaceConfig, SpaceConfig
 from dance_tf.errors import UserError
+from dance_tf.export_evaluator import random_queries
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.serving import ServedModel, check_version, staging_folder
 from dance_tf.structs import DATAFLOWS, Evaluation
@@ -45,6 +46,10 @@ class _Networks:
         index = tf.argmax(x[:, 3:], axis=-1, output_type=tf.int32)
         return Evaluation(tf.nn.softplus(x[:, :3]), index)
 
+    def estimate(self, mixture_weights, accelerator_index):
+        vectors = tf.one_hot(accelerator_index, 4)
+        return self.evaluate(mixture_weights, vectors).metrics
+
 
 class _Table:
     """An evaluator of constants, as the exact one; some cells cannot run."""
@@ -63,14 +68,14 @@ class _Table:
         index = tf.argmin(metrics[:, :, 0], axis=1)
         return Evaluation(tf.gather(metrics, index, batch_dims=1), index)
 
+    def estimate(self, mixture_weights, accelerator_index):
+        weights = tf.reshape(mixture_weights, [-1, 14, 1])
+        return tf.reduce_sum(weights * tf.gather(self._cells, accelerator_index), axis=1)
 
-def _inputs(num, seed=0):
-    rng = np.random.default_rng(seed)
-    weights = rng.dirichlet(np.ones(SPACE.num_ops), size=(num, SPACE.num_blocks))
-    return {
-        "mixture_weights": weights.astype(np.float32),
-        "objective_vectors": rng.random((num, 4)).astype(np.float32),
-    }
+
+def _inputs(num):
+    queries = random_queries(TABLE, num)
+    return {name: queries[name] for name in ("mixture_weights", "objective_vectors")}
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +101,21 @@ def test_signature_is_the_same_both_times(base):
     floats = {"dtype": "float32", "shape": [None]}
     ints = {"dtype": "int32", "shape": [None]}
     for report in reports:
-        assert report["inputs"] == {
-            "mixture_weights": {"dtype": "float32", "shape": SHAPE},
-            "objective_vectors": {"dtype": "float32", "shape": [None, 4]},
-        }
-        assert report["outputs"] == {
-            **dict.fromkeys(("latency_ms", "energy_mj", "area_mm2"), floats),
-            **dict.fromkeys(("accelerator_index", "pe_x", "pe_y", "rf_bytes", "dataflow"), ints),
+        metrics = dict.fromkeys(("latency_ms", "energy_mj", "area_mm2"), floats)
+        fields = dict.fromkeys(("accelerator_index", "pe_x", "pe_y", "rf_bytes", "dataflow"), ints)
+        mixtures = {"mixture_weights": {"dtype": "float32", "shape": SHAPE}}
+        assert report["signatures"] == {
+            "serving_default": {
+                "inputs": {
+                    **mixtures,
+                    "objective_vectors": {"dtype": "float32", "shape": [None, 4]},
+                },
+                "outputs": {**metrics, **fields},
+            },
+            "estimate_cost": {
+                "inputs": {**mixtures, "accelerator_index": ints},
+                "outputs": metrics,
+            },
         }
     first, second = (ServedModel(folder / name) for name in ("1", "2"))
     assert first.inputs == second.inputs and first.outputs == second.outputs
@@ -168,13 +181,14 @@ def test_versions_are_numbers_not_texts(tmp_path, monkeypatch):
 
     from dance_tf import export_evaluator as module
 
-    def save(evaluator, path):
+    def save(functions, path):
         os.mkdir(path)
 
     # Where folders go is tested here, not what is in them.
-    monkeypatch.setattr(module, "_save", save)
+    monkeypatch.setattr(module, "write_warmup_requests", lambda *_: None)
+    monkeypatch.setattr(module, "save_signatures", save)
     monkeypatch.setattr(
-        module, "ServedModel", lambda path: types.SimpleNamespace(inputs={}, outputs={})
+        module, "ServedModel", lambda *_: types.SimpleNamespace(inputs={}, outputs={})
     )
     monkeypatch.setattr(module, "_largest_difference", lambda *_: 0.0)
     base = tmp_path / "base"
@@ -225,5 +239,5 @@ def test_folders_without_a_model_are_explained(tmp_path):
         ServedModel(tmp_path)
     assert "\n" not in str(error.value)
     tf.saved_model.save(tf.Module(), str(tmp_path / "3"))
-    with pytest.raises(UserError, match="no signature 'serving_default'"):
+    with pytest.raises(UserError, match="no signature 'serving_default'; there is none"):
         ServedModel(tmp_path / "3")

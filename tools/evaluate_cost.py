@@ -32,6 +32,7 @@ from dance_tf.errors import UserError
 from dance_tf.strict_json import strict_data, write_text
 from dance_tf.structs import METRICS, Accelerator
 from tools import flags as common
+from tools.objective import define_objective_flags, objective_terms
 from tools.workload import define_workload_flags, load_workload, read_request
 
 FLAGS = common.shared_flags("preset", "config", "set")
@@ -45,21 +46,7 @@ _BEST = flags.DEFINE_boolean(
 _TOP_K = flags.DEFINE_integer(
     "top_k", 5, "Best accelerators to list.", lower_bound=1, flag_values=FLAGS
 )
-_OBJECTIVE = flags.DEFINE_enum(
-    "objective",
-    "EDAP",
-    ["EDAP", "linear", "product"],
-    "What the best accelerator minimises: energy x delay x area, or a sum or a product of"
-    " powers of the three with --objective_weights.",
-    flag_values=FLAGS,
-)
-_WEIGHTS = flags.DEFINE_list(
-    "objective_weights",
-    None,
-    "Weights (linear) or powers (product) of latency, energy and area, such as 2,1,1. The sum"
-    " is of metrics divided by those of the EDAP-best accelerator. (default: 1,1,1)",
-    flag_values=FLAGS,
-)
+define_objective_flags(FLAGS, "What the best accelerator")
 _MAX_LATENCY_MS = flags.DEFINE_float(
     "max_latency_ms", None, "The most that the latency may be on the best.", flag_values=FLAGS
 )
@@ -88,11 +75,12 @@ def main(argv: list[str]) -> None:
     del argv
     # What is read from flags and small files is refused before TensorFlow is waited for.
     request = read_request(FLAGS)
-    weights = _weights()
+    kind, weights = objective_terms(FLAGS)
     limited = (_MAX_LATENCY_MS, _MAX_ENERGY_MJ, _MAX_AREA_MM2)
-    for flag in (_TOP_K, _OBJECTIVE, _WEIGHTS, *limited):
-        if FLAGS[flag.name].present and not _BEST.value:
-            raise UserError(f"--{flag.name} goes with --best_accelerator")
+    names = ("objective", "objective_weights", *(flag.name for flag in (_TOP_K, *limited)))
+    for name in names:
+        if FLAGS[name].present and not _BEST.value:
+            raise UserError(f"--{name} goes with --best_accelerator")
     if _DRAW.value is not None and request.layer is None:
         raise UserError("--draw goes with --layer: a picture is of one layer's mapping")
 
@@ -104,7 +92,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.objective import Limits, Objective
     from dance_tf.reporting import progress
 
-    objective = Objective("linear" if _OBJECTIVE.value == "linear" else "product", weights)
+    objective = Objective(kind, weights)
     limits = Limits(*(flag.value for flag in limited))
     if request.config.hardware.measured_csv is not None:
         raise UserError(
@@ -162,22 +150,6 @@ def main(argv: list[str]) -> None:
         from tools.cost_report import format_report
 
         print(format_report(report))
-
-
-def _weights() -> tuple[float, float, float]:
-    texts = _WEIGHTS.value
-    if texts is None:
-        return (1.0, 1.0, 1.0)
-    if _OBJECTIVE.value == "EDAP":
-        raise UserError("--objective_weights goes with --objective=linear or product")
-    try:
-        latency, energy, area = map(float, texts)
-    except ValueError:
-        raise UserError(
-            f"--objective_weights={','.join(texts)}: three numbers are needed, of latency,"
-            " energy and area"
-        ) from None
-    return latency, energy, area
 
 
 if __name__ == "__main__":

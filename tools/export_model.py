@@ -1,15 +1,19 @@
 """Export a trained network (SavedModel, Keras, TFLite float and int8) or an evaluator.
 
 --run_dir exports the network of a search's folder again, --model any Keras file of a
-network, --evaluator_dir a trained evaluator as a version for TensorFlow Serving. Each
-file is loaded again and compared before it is kept. Prints the comparison as JSON.
+network, --evaluator_dir a trained evaluator: as a version for TensorFlow Serving
+(--output_dir), as such with the files that start a server (--serving_dir), or as TFLite
+(--tflite_dir). Each file is loaded again and compared before it is kept. Prints the
+comparison as JSON.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -19,7 +23,9 @@ from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json
 from tools import flags as common
 
-FLAGS = common.shared_flags("preset", "config", "set", "dataset", "data_dir", "output_dir")
+FLAGS = common.shared_flags(
+    "preset", "config", "set", "dataset", "data_dir", "cache_dir", "output_dir"
+)
 _RUN_DIR = flags.DEFINE_string(
     "run_dir",
     None,
@@ -36,7 +42,27 @@ _EVALUATOR_DIR = flags.DEFINE_string(
 _VERSION = flags.DEFINE_string(
     "version",
     None,
-    "With --evaluator_dir: folder in --output_dir, a whole number. Otherwise the next one.",
+    "With --evaluator_dir: folder of the version, a whole number. Otherwise the next one.",
+    flag_values=FLAGS,
+)
+_SERVING_DIR = flags.DEFINE_string(
+    "serving_dir",
+    None,
+    "With --evaluator_dir: folder for evaluator/VERSION, models.config, batching.config and"
+    " compose.yaml, which starts tensorflow/serving.",
+    flag_values=FLAGS,
+)
+_EXACT = flags.DEFINE_boolean(
+    "exact",
+    True,
+    "With --serving_dir: add the signature `exact`, which holds the cost table of the"
+    " evaluator. It is built where it is not in the cache.",
+    flag_values=FLAGS,
+)
+_TFLITE_DIR = flags.DEFINE_string(
+    "tflite_dir",
+    None,
+    "With --evaluator_dir: folder for evaluator.tflite and its evaluator.json.",
     flag_values=FLAGS,
 )
 _NUM_IMAGES = flags.DEFINE_integer(
@@ -46,6 +72,10 @@ _NUM_IMAGES = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+
+
+#: Where an evaluator may go.
+_TARGETS = ("output_dir", "serving_dir", "tflite_dir")
 
 
 def main(argv: list[str]) -> None:
@@ -58,8 +88,12 @@ def main(argv: list[str]) -> None:
     for name in ("preset", "config", "set"):
         if FLAGS[name].value and not _MODEL.value:
             raise UserError(f"--{name} goes with --model only")
-    if _VERSION.value is not None and not _EVALUATOR_DIR.value:
-        raise UserError("--version goes with --evaluator_dir only")
+    for flag in (_VERSION, _SERVING_DIR, _TFLITE_DIR):
+        if flag.value is not None and not _EVALUATOR_DIR.value:
+            raise UserError(f"--{flag.name} goes with --evaluator_dir only")
+    for name in ("exact", "cache_dir"):
+        if FLAGS[name].present and not _SERVING_DIR.value:
+            raise UserError(f"--{name} goes with --serving_dir only")
     if _EVALUATOR_DIR.value:
         report = _export_evaluator(os.path.expanduser(_EVALUATOR_DIR.value))
     elif _RUN_DIR.value:
@@ -70,7 +104,10 @@ def main(argv: list[str]) -> None:
 
 
 def _export_evaluator(path: str) -> dict[str, Any]:
-    output_dir = common.output_dir(FLAGS)
+    targets = [name for name in _TARGETS if FLAGS[name].value]
+    if len(targets) > 1:
+        raise UserError(f"give one of {', '.join(f'--{name}' for name in _TARGETS)}")
+    folder = common.output_dir(FLAGS, targets[0] if targets else "output_dir")
     if not os.path.isdir(path):
         raise UserError(f"--evaluator_dir={path}: no such folder")
 
@@ -80,7 +117,45 @@ def _export_evaluator(path: str) -> dict[str, Any]:
 
     if _VERSION.value is not None:
         serving.check_version(_VERSION.value)
-    return export.export_evaluator(NeuralEvaluator.load(path), output_dir, _VERSION.value)
+    evaluator = NeuralEvaluator.load(path)
+    if targets == ["tflite_dir"]:
+        from dance_tf.export_evaluator_tflite import export_evaluator_tflite
+
+        return export_evaluator_tflite(evaluator, folder)
+    if targets != ["serving_dir"]:
+        return export.export_evaluator(evaluator, folder, _VERSION.value)
+    from dance_tf.serving_files import MODEL_NAME, write_server_files
+
+    exact = _exact(evaluator) if _EXACT.value else None
+    report = export.export_evaluator(
+        evaluator, os.path.join(folder, MODEL_NAME), _VERSION.value, exact
+    )
+    return {**report, "files": write_server_files(folder)}
+
+
+def _exact(evaluator: Any) -> Callable[..., Any]:
+    """Return what finds exact best accelerators from the table that the evaluator learnt."""
+    from dance_tf.config import HardwareConfig
+    from dance_tf.evaluator.neural import MEND, EvaluatorDomain
+    from dance_tf.hardware.cost_table import load_or_build_table
+    from dance_tf.hardware.oracle import best_accelerators
+    from dance_tf.reporting import progress
+
+    domain = evaluator.domain
+    hardware = HardwareConfig(accelerators=domain.accelerators.config, machine=domain.machine)
+    with progress("cost table") as report_progress:
+        table = load_or_build_table(
+            domain.space,
+            hardware,
+            cache_dir=FLAGS["cache_dir"].value,
+            on_progress=report_progress,
+        )
+    if EvaluatorDomain.of_table(table).content_hash != domain.content_hash:
+        raise UserError(
+            f"--evaluator_dir={_EVALUATOR_DIR.value} was trained on another cost table: {MEND},"
+            " or export it with --noexact"
+        )
+    return functools.partial(best_accelerators, table)
 
 
 def _export_run(run_dir: str) -> dict[str, Any]:

@@ -148,17 +148,18 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     return config
 
 
-def output_dir(values: flags.FlagValues) -> str:
-    """Return the absolute path of --output_dir, `~` expanded; nothing is created.
+def output_dir(values: flags.FlagValues, name: str = "output_dir") -> str:
+    """Return the absolute path of a flag's folder, `~` expanded; nothing is created.
 
     Raises:
         UserError: If the flag is missing or names something that is not a folder.
     """
-    if not values["output_dir"].value:
-        raise UserError("--output_dir is missing: name the folder to write results to")
-    path = os.path.abspath(os.path.expanduser(values["output_dir"].value))
+    given = values[name].value
+    if not given:
+        raise UserError(f"--{name} is missing: name the folder to write results to")
+    path = os.path.abspath(os.path.expanduser(given))
     if os.path.exists(path) and not os.path.isdir(path):
-        raise UserError(f"--output_dir={path} is a file: name a folder")
+        raise UserError(f"--{name}={path} is a file: name a folder")
     return path
 
 

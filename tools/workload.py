@@ -38,6 +38,7 @@ __all__ = [
     "load_workload",
     "parse_accelerator",
     "parse_layer",
+    "read_architecture",
     "read_request",
 ]
 
@@ -131,7 +132,7 @@ def read_request(values: flags.FlagValues) -> Request:
     ):
         if flag[name] and source not in given:
             raise UserError(f"--{name} goes with --{source}")
-    config, architecture = _configuration(values)
+    config, architecture = read_architecture(values)
     accelerator, machine = None, config.hardware.machine
     if flag["accelerator"]:
         accelerator, machine = _accelerator(values, config)
@@ -250,8 +251,14 @@ def _integer(flag: str, name: str, text: str) -> int:
     return int(text)
 
 
-def _configuration(values: flags.FlagValues) -> tuple[ExperimentConfig, Architecture | None]:
-    """Return the configuration, and the architecture where one is asked for."""
+def read_architecture(
+    values: flags.FlagValues,
+) -> tuple[ExperimentConfig, Architecture | None]:
+    """Return the configuration, and the architecture where --architecture asks for one.
+
+    Raises:
+        UserError: If either cannot be read.
+    """
     text = values["architecture"].value
     if text is None:
         return common.experiment_config(values), None

@@ -86,8 +86,14 @@ def test_every_file_says_what_it_is():
 def test_requirements_are_what_is_imported():
     run_time = _requirements("requirements.txt")
     development = _requirements("requirements-dev.txt")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    client = re.search(r"^serving = \[(.*)\]$", project, flags=re.MULTILINE).group(1)
+    extra = {name: development[name] for name in ("grpcio", "tensorflow-serving-api")}
+    assert client == ", ".join(f'"{name}{bounds}"' for name, bounds in extra.items())
     for path in python_files():
         declared = run_time if path.startswith(("dance_tf/", "tools/")) else run_time | development
+        if path == "dance_tf/serving_client.py":
+            declared = declared | extra
         for name in external_imports(path):
             assert name in DISTRIBUTIONS, f"{path}: {name} is not in DISTRIBUTIONS"
             assert DISTRIBUTIONS[name] in declared, f"{path}: {name} is not required"

@@ -1,0 +1,63 @@
+"""One untrained evaluator, exported once with all its signatures, and a server of it."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from dance_tf.evaluator.neural import EvaluatorDomain, NeuralEvaluator, make_networks
+from dance_tf.export_evaluator import export_evaluator, random_queries
+from dance_tf.hardware.cost_table import CostTable
+from dance_tf.hardware.oracle import best_accelerators
+from dance_tf.serving_files import write_server_files
+from tests.evaluator.fake_table import make_fake_table
+from tests.serving.local_server import LocalServer
+
+
+@pytest.fixture(scope="session")
+def table() -> CostTable:
+    """Two blocks, 54 accelerators, made-up numbers."""
+    return make_fake_table()
+
+
+@pytest.fixture(scope="session")
+def evaluator(table: CostTable) -> NeuralEvaluator:
+    """Untrained: what is tested here does not depend on the weights."""
+    domain = EvaluatorDomain.of_table(table)
+    generator, estimator = make_networks(
+        domain,
+        cell_mask=table.latency_ms.max(axis=-1) > 0,
+        num_blocks=2,
+        generator_units=16,
+        estimator_units=16,
+    )
+    estimator.normalise(table)
+    candidates = np.asarray([3, 20, 41], np.int32)
+    return NeuralEvaluator(generator, estimator, domain=domain, candidates=candidates)
+
+
+@pytest.fixture(scope="session")
+def folder(evaluator, table, tmp_path_factory) -> pathlib.Path:
+    """What --serving_dir writes: evaluator/1 and the files of a server."""
+    path = tmp_path_factory.mktemp("serving") / "a folder"
+    exact = functools.partial(best_accelerators, table)
+    export_evaluator(evaluator, str(path / "evaluator"), exact=exact)
+    write_server_files(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(folder) -> Iterator[LocalServer]:
+    """A server of the export, with the warm-up behind it."""
+    with LocalServer(str(folder / "evaluator")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def queries(evaluator) -> dict[str, np.ndarray]:
+    """Inputs of all signatures, six rows."""
+    return random_queries(evaluator.domain, 6)
