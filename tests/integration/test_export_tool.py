@@ -1,5 +1,6 @@
 """python -m tools.export_model: files that load, one clear line for a mistake."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -67,7 +68,9 @@ def test_network_of_a_run_folder(run_dir, capsys):
     assert classifier.predict(np.zeros((2, 8, 8, 3), np.float32)).shape == (2, 10)
 
 
-def test_evaluator_gets_the_next_version(tmp_path, capsys):
+@pytest.fixture
+def evaluator(tmp_path):
+    """An untrained evaluator, saved to the folder `trained`; of no table that there is."""
     space = make_space(SpaceConfig(name="tiny_mbconv"))
     accelerators = AcceleratorSpace(AcceleratorSpaceConfig(pe_x=(8,), pe_y=(8, 16)))
     domain = EvaluatorDomain(space, accelerators, MachineConfig(), "hash", (1.0, 1.0, 1.0))
@@ -78,7 +81,11 @@ def test_evaluator_gets_the_next_version(tmp_path, capsys):
         generator, estimator, domain=domain, candidates=np.arange(len(accelerators))
     )
     evaluator.save(str(tmp_path / "trained"))
-    base = tmp_path / "served"
+    return evaluator
+
+
+def test_evaluator_gets_the_next_version(evaluator, tmp_path, capsys):
+    base, space = tmp_path / "served", evaluator.domain.space
     for version in (1, 2):
         assert _call(f"--evaluator_dir={tmp_path / 'trained'}", f"--output_dir={base}") == 0
         report = json.loads(capsys.readouterr().out)
@@ -92,6 +99,43 @@ def test_evaluator_gets_the_next_version(tmp_path, capsys):
         assert _call(*arguments, f"--version={version}") == 1
         assert "whole number" in capsys.readouterr().err
     assert sorted(os.listdir(base)) == ["1", "2"]
+
+
+def test_evaluator_with_the_files_of_a_server(evaluator, tmp_path, capsys):
+    arguments = (f"--evaluator_dir={tmp_path / 'trained'}", f"--serving_dir={tmp_path / 'all'}")
+    assert _call(*arguments, "--noexact", "--version=3") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["signatures"]) == {"serving_default", "estimate_cost"}
+    files = ["batching.config", "compose.yaml", "models.config"]
+    assert sorted(os.listdir(tmp_path / "all")) == [*files[:2], "evaluator", *files[2:]]
+    assert sorted(report["files"]) == files
+    assert os.listdir(tmp_path / "all" / "evaluator") == ["3"]
+
+
+def test_exact_needs_the_table_that_the_evaluator_learnt(evaluator, tmp_path, capsys):
+    arguments = (f"--evaluator_dir={tmp_path / 'trained'}", f"--serving_dir={tmp_path / 'all'}")
+    assert _call(*arguments, f"--cache_dir={tmp_path / 'tables'}") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "was trained on another cost table" in captured.err
+    assert "--noexact" in captured.err
+    assert not (tmp_path / "all").exists()
+    # With the hash of the table that has been built it is the same one.
+    (header,) = (tmp_path / "tables").glob("table_*/header.json")
+    domain = dataclasses.replace(
+        evaluator.domain, content_hash=json.loads(header.read_text())["content_hash"]
+    )
+    evaluator.domain = domain
+    evaluator.save(str(tmp_path / "trained"))
+    assert _call(*arguments, f"--cache_dir={tmp_path / 'tables'}") == 0
+    assert "exact" in json.loads(capsys.readouterr().out)["signatures"]
+
+
+def test_evaluator_as_tflite(evaluator, tmp_path, capsys):
+    arguments = (f"--evaluator_dir={tmp_path / 'trained'}", f"--tflite_dir={tmp_path / 'lite'}")
+    assert _call(*arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["num_compared"] == 1000 and report["max_relative_difference"] < 1e-4
+    assert sorted(os.listdir(tmp_path / "lite")) == ["evaluator.json", "evaluator.tflite"]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +155,11 @@ def test_evaluator_gets_the_next_version(tmp_path, capsys):
         (["--evaluator_dir={tmp}", "--output_dir={out}"], "manifest.json"),
         (["--evaluator_dir=missing", "--output_dir={out}"], "no such folder"),
         (["--evaluator_dir={tmp}", "--output_dir={keras}"], "is a file"),
+        (["--evaluator_dir={tmp}", "--serving_dir={keras}"], "is a file"),
+        (["--evaluator_dir={tmp}"], "--output_dir is missing"),
+        (["--evaluator_dir={tmp}", "--serving_dir=a", "--tflite_dir=b"], "give one of"),
+        (["--model={keras}", "--tflite_dir=a"], "--tflite_dir goes with --evaluator_dir"),
+        (["--evaluator_dir={tmp}", "--output_dir={out}", "--noexact"], "goes with --serving_dir"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(
