@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
         signature=_SIGNATURE.value,
         timeout_s=_TIMEOUT_S.value,
     )
-    columns = {name: list(values) for name, values in outputs.items()}
+    columns = {name: list(outputs[name]) for name in sorted(outputs)}  # gRPC has no order
     if "dataflow" in columns:
         columns["dataflow"] = [DATAFLOWS[int(code)] for code in columns["dataflow"]]
     report = {
