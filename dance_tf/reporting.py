@@ -1,4 +1,4 @@
-"""What a run tells: progress line, history, tables, TensorBoard scalars; JSON and CSV files.
+"""What a run tells: progress line, history, tables, TensorBoard logs; JSON and CSV files.
 
 Progress goes to stderr, results to stdout and to files. Every file is written
 aside and then renamed, except the history, which grows line by line.
@@ -31,7 +31,7 @@ from dance_tf.strict_json import (
 __all__ = [
     "HistoryWriter",
     "ProgressLine",
-    "ScalarLog",
+    "TensorBoardLog",
     "format_table",
     "progress",
     "read_csv",
@@ -219,8 +219,8 @@ def _show(value: Any) -> str:
 # TensorBoard
 
 
-class ScalarLog:
-    """Write scalars for TensorBoard."""
+class TensorBoardLog:
+    """Write scalars, images and texts for TensorBoard."""
 
     def __init__(self, log_dir: str | os.PathLike) -> None:
         import tensorflow as tf  # late: reading results needs no TensorFlow
@@ -235,6 +235,16 @@ class ScalarLog:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     self._summary.scalar(name, value, step=step)
         self._writer.flush()
+
+    def write_image(self, step: int, name: str, pixels: Any, description: str) -> None:
+        """Write one image, uint8 [H, W, 3], at a step; `description` stands beside it."""
+        with self._writer.as_default():
+            self._summary.image(name, pixels[None], step=step, description=description)
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Write a text at a step."""
+        with self._writer.as_default():
+            self._summary.text(name, text, step=step)
 
     def close(self) -> None:
         """Close the file."""

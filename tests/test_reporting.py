@@ -345,10 +345,12 @@ def test_csv_that_we_write_has_no_blank_lines(tmp_path):
     assert reporting.read_csv(path, ["name"])[1] == {"name": "b", "text": "two\nlines"}
 
 
-def test_scalars_reach_tensorboard(tmp_path):
+def test_scalars_images_and_texts_reach_tensorboard(tmp_path):
     tf = pytest.importorskip("tensorflow")
-    log = reporting.ScalarLog(tmp_path)
+    log = reporting.TensorBoardLog(tmp_path)
     log.write(3, {"loss": 0.5, "name": "text", "flag": True, "none": None})
+    log.write_image(4, "map", np.zeros((2, 3, 3), np.uint8), "what it shows")
+    log.write_text(5, "array", "8 x 8 PEs")
     log.close()
     (file,) = tmp_path.iterdir()
     events = [
@@ -356,4 +358,4 @@ def test_scalars_reach_tensorboard(tmp_path):
         for record in tf.data.TFRecordDataset(str(file))
     ]
     tags = [(event.step, v.tag) for event in events for v in event.summary.value]
-    assert tags == [(3, "loss")]
+    assert tags == [(3, "loss"), (4, "map"), (5, "array")]

@@ -26,6 +26,7 @@ from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.objective import Lambda2Schedule, make_objective
 from dance_tf.search.result import CostRecord, SearchRecord, SearchResult, op_counts, read_records
+from dance_tf.search.search_log import SearchLog
 from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
 from dance_tf.structs import METRICS, Architecture
 from dance_tf.supernet.supernet import Supernet, derive
@@ -132,7 +133,8 @@ class _Run:
             with contextlib.ExitStack() as stack:
                 listeners = [records.append, *([on_step] if on_step else [])]
                 if output_dir is not None:
-                    listeners += _writers(stack, output_dir, self.step if is_resuming else None)
+                    resume_step = self.step if is_resuming else None
+                    listeners += _writers(stack, output_dir, resume_step, self.supernet)
                 stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
                 self._loop(folder, stop, listeners)
         if output_dir is not None:
@@ -324,21 +326,16 @@ class _Run:
 
 
 def _writers(
-    stack: contextlib.ExitStack, output_dir: str, resume_step: int | None
+    stack: contextlib.ExitStack, output_dir: str, resume_step: int | None, supernet: Supernet
 ) -> list[Callable[[SearchRecord], None]]:
     """Return listeners that write history.jsonl and TensorBoard logs."""
     history = stack.enter_context(
         reporting.HistoryWriter(os.path.join(output_dir, "history.jsonl"), resume_step=resume_step)
     )
-    scalars = reporting.ScalarLog(os.path.join(output_dir, "tensorboard"))
-    stack.callback(scalars.close)
-
-    def log_scalars(record: SearchRecord) -> None:
-        values = record.to_json()
-        values["mixture_entropy"] = float(np.mean(record.mixture_entropy))
-        scalars.write(record.step, {f"search/{name}": value for name, value in values.items()})
-
-    return [lambda record: history.write(record.to_json()), log_scalars]
+    folder = os.path.join(output_dir, "tensorboard")
+    log = SearchLog(folder, supernet.space, supernet.mixture_weights)
+    stack.callback(log.close)
+    return [lambda record: history.write(record.to_json()), log.write]
 
 
 def _shown_costs(record: SearchRecord | None) -> dict[str, float]:
