@@ -12,7 +12,7 @@ from dance_tf.config import SearchConfig
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.search_log import SearchLog, heat_map
 from dance_tf.structs import Accelerator
-from tests.search.problems import make_problem
+from tests.search.problems import ScoredSupernet, make_problem
 
 CONFIG = SearchConfig(
     epochs=3, warmup_epochs=1, batch_size=16, arch_every=1, arch_learning_rate=0.05, log_every=6
@@ -42,9 +42,11 @@ def _images(events, tag):
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    problem = make_problem()
+    space = make_problem().space
+    scores = np.random.RandomState(0).normal(size=(space.num_blocks, space.num_ops))
+    problem = make_problem(supernet=ScoredSupernet(space, scores, seed=1))
     result = DanceSearch(CONFIG, seed=1, output_dir=str(folder)).search(problem)
-    return result, _events(folder / "tensorboard"), problem.space
+    return result, _events(folder / "tensorboard"), space
 
 
 def test_losses_costs_and_accelerators_are_those_of_the_history(searched):
