@@ -164,7 +164,12 @@ class EvaluatorConfig:
     num_blocks: int = 5  # residual fully connected blocks in each network
     generator_units: int = 128  # not confirmed
     estimator_units: int = 128  # not confirmed
-    training_steps: int = 20_000
+    generator_form: str = "ranked"  # or "joint", "heads" (the paper's); see evaluator.networks
+    estimator_form: str = "linear"  # or the paper's "plain", or that "unforwarded"
+    training_objectives: str = "all"  # or "edap" alone, as in the paper
+    estimator_steps: int = 20_000  # of training, first the cost estimation network
+    generator_steps: int = 8_000
+    early_stop_checks: int = 10  # a network's training ends after as many without progress
     batch_size: int = 256
     learning_rate: float = 2e-3
     soft_fraction: float = 0.5  # of the training architectures that are mixtures
@@ -173,8 +178,17 @@ class EvaluatorConfig:
     def __post_init__(self) -> None:
         _one_of("evaluator.kind", self.kind, ("neural", "exact"))
         _positive(self, "evaluator", "num_blocks", "generator_units", "estimator_units")
-        _positive(self, "evaluator", "training_steps", "batch_size", "learning_rate")
-        _positive(self, "evaluator", "softmin_temperature")
+        _positive(self, "evaluator", "estimator_steps", "generator_steps", "early_stop_checks")
+        _positive(self, "evaluator", "batch_size", "learning_rate", "softmin_temperature")
+        _one_of("evaluator.generator_form", self.generator_form, ("ranked", "joint", "heads"))
+        _one_of("evaluator.estimator_form", self.estimator_form, ("linear", "plain", "unforwarded"))
+        _one_of("evaluator.training_objectives", self.training_objectives, ("all", "edap"))
+        if self.generator_form == "ranked" and self.estimator_form != "linear":
+            raise UserError("evaluator.generator_form ranked needs evaluator.estimator_form linear")
+        if self.estimator_form == "unforwarded" and self.training_objectives != "edap":
+            raise UserError(
+                "evaluator.estimator_form unforwarded needs evaluator.training_objectives edap"
+            )
         if not 0.0 <= self.soft_fraction <= 1.0:
             raise UserError(f"evaluator.soft_fraction is {self.soft_fraction}, not within 0..1")
 

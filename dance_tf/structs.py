@@ -25,6 +25,7 @@ __all__ = [
     "Cost",
     "Evaluation",
     "Layer",
+    "Trust",
     "Workload",
 ]
 
@@ -175,3 +176,11 @@ class Evaluation(NamedTuple):
 
     metrics: Any  # float32 [B, 3] in the order of METRICS
     accelerator_index: Any  # int32 [B], row of the accelerator space
+
+
+class Trust(NamedTuple):
+    """How far an evaluator's answer can be relied on."""
+
+    predicted_regret: Any  # float32 [B], objective over that of the best candidate, less 1
+    error_bound: Any  # float32 [B], no metric is further off, relative; infinite if unknown
+    is_trusted: Any  # bool [B], both are below what is usual

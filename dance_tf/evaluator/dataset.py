@@ -25,9 +25,11 @@ __all__ = [
     "CandidateTable",
     "LabelBatch",
     "can_run_everything",
+    "draw_architectures",
     "draw_batch",
     "draw_objectives",
     "ever_best_accelerators",
+    "sample_biased",
     "sample_mixtures",
     "sample_one_hot",
 ]
@@ -37,6 +39,9 @@ OBJECTIVE_KINDS = ("edap", "random_products", "random_linear", "single_metrics")
 
 # Concentration of the Dirichlet mixtures, drawn log-uniformly: near one-hot to near uniform.
 _CONCENTRATIONS = (0.02, 50.0)
+
+# Concentration of an architecture's shares of ops in `sample_biased`.
+_BIAS = 0.3
 
 
 class LabelBatch(NamedTuple):
@@ -51,6 +56,18 @@ class LabelBatch(NamedTuple):
 def sample_one_hot(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
     """Draw architectures as one-hot weights, float32 [num, D, O], uniform over the space."""
     op_indices = space.sample(num, int(rng.integers(2**31)))
+    return np.eye(space.num_ops, dtype=np.float32)[op_indices]
+
+
+def sample_biased(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw architectures as one-hot weights, float32 [num, D, O], each fond of some ops.
+
+    Uniform ones are all alike in how often they use an op; these are not, down to
+    architectures of one op, or of hardly anything but Zero.
+    """
+    shares = rng.dirichlet(np.full(space.num_ops, _BIAS), size=num)[:, None, :]
+    scores = np.log(shares + 1e-30) + rng.gumbel(size=(num, *space.op_mask.shape))
+    op_indices = np.where(space.op_mask, scores, -np.inf).argmax(axis=-1)
     return np.eye(space.num_ops, dtype=np.float32)[op_indices]
 
 
@@ -112,8 +129,29 @@ def can_run_everything(table: Any) -> np.ndarray:
     return np.isfinite(table.latency_ms).all(axis=(0, 1)) & np.isfinite(table.fixed_latency_ms)
 
 
+def draw_architectures(
+    space: Any, num: int, soft_fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw architectures, float32 [num, D, O]: mixtures, then one-hot ones, half of them biased."""
+    num_soft = round(num * soft_fraction)
+    num_biased = (num - num_soft) // 2
+    return np.concatenate(
+        [
+            sample_mixtures(space, num_soft, rng),
+            sample_biased(space, num_biased, rng),
+            sample_one_hot(space, num - num_soft - num_biased, rng),
+        ]
+    )
+
+
 def draw_batch(
-    table: Any, accelerators: np.ndarray, num: int, soft_fraction: float, rng: np.random.Generator
+    table: Any,
+    accelerators: np.ndarray,
+    num: int,
+    soft_fraction: float,
+    rng: np.random.Generator,
+    *,
+    is_edap: bool = False,
 ) -> LabelBatch:
     """Draw and label one batch.
 
@@ -123,22 +161,23 @@ def draw_batch(
         num: B.
         soft_fraction: Share of the architectures that are mixtures.
         rng: Determines the batch.
+        is_edap: Whether every objective is EDAP, in place of random ones.
     """
-    num_soft = round(num * soft_fraction)
-    mixtures = np.concatenate(
-        [
-            sample_mixtures(table.space, num_soft, rng),
-            sample_one_hot(table.space, num - num_soft, rng),
-        ]
-    )
-    objectives = random_objectives(num, rng)
+    mixtures = draw_architectures(table.space, num, soft_fraction, rng)
+    objectives = draw_objectives("edap", num, rng) if is_edap else random_objectives(num, rng)
     drawn = rng.choice(accelerators, size=num).astype(np.int32)
     best = best_accelerators(table, mixtures, objectives).accelerator_index.numpy()
     return LabelBatch(mixtures, objectives, best, drawn)
 
 
 def ever_best_accelerators(
-    table: Any, num: int, soft_fraction: float, seed: int, *, chunk: int = 512
+    table: Any,
+    num: int,
+    soft_fraction: float,
+    seed: int,
+    *,
+    is_edap: bool = False,
+    chunk: int = 512,
 ) -> np.ndarray:
     """Return the accelerators that are best for any of `num` random draws, int32 [C], sorted.
 
@@ -151,7 +190,9 @@ def ever_best_accelerators(
     seen = np.zeros(num_accelerators, bool)
     rng = np.random.default_rng([seed, 0])
     for _ in range(-(-num // chunk)):
-        batch = draw_batch(table, np.arange(num_accelerators), chunk, soft_fraction, rng)
+        batch = draw_batch(
+            table, np.arange(num_accelerators), chunk, soft_fraction, rng, is_edap=is_edap
+        )
         seen[batch.best_index] = True
     rows = np.flatnonzero(seen & can_run_everything(table)).astype(np.int32)
     if not len(rows):

@@ -15,7 +15,7 @@ import tensorflow as tf
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import objective_values
 from dance_tf.hardware.oracle import TIE_TOLERANCE, best_accelerators
-from dance_tf.structs import Evaluation
+from dance_tf.structs import Evaluation, Trust
 
 __all__ = ["ExactEvaluator", "mixture_softness"]
 
@@ -121,3 +121,9 @@ class ExactEvaluator:
     def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
         """Return the expected metrics, float32 [B, 3], at one accelerator per row [B]."""
         return self.table.metrics_at(mixture_weights, accelerator_index)
+
+    def trust(self, mixture_weights: Any, objective_vectors: Any, accelerator_index: Any) -> Trust:
+        """Return that every answer can be relied on; arguments as for a NeuralEvaluator."""
+        del mixture_weights, objective_vectors
+        nothing = tf.zeros(tf.shape(accelerator_index), tf.float32)
+        return Trust(nothing, nothing, tf.ones_like(nothing, tf.bool))

@@ -7,26 +7,32 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from dance_tf.config import AcceleratorSpaceConfig, MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.evaluator.domain import EvaluatorDomain
+from dance_tf.evaluator.estimators import CostEstimationNetwork, PlainCostEstimationNetwork
 from dance_tf.evaluator.networks import (
-    CostEstimationNetwork,
     HardwareGenerationNetwork,
     head_one_hot,
+    objective_gaps,
     split_heads,
 )
-from dance_tf.hardware.accelerator import AcceleratorSpace
+from dance_tf.evaluator.shapes import NetworkShapes, make_networks
+from dance_tf.hardware.objective import objective_values
 from dance_tf.strict_json import read_json, write_json
-from dance_tf.structs import Evaluation
-from dance_tf.supernet.search_space import Block, NetworkSpace
+from dance_tf.structs import Evaluation, Trust
 
-__all__ = ["FORWARDINGS", "MANIFEST", "MEND", "EvaluatorDomain", "NeuralEvaluator", "make_networks"]
+__all__ = [
+    "FORWARDINGS",
+    "MANIFEST",
+    "MEND",
+    "NeuralEvaluator",
+    "TrustThresholds",
+]
 
 #: How the generated accelerator enters the cost estimation network.
 FORWARDINGS = ("hard", "soft", "gumbel")
@@ -37,46 +43,16 @@ MANIFEST = "manifest.json"
 #: How a user mends an evaluator that does not load or does not fit.
 MEND = "train one with `python -m tools.train_evaluator`, or use --evaluator=exact"
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _WEIGHTS = {"generator": "generator.weights.h5", "estimator": "estimator.weights.h5"}
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluatorDomain:
-    """What an evaluator speaks about; equal to the table's it was trained on."""
+class TrustThresholds:
+    """What an answer may have at most to be trusted; see structs.Trust."""
 
-    space: NetworkSpace
-    accelerators: AcceleratorSpace
-    machine: MachineConfig
-    content_hash: str  # of the table
-    reference: tuple[float, float, float]  # metrics that normalise objectives
-
-    @classmethod
-    def of_table(cls, table: Any) -> EvaluatorDomain:
-        """Return the domain of a hardware.cost_table.CostTable."""
-        latency, energy, area = (float(value) for value in table.reference)
-        return cls(
-            table.space,
-            table.accelerators,
-            table.machine,
-            table.content_hash,
-            (latency, energy, area),
-        )
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EvaluatorDomain:
-        """Build from what `dataclasses.asdict` gave, by way of JSON."""
-        space = dict(data["space"])
-        space["blocks"] = tuple(Block(**block) for block in space["blocks"])
-        space["op_names"] = tuple(space["op_names"])
-        accelerators = {k: tuple(v) for k, v in data["accelerators"]["config"].items()}
-        return cls(
-            NetworkSpace(**space),
-            AcceleratorSpace(AcceleratorSpaceConfig(**accelerators)),
-            MachineConfig(**data["machine"]),
-            data["content_hash"],
-            tuple(data["reference"]),
-        )
+    max_predicted_regret: float = 1e-3
+    max_error_bound: float = 1e-2
 
 
 class NeuralEvaluator:
@@ -87,10 +63,12 @@ class NeuralEvaluator:
     def __init__(
         self,
         generator: HardwareGenerationNetwork,
-        estimator: CostEstimationNetwork,
+        estimator: CostEstimationNetwork | PlainCostEstimationNetwork,
         *,
         domain: EvaluatorDomain,
-        candidates: np.ndarray,
+        shapes: NetworkShapes,
+        candidates: Any,
+        thresholds: TrustThresholds = TrustThresholds(),
     ) -> None:
         """Hold trained networks and freeze them.
 
@@ -98,16 +76,26 @@ class NeuralEvaluator:
             generator: Hardware generation network.
             estimator: Cost estimation network.
             domain: What they were trained on.
+            shapes: Their forms and sizes.
             candidates: Rows of the accelerator space that were the best for some training
-                example, int32 [C]; the choice is made among these.
+                example, int32 [C].
+            thresholds: Of `trust`.
         """
         generator.trainable = False
         estimator.trainable = False
         self.generator, self.estimator, self.domain = generator, estimator, domain
         self.candidates = np.asarray(candidates, np.int32)
+        self.shapes, self.thresholds = shapes, thresholds
         self.head_sizes = domain.accelerators.head_sizes
         self._head_indices = domain.accelerators.head_indices()
-        self._candidate_heads = head_one_hot(self._head_indices[self.candidates], self.head_sizes)
+        heads = head_one_hot(self._head_indices[self.candidates], self.head_sizes)
+        self._candidate_heads = heads
+        # The networks are frozen, so what they say of the candidates is computed once.
+        self._candidate_costs = (
+            (estimator.coefficients(heads), estimator.area(heads))
+            if isinstance(estimator, CostEstimationNetwork)
+            else None
+        )
 
     def evaluate(
         self,
@@ -120,67 +108,112 @@ class NeuralEvaluator:
     ) -> Evaluation:
         """Evaluate architectures under objectives.
 
-        The accelerator is the candidate of highest joint probability over the four heads.
-        By default it is forwarded without gradient: the exact gradient of a minimum has no
-        term through the argmin.
+        By default the generated accelerator is forwarded without gradient: the exact
+        gradient of a minimum has no term through the argmin.
         Differs from the paper: Gumbel softmax is an option, not the default.
 
         Args:
             mixture_weights: float32 [B, D, O].
             objective_vectors: float32 [B, 4]; see hardware.objective.
             forwarding: "hard"; "soft", the heads' probabilities; or "gumbel", one-hot
-                samples of the heads with the gradient of their Gumbel softmax.
+                samples with the gradient of their Gumbel softmax.
             temperature: Of the softmax in "soft" and "gumbel".
             seed: Pair of integers, for "gumbel".
         Returns:
             Metrics float32 [B, 3], differentiable in the mixture weights, and the index
             of the generated accelerator, int32 [B].
         """
+        if forwarding not in FORWARDINGS:
+            raise UserError(f"forwarding is {forwarding!r}, not one of {', '.join(FORWARDINGS)}")
+        if forwarding == "gumbel" and seed is None:
+            raise ValueError("forwarding='gumbel' needs a seed, a pair of integers")
         weights = tf.convert_to_tensor(mixture_weights, tf.float32)
         vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
+        seen = tf.stop_gradient(weights) if forwarding == "hard" else weights
+        logits = self.logits(seen, vectors)
+        if forwarding == "gumbel":
+            uniform = tf.random.stateless_uniform(
+                tf.shape(logits), seed, minval=np.finfo(np.float32).tiny
+            )
+            logits -= tf.math.log(-tf.math.log(uniform))
+        parts = self._softmaxes(logits)
+        hard = [tf.one_hot(tf.argmax(part, axis=-1), part.shape[-1]) for part in parts]
+        hard_heads = self._as_heads(hard)
         if forwarding == "hard":
-            index, heads = self._choose(self.generator((tf.stop_gradient(weights), vectors)))
-        elif forwarding == "soft":
-            logits = self.generator((weights, vectors))
-            index, _ = self._choose(logits)
-            split = split_heads(logits / temperature, self.head_sizes)
-            heads = tf.concat([tf.nn.softmax(head) for head in split], axis=-1)
-        elif forwarding == "gumbel":
-            if seed is None:
-                raise ValueError("forwarding='gumbel' needs a seed, a pair of integers")
-            logits = self.generator((weights, vectors))
-            index, heads = self._sample(logits, temperature, seed)
+            heads = hard_heads
         else:
-            raise UserError(f"forwarding is {forwarding!r}, not one of {', '.join(FORWARDINGS)}")
-        return Evaluation(self.estimator((weights, heads)), index)
+            heads = self._as_heads([tf.nn.softmax(part / temperature) for part in parts])
+            if forwarding == "gumbel":
+                heads += tf.stop_gradient(hard_heads - heads)
+        return Evaluation(self.estimator((weights, heads)), self._index(hard_heads))
 
     def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
         """Return the predicted metrics, float32 [B, 3], at one accelerator per row [B]."""
         heads = head_one_hot(tf.gather(self._head_indices, accelerator_index), self.head_sizes)
         return self.estimator((tf.convert_to_tensor(mixture_weights, tf.float32), heads))
 
-    def _choose(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return rows [B] and one-hot heads [B, H] of the most probable candidates."""
-        scores = tf.matmul(logits, self._candidate_heads, transpose_b=True)
-        choice = tf.argmax(scores, axis=-1, output_type=tf.int32)
-        return tf.gather(self.candidates, choice), tf.gather(self._candidate_heads, choice)
+    def trust(self, mixture_weights: Any, objective_vectors: Any, accelerator_index: Any) -> Trust:
+        """Return how far the answer for each row can be relied on.
 
-    def _sample(
-        self, logits: tf.Tensor, temperature: float, seed: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return rows [B] and straight-through one-hot heads [B, H] of Gumbel samples."""
-        uniform = tf.random.stateless_uniform(
-            tf.shape(logits), seed, minval=np.finfo(np.float32).tiny
+        Args:
+            mixture_weights: float32 [B, D, O].
+            objective_vectors: float32 [B, 4].
+            accelerator_index: The generated accelerator, int32 [B].
+        """
+        weights = tf.convert_to_tensor(mixture_weights, tf.float32)
+        vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
+        chosen = self._log_objective(vectors, self.estimate(weights, accelerator_index))
+        candidates = self._log_objective(vectors[:, None, :], self._candidate_metrics(weights))
+        least = tf.reduce_min(candidates, axis=-1)
+        regret = tf.math.expm1(tf.maximum(chosen - least, 0.0))
+        if self._candidate_costs is None:
+            bound = tf.fill(tf.shape(regret), np.float32(np.inf))
+        else:
+            all_bounds = tf.reshape(self.estimator.error_bound, [-1])
+            bound = tf.gather(all_bounds, accelerator_index)
+        is_trusted = (regret <= self.thresholds.max_predicted_regret) & (
+            bound <= self.thresholds.max_error_bound
         )
-        noisy = (logits - tf.math.log(-tf.math.log(uniform))) / temperature
-        heads, index = [], 0
-        for head in split_heads(noisy, self.head_sizes):
-            soft = tf.nn.softmax(head)
-            position = tf.argmax(head, axis=-1, output_type=tf.int32)
-            hard = tf.one_hot(position, head.shape[-1])
-            heads.append(soft + tf.stop_gradient(hard - soft))
-            index = index * head.shape[-1] + position
-        return index, tf.concat(heads, axis=-1)
+        return Trust(regret, bound, is_trusted)
+
+    def logits(self, weights: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
+        """Return the logits of the generation network, float32 [B, C] or [B, H]."""
+        if self.shapes.generator_form != "ranked":
+            return self.generator((weights, vectors))
+        gaps = objective_gaps(
+            vectors[:, None, :], self._candidate_metrics(weights), self.domain.reference
+        )
+        return self.generator((weights, vectors, gaps))
+
+    def _candidate_metrics(self, weights: tf.Tensor) -> tf.Tensor:
+        """Return what the estimation network predicts for the candidates, float32 [B, C, 3]."""
+        if self._candidate_costs is not None:
+            return self.estimator.pairwise_metrics(weights, *self._candidate_costs)
+        num, rows = len(self.candidates), tf.shape(weights)[0]
+        pairs = tf.repeat(weights, num, axis=0), tf.tile(self._candidate_heads, [rows, 1])
+        return tf.reshape(self.estimator(pairs), [rows, num, 3])
+
+    def _log_objective(self, vectors: tf.Tensor, metrics: tf.Tensor) -> tf.Tensor:
+        return tf.math.log(objective_values(vectors, metrics, self.domain.reference))
+
+    def _softmaxes(self, logits: tf.Tensor) -> list[tf.Tensor]:
+        """Return the logits of each softmax: one over the candidates, or one per head."""
+        if self.shapes.generator_form == "heads":
+            return split_heads(logits, self.head_sizes)
+        return [logits]
+
+    def _as_heads(self, probabilities: list[tf.Tensor]) -> tf.Tensor:
+        """Return what the softmaxes give as heads side by side, [B, H]."""
+        if self.shapes.generator_form == "heads":
+            return tf.concat(probabilities, axis=-1)
+        return tf.matmul(probabilities[0], self._candidate_heads)
+
+    def _index(self, heads: tf.Tensor) -> tf.Tensor:
+        """Return the rows of the accelerator space, int32 [B], of one-hot heads."""
+        index = tf.zeros(tf.shape(heads)[:1], tf.int32)
+        for head in split_heads(heads, self.head_sizes):
+            index = index * head.shape[-1] + tf.argmax(head, axis=-1, output_type=tf.int32)
+        return index
 
     def save(self, path: str, **record: Any) -> None:
         """Save into a folder: weights, and a manifest with the SHA-256 of each.
@@ -200,13 +233,9 @@ class NeuralEvaluator:
             manifest = {
                 "schema_version": _SCHEMA_VERSION,
                 "domain": dataclasses.asdict(self.domain),
-                "networks": {
-                    "num_blocks": self.generator.trunk.num_blocks,
-                    "generator_units": self.generator.trunk.inlet.units,
-                    "estimator_units": self.estimator.trunk.inlet.units,
-                    "cell_mask": self.estimator.cell_mask.astype(int).tolist(),
-                    "candidates": self.candidates.tolist(),
-                },
+                "networks": dataclasses.asdict(self.shapes),
+                "candidates": self.candidates.tolist(),
+                "trust_thresholds": dataclasses.asdict(self.thresholds),
                 "files": {file: _sha256(os.path.join(aside, file)) for file in _WEIGHTS.values()},
                 **record,
             }
@@ -232,50 +261,23 @@ class NeuralEvaluator:
                 raise UserError(f"evaluator {path}: {file} is not what was saved: {MEND}")
         try:
             domain = EvaluatorDomain.from_json(manifest["domain"])
-            shapes = manifest["networks"]
-            generator, estimator = make_networks(
-                domain,
-                cell_mask=np.asarray(shapes["cell_mask"], bool),
-                num_blocks=shapes["num_blocks"],
-                generator_units=shapes["generator_units"],
-                estimator_units=shapes["estimator_units"],
-            )
+            shapes = NetworkShapes(**manifest["networks"])
+            generator, estimator = make_networks(domain, shapes)
             generator.load_weights(os.path.join(path, _WEIGHTS["generator"]))
             estimator.load_weights(os.path.join(path, _WEIGHTS["estimator"]))
-            return cls(generator, estimator, domain=domain, candidates=shapes["candidates"])
+            return cls(
+                generator,
+                estimator,
+                domain=domain,
+                shapes=shapes,
+                candidates=manifest["candidates"],
+                thresholds=TrustThresholds(**manifest["trust_thresholds"]),
+            )
         except (KeyError, TypeError, ValueError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"evaluator {path}: {MANIFEST} does not fit ({reason}): {MEND}"
             ) from None
-
-
-def make_networks(
-    domain: EvaluatorDomain,
-    *,
-    cell_mask: np.ndarray,
-    num_blocks: int,
-    generator_units: int,
-    estimator_units: int,
-    seed: int = 0,
-) -> tuple[HardwareGenerationNetwork, CostEstimationNetwork]:
-    """Return untrained networks of the right shapes."""
-    head_sizes = domain.accelerators.head_sizes
-    generator = HardwareGenerationNetwork(
-        num_cells=domain.space.num_blocks * domain.space.num_ops,
-        head_sizes=head_sizes,
-        num_blocks=num_blocks,
-        units=generator_units,
-        seed=2 * seed,
-    )
-    estimator = CostEstimationNetwork(
-        cell_mask=cell_mask,
-        head_sizes=head_sizes,
-        num_blocks=num_blocks,
-        units=estimator_units,
-        seed=2 * seed + 1,
-    )
-    return generator, estimator
 
 
 def _sha256(path: str) -> str:
