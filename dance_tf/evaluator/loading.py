@@ -8,8 +8,8 @@ from typing import Any
 
 from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
-from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.domain import EvaluatorDomain
+from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
 
 __all__ = ["load_evaluator", "shipped_path"]

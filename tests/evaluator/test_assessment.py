@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.assessment import evaluate_evaluator
 from dance_tf.evaluator.dataset import (
@@ -18,7 +19,7 @@ from dance_tf.evaluator.dataset import (
     sample_one_hot,
 )
 from dance_tf.evaluator.exact import ExactEvaluator
-from dance_tf.evaluator.neural import EvaluatorDomain, NeuralEvaluator, make_networks
+from dance_tf.evaluator.trainers import EvaluatorTrainer
 from dance_tf.hardware.accelerator import HEADS
 from dance_tf.structs import METRICS, Evaluation
 
@@ -54,15 +55,11 @@ def wrong_report(table) -> dict:
 
 @pytest.fixture(scope="module")
 def untrained_report(table) -> dict:
-    domain = EvaluatorDomain.of_table(table)
-    generator, estimator = make_networks(
-        domain,
-        cell_mask=table.latency_ms.max(axis=-1) > 0,
-        num_blocks=1,
-        generator_units=8,
-        estimator_units=8,
+    config = EvaluatorConfig(
+        generator_form="joint", num_blocks=1, generator_units=8, estimator_units=8
     )
-    evaluator = NeuralEvaluator(generator, estimator, domain=domain, candidates=np.arange(54))
+    trainer = EvaluatorTrainer(table, config, 0, np.arange(54))
+    evaluator = trainer.evaluator()
     return evaluate_evaluator(evaluator, table, 600, seed=0)
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf.evaluator.dataset import sample_mixtures
+from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
+from dance_tf.evaluator.estimators import CostEstimationNetwork, PlainCostEstimationNetwork
 from dance_tf.evaluator.networks import (
-    CostEstimationNetwork,
     HardwareGenerationNetwork,
     head_one_hot,
+    objective_gaps,
     split_heads,
 )
 from dance_tf.hardware.objective import random_objectives
+from tests.evaluator.fake_table import with_arrays
 
 SIZES = (3, 3, 2, 3)
 
@@ -29,7 +31,7 @@ def estimator(table) -> CostEstimationNetwork:
 
 @pytest.fixture(scope="module")
 def generator() -> HardwareGenerationNetwork:
-    return HardwareGenerationNetwork(num_cells=14, head_sizes=SIZES, units=16)
+    return HardwareGenerationNetwork(num_cells=14, num_outputs=4, is_ranked=False, units=16)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_generator_ignores_the_scale_of_the_weights(table, generator):
     rng = np.random.default_rng(0)
     mixtures, objectives = sample_mixtures(table.space, 8, rng), random_objectives(8, rng)
     logits = generator((mixtures, objectives))
-    assert logits.shape == (8, sum(SIZES))
+    assert logits.shape == (8, 4)
     scaled = objectives * np.float32([1, 5, 5, 5])
     np.testing.assert_allclose(generator((mixtures, scaled)), logits, rtol=1e-4, atol=1e-5)
     other_kind = objectives * np.float32([0, 1, 1, 1]) + np.float32([1, 0, 0, 0])
@@ -89,18 +91,81 @@ def test_cells_without_cost_have_no_influence(table, estimator, heads):
 
 def test_pairwise_is_every_pair(table, estimator, heads):
     mixtures = sample_mixtures(table.space, 4, np.random.default_rng(4))
-    pairs = estimator.pairwise(mixtures, estimator.coefficients(heads[:6]))
-    assert pairs.shape == (6, 4, 3)
+    pairs = estimator.pairwise_metrics(
+        mixtures, estimator.coefficients(heads[:6]), estimator.area(heads[:6])
+    )
+    assert pairs.shape == (4, 6, 3)
     for row in range(6):
         alone = estimator((mixtures, tf.tile(heads[row : row + 1], [4, 1])))
-        np.testing.assert_allclose(pairs[row], alone, rtol=1e-5)
+        np.testing.assert_allclose(pairs[:, row], alone, rtol=1e-5)
 
 
 def test_table_coefficients_give_the_tables_metrics(table, estimator):
     mixtures = sample_mixtures(table.space, 4, np.random.default_rng(5))
-    pairs = estimator.pairwise(mixtures, estimator.table_coefficients(table))
-    exact = np.swapaxes(table.expected_metrics(mixtures), 0, 1)
-    np.testing.assert_allclose(pairs, exact, rtol=1e-5)
+    coefficients = estimator.table_coefficients(table)
+    pairs = estimator.pairwise_metrics(mixtures, coefficients, table.area_mm2)
+    np.testing.assert_allclose(pairs, table.expected_metrics(mixtures), rtol=1e-5)
+
+
+def test_area_is_the_tables_and_of_probabilities_the_mean(table, estimator, heads):
+    np.testing.assert_array_equal(estimator.area(heads), table.area_mm2)
+    rng = np.random.default_rng(6)
+    soft = [rng.dirichlet(np.ones(size), size=5).astype(np.float32) for size in SIZES]
+    expected = np.einsum("ba,bc,bd,be,acde->b", *soft, table.area_mm2.reshape(SIZES))
+    np.testing.assert_allclose(estimator.area(np.concatenate(soft, axis=1)), expected, rtol=1e-5)
+
+
+def test_no_architecture_is_further_off_than_the_bound(table, estimator, heads):
+    estimator.bound_errors(table)
+    mixtures = sample_one_hot(table.space, 200, np.random.default_rng(7))
+    predicted = estimator.pairwise_metrics(
+        mixtures, estimator.coefficients(heads), estimator.area(heads)
+    )
+    errors = np.abs(predicted / table.expected_metrics(mixtures) - 1.0).max(axis=(0, 2))
+    bound = estimator.error_bound.numpy().reshape(-1)
+    assert (errors <= bound).all()
+    # And it is no wild guess: all of two blocks' ops are among the architectures.
+    assert (bound < 20 * errors).all()
+
+
+def test_an_accelerator_that_cannot_run_a_cell_has_no_bound(table):
+    latency_ms = table.latency_ms.copy()
+    latency_ms[0, 0, 5] = np.inf
+    spoilt = with_arrays(table, latency_ms=latency_ms)
+    network = CostEstimationNetwork(
+        cell_mask=table.latency_ms.max(axis=-1) > 0, head_sizes=SIZES, units=16
+    )
+    network.normalise(spoilt)
+    network.bound_errors(spoilt)
+    bound = network.error_bound.numpy().reshape(-1)
+    np.testing.assert_array_equal(np.isinf(bound), np.arange(54) == 5)
+
+
+def test_a_ranked_network_prefers_what_is_predicted_to_cost_less(table):
+    network = HardwareGenerationNetwork(num_cells=14, num_outputs=3, units=16)
+    rng = np.random.default_rng(8)
+    mixtures, objectives = sample_mixtures(table.space, 8, rng), random_objectives(8, rng)
+    metrics = rng.uniform(1, 2, size=(8, 3, 3)).astype(np.float32)
+    gaps = objective_gaps(objectives[:, None, :], metrics, table.reference)
+    assert (np.min(gaps, axis=1) == 0).all()
+    logits = network((mixtures, objectives, gaps))
+    is_clear = np.partition(gaps, 1, axis=1)[:, 1] > 0.01
+    assert is_clear.any()
+    np.testing.assert_array_equal(
+        np.argmax(logits, axis=1)[is_clear], np.argmin(gaps, axis=1)[is_clear]
+    )
+
+
+@pytest.mark.parametrize("is_forwarded", [True, False])
+def test_the_plain_form_sees_the_accelerator_only_if_forwarded(table, heads, is_forwarded):
+    network = PlainCostEstimationNetwork(
+        num_cells=14, head_sizes=SIZES, is_forwarded=is_forwarded, units=16
+    )
+    network.normalise(table)
+    mixtures = np.repeat(sample_mixtures(table.space, 1, np.random.default_rng(9)), 54, axis=0)
+    metrics = network((mixtures, heads)).numpy()
+    assert metrics.shape == (54, 3) and (metrics > 0).all()
+    assert (np.ptp(metrics, axis=0) / metrics[0] > 1e-3).all() == is_forwarded
 
 
 def test_normalisation_inverts(table, estimator):
@@ -113,7 +178,7 @@ def test_normalisation_inverts(table, estimator):
 
 def test_the_seed_determines_the_first_weights():
     def first_kernel(seed: int) -> np.ndarray:
-        network = HardwareGenerationNetwork(num_cells=4, head_sizes=SIZES, units=8, seed=seed)
+        network = HardwareGenerationNetwork(num_cells=4, num_outputs=3, units=8, seed=seed)
         return network.trunk.inlet.kernel.numpy()
 
     np.testing.assert_array_equal(first_kernel(1), first_kernel(1))

@@ -13,28 +13,35 @@ import tensorflow as tf
 from dance_tf.config import AcceleratorSpaceConfig, EvaluatorConfig, HardwareConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.dataset import sample_mixtures
+from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.loading import load_evaluator, shipped_path
-from dance_tf.evaluator.neural import FORWARDINGS, EvaluatorDomain, NeuralEvaluator, make_networks
-from dance_tf.hardware.objective import random_objectives
+from dance_tf.evaluator.networks import head_one_hot
+from dance_tf.evaluator.neural import FORWARDINGS, NeuralEvaluator, TrustThresholds
+from dance_tf.evaluator.shapes import NetworkShapes, make_networks
+from dance_tf.hardware.objective import objective_values, random_objectives
 from tests.evaluator.fake_table import make_fake_table
 
 CANDIDATES = np.asarray([3, 20, 41], np.int32)
 
 
+def _untrained(table, **form: str) -> NeuralEvaluator:
+    domain = EvaluatorDomain.of_table(table)
+    config = EvaluatorConfig(generator_units=16, estimator_units=24, **form)
+    shapes = NetworkShapes.of(config, table, len(CANDIDATES))
+    generator, estimator = make_networks(domain, shapes)
+    estimator.normalise(table)
+    if config.estimator_form == "linear":
+        estimator.bound_errors(table)
+    return NeuralEvaluator(
+        generator, estimator, domain=domain, shapes=shapes, candidates=CANDIDATES
+    )
+
+
 @pytest.fixture(scope="module")
 def evaluator(table) -> NeuralEvaluator:
     """Untrained: what is tested here does not depend on the weights."""
-    domain = EvaluatorDomain.of_table(table)
-    generator, estimator = make_networks(
-        domain,
-        cell_mask=table.latency_ms.max(axis=-1) > 0,
-        num_blocks=5,
-        generator_units=16,
-        estimator_units=24,
-    )
-    estimator.normalise(table)
-    return NeuralEvaluator(generator, estimator, domain=domain, candidates=CANDIDATES)
+    return _untrained(table)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +57,66 @@ def queries(table) -> tuple[np.ndarray, np.ndarray]:
     return sample_mixtures(table.space, 64, rng), random_objectives(64, rng)
 
 
-def test_chooses_the_likeliest_candidate(table, evaluator, queries):
-    logits = evaluator.generator(queries).numpy()
-    starts = np.cumsum([0, *evaluator.head_sizes[:-1]])
-    scores = logits[:, table.accelerators.head_indices(CANDIDATES) + starts].sum(axis=-1)
+@pytest.mark.parametrize("generator_form", ["ranked", "joint"])
+def test_chooses_the_likeliest_candidate(table, queries, generator_form):
+    evaluator = _untrained(table, generator_form=generator_form)
+    logits = evaluator.logits(*queries).numpy()
     index = evaluator.evaluate(*queries).accelerator_index
-    np.testing.assert_array_equal(index, CANDIDATES[scores.argmax(axis=1)])
+    np.testing.assert_array_equal(index, CANDIDATES[logits.argmax(axis=1)])
+
+
+@pytest.mark.parametrize("estimator_form", ["linear", "plain", "unforwarded"])
+def test_the_papers_heads_choose_each_for_itself(table, queries, estimator_form):
+    objectives = "edap" if estimator_form == "unforwarded" else "all"
+    evaluator = _untrained(
+        table,
+        generator_form="heads",
+        estimator_form=estimator_form,
+        training_objectives=objectives,
+    )
+    logits = evaluator.logits(*queries).numpy()
+    ends = np.cumsum(evaluator.head_sizes)
+    positions = [part.argmax(axis=1) for part in np.split(logits, ends[:-1], axis=1)]
+    evaluation = evaluator.evaluate(*queries)
+    np.testing.assert_array_equal(
+        table.accelerators.head_indices(np.asarray(evaluation.accelerator_index)),
+        np.stack(positions, axis=1),
+    )
+    assert evaluation.metrics.shape == (64, 3) and np.all(evaluation.metrics > 0)
+    trust = evaluator.trust(*queries, evaluation.accelerator_index)
+    assert trust.predicted_regret.shape == (64,) and np.all(trust.predicted_regret >= 0)
+    assert np.isinf(trust.error_bound).all() == (estimator_form != "linear")
+
+
+def test_a_ranked_choice_follows_the_predicted_objective(table, evaluator, queries):
+    index = evaluator.evaluate(*queries).accelerator_index
+    metrics = [evaluator.estimate(queries[0], np.full(64, c)) for c in CANDIDATES]
+    values = np.stack([objective_values(queries[1], m, table.reference) for m in metrics], axis=1)
+    chosen = np.take_along_axis(values, np.searchsorted(CANDIDATES, index)[:, None], axis=1)[:, 0]
+    regret = chosen / values.min(axis=1) - 1
+    trust = evaluator.trust(*queries, index)
+    np.testing.assert_allclose(trust.predicted_regret, regret, atol=1e-5)
+    assert regret.max() < 0.01  # The untrained trunk adds little.
+
+
+def test_trust_is_within_both_thresholds(table, evaluator, queries):
+    index = np.full(64, CANDIDATES[1], np.int32)
+    regret, bound, _ = evaluator.trust(*queries, index)
+    assert np.all(bound == bound[0]) and np.ptp(regret) > 0
+    middle = float(np.sort(regret)[32])
+    for max_bound, expected in (
+        (float(bound[0]), np.asarray(regret) <= middle),
+        (float(bound[0]) * 0.99, np.zeros(64, bool)),
+    ):
+        evaluator.thresholds = TrustThresholds(middle, max_bound)
+        np.testing.assert_array_equal(evaluator.trust(*queries, index).is_trusted, expected)
+    evaluator.thresholds = TrustThresholds()
+
+
+def test_the_exact_evaluator_is_always_trusted(table, queries):
+    trust = ExactEvaluator(table).trust(*queries, np.zeros(64, np.int32))
+    assert np.asarray(trust.is_trusted).all()
+    assert not np.any(trust.predicted_regret) and not np.any(trust.error_bound)
 
 
 def test_metrics_are_the_estimate_of_the_generated_accelerator(evaluator, queries):
@@ -93,7 +154,8 @@ def test_forwarded_soft_or_gumbel_it_has(evaluator, queries):
         assert np.abs(gradient - hard).max() > 1e-6
 
 
-def test_gumbel_samples_are_one_hot_and_follow_the_seed(evaluator, queries):
+def test_gumbel_samples_are_one_hot_and_follow_the_seed(table, queries):
+    evaluator = _untrained(table, generator_form="joint")
     first, again, other = (
         evaluator.evaluate(*queries, forwarding="gumbel", seed=(0, seed)) for seed in (1, 1, 2)
     )
@@ -109,6 +171,15 @@ def test_a_wrong_forwarding_is_refused(evaluator, queries):
         evaluator.evaluate(*queries, forwarding="harder")
     with pytest.raises(ValueError, match="seed"):
         evaluator.evaluate(*queries, forwarding="gumbel")
+
+
+def test_soft_forwarding_is_a_mean_over_the_softmax(table, queries):
+    evaluator = _untrained(table, generator_form="joint")
+    shares = tf.nn.softmax(evaluator.logits(*queries) / 0.5)
+    heads = head_one_hot(table.accelerators.head_indices(CANDIDATES), evaluator.head_sizes)
+    expected = evaluator.estimator((queries[0], tf.matmul(shares, heads)))
+    soft = evaluator.evaluate(*queries, forwarding="soft", temperature=0.5)
+    np.testing.assert_allclose(soft.metrics, expected, rtol=1e-5)
 
 
 def test_is_frozen(evaluator):
@@ -173,7 +244,7 @@ def _spoil(path, how: str) -> None:
     [
         ("no manifest", "manifest.json: no such file"),
         ("half a manifest", "manifest.json: not JSON"),
-        ("other schema", "schema version 1"),
+        ("other schema", "schema version 2"),
         ("no files", "does not list its files"),
         ("other shapes", "manifest.json does not fit"),
         ("no domain", "manifest.json does not fit"),

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator import training
-from dance_tf.evaluator.dataset import draw_batch, ever_best_accelerators
+from dance_tf.evaluator.dataset import ever_best_accelerators
 from dance_tf.evaluator.neural import NeuralEvaluator
+from dance_tf.evaluator.trainers import EvaluatorTrainer
 
-SHORT = EvaluatorConfig(generator_units=16, estimator_units=16, training_steps=40, batch_size=32)
+SHORT = EvaluatorConfig(
+    generator_units=16, estimator_units=16, estimator_steps=20, generator_steps=20, batch_size=32
+)
 
 
 @pytest.fixture(autouse=True)
 def _small_numbers(monkeypatch):
     monkeypatch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
     monkeypatch.setattr(training, "_NUM_ASSESSED", 64)
-    monkeypatch.setattr(training, "_CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr(training, "_CHECK_EVERY", 10)
     monkeypatch.setattr(training, "_REPORT_EVERY", 5)
 
 
@@ -33,6 +38,7 @@ def finished(table, tmp_path_factory) -> pathlib.Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
         patch.setattr(training, "_NUM_ASSESSED", 64)
+        patch.setattr(training, "_CHECK_EVERY", 10)
         patch.setattr(training, "_REPORT_EVERY", 5)
         metrics = training.train_evaluator(
             table, SHORT, 3, str(path), lambda *steps, **losses: reports.append([*steps, losses])
@@ -47,36 +53,91 @@ def _weights(path) -> list[np.ndarray]:
     return [weight for network in networks for weight in network.get_weights()]
 
 
-def test_overfits_32_rows(table):
+@pytest.mark.parametrize("generator_form", ["ranked", "joint", "heads"])
+def test_overfits_32_rows(table, generator_form):
     candidates = ever_best_accelerators(table, 1024, 0.5, seed=0)
     config = EvaluatorConfig(
-        generator_units=64, estimator_units=64, training_steps=500, batch_size=32
+        generator_form=generator_form,
+        generator_units=64,
+        estimator_units=64,
+        estimator_steps=300,
+        generator_steps=300,
+        batch_size=32,
     )
-    trainer = training.EvaluatorTrainer(table, config, 0, candidates)
-    batch = trainer.draw()
-    first = {name: float(loss) for name, loss in trainer.train_step(batch).items()}
-    for _ in range(499):
-        losses = trainer.train_step(batch)
-    last = {name: float(loss) for name, loss in losses.items()}
-    assert last["heads"] < 0.02 * first["heads"]
-    assert last["joint"] < 0.02 * first["joint"]
-    assert last["relative_error"] < 1e-4
-    evaluation = trainer.evaluator().evaluate(batch.mixture_weights, batch.objective_vectors)
-    np.testing.assert_array_equal(evaluation.accelerator_index, candidates[batch.best_index])
-    exact = table.metrics_at(batch.mixture_weights, evaluation.accelerator_index)
-    # Every other best accelerator is among those whose cost is learnt in a step.
-    np.testing.assert_allclose(evaluation.metrics[::2], exact[::2], rtol=0.03)
+    trainer = EvaluatorTrainer(table, config, 0, candidates)
+    for stage in trainer.stages:
+        batch = stage.batch(0)
+        first = float(stage.train_step(batch))
+        while not stage.is_finished:
+            last = float(stage.train_step(batch))
+        assert last < 0.02 * first
+    mixtures, objectives, best, *_ = batch
+    evaluation = trainer.evaluator().evaluate(mixtures, objectives)
+    np.testing.assert_array_equal(evaluation.accelerator_index, candidates[best])
+    exact = table.metrics_at(mixtures, evaluation.accelerator_index)
+    np.testing.assert_allclose(evaluation.metrics, exact, rtol=0.03)
 
 
-def test_a_batch_step_is_drawn_anew_and_by_seed(table):
+@pytest.mark.parametrize("estimator_form", ["plain", "unforwarded"])
+def test_the_papers_forms_overfit_32_rows(table, estimator_form):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0, is_edap=True)
+    config = EvaluatorConfig(
+        generator_form="heads",
+        estimator_form=estimator_form,
+        training_objectives="edap",
+        estimator_units=64,
+        estimator_steps=300,
+        batch_size=32,
+    )
+    [stage, _] = EvaluatorTrainer(table, config, 0, candidates).stages
+    batch = architectures, accelerators, metrics = stage.batch(0)
+    np.testing.assert_array_equal(metrics, table.metrics_at(architectures, accelerators))
+    while not stage.is_finished:
+        loss = float(stage.train_step(batch))
+    assert loss < 1e-3
+
+
+def test_a_batch_is_drawn_anew_at_each_step_and_by_seed(table):
     candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
-    trainers = [training.EvaluatorTrainer(table, SHORT, seed, candidates) for seed in (0, 0, 1)]
-    first, again, other = (trainer.draw() for trainer in trainers)
-    np.testing.assert_array_equal(first.mixture_weights, again.mixture_weights)
-    assert not np.array_equal(first.mixture_weights, other.mixture_weights)
-    trainers[0].train_step()
-    assert trainers[0].step == 1
-    assert not np.array_equal(trainers[0].draw().mixture_weights, first.mixture_weights)
+    trainers = [EvaluatorTrainer(table, SHORT, seed, candidates) for seed in (0, 0, 1)]
+    for place in range(2):
+        first, again, other = (trainer.stages[place].batch(0)[0] for trainer in trainers)
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+        stage = trainers[0].stages[place]
+        stage.train_step()
+        assert stage.step == 1
+        assert not np.array_equal(stage.batch(1)[0], first)
+
+
+def test_all_candidates_are_in_every_batch_of_the_estimator(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
+    stage = EvaluatorTrainer(table, SHORT, 0, candidates).stages[0]
+    for step in range(3):
+        architectures, accelerators = stage.batch(step)
+        assert np.isin(candidates, accelerators).all()
+        assert len(architectures) == 16 and len(accelerators) >= 32
+
+
+def test_with_exact_coefficients_the_estimator_has_no_loss(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
+    trainer = EvaluatorTrainer(table, SHORT, 0, candidates)
+    stage, estimator = trainer.stages[0], trainer.estimator
+    batch = stage.batch(0)
+    assert float(stage._loss(*batch)) > 1e-3
+    exact = tf.gather(tf.constant(estimator.table_coefficients(table)), batch[1])
+    estimator.coefficients = lambda heads: exact
+    assert float(stage._loss(*batch)) < 1e-9
+
+
+def test_stops_early_when_nothing_is_gained(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
+    config = dataclasses.replace(SHORT, early_stop_checks=3, learning_rate=1e-30)
+    stage = EvaluatorTrainer(table, config, 0, candidates).stages[0]
+    for done in range(4):
+        assert not stage.is_finished, done
+        stage.check()
+    assert stage.is_finished and stage.step == 0
 
 
 def test_a_finished_training_is_a_folder_with_a_manifest(table, finished):
@@ -85,14 +146,16 @@ def test_a_finished_training_is_a_folder_with_a_manifest(table, finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["metrics"] == metrics
     assert manifest["training"]["seed"] == 3
-    assert manifest["training"]["config"]["training_steps"] == 40
+    assert manifest["training"]["config"]["estimator_steps"] == 20
     assert manifest["domain"]["content_hash"] == table.content_hash
     assert metrics["one_hot"]["objectives"]["edap"]["regret"]["mean"] >= 0
     assert [step for step, _, _ in reports] == list(range(5, 41, 5))
     assert {total for _, total, _ in reports} == {40}
-    first, last = reports[0][2], reports[-1][2]
-    assert set(last) == {"heads", "joint", "relative_error"}
-    assert last["relative_error"] < first["relative_error"] and last["heads"] < first["heads"]
+    losses = [next(iter(report[2].items())) for report in reports]
+    assert [name for name, _ in losses] == 4 * ["relative_error"] + 4 * ["cross_entropy"]
+    assert losses[3][1] < losses[0][1]
+    assert manifest["trust_thresholds"]["max_predicted_regret"] >= 1e-5
+    assert (np.isfinite(list(manifest["trust_thresholds"].values()))).all()
 
 
 class _StoppedError(Exception):
@@ -133,23 +196,8 @@ def test_checkpoints_of_another_training_are_left_alone(table, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(table, tmp_path):
     config = EvaluatorConfig(
-        generator_units=16, estimator_units=16, training_steps=40, learning_rate=1e6
+        generator_units=16, estimator_units=16, estimator_steps=40, learning_rate=1e6
     )
     with pytest.raises(UserError, match=r"not finite at step \d+: lower evaluator.learning_rate"):
         training.train_evaluator(table, config, 0, str(tmp_path))
     assert not (tmp_path / "manifest.json").exists()
-
-
-def test_labels_of_a_batch_are_learnt_for_all_its_pairs(table):
-    # A trainer's targets are the table: with exact coefficients its loss is 0.
-    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
-    trainer = training.EvaluatorTrainer(table, SHORT, 0, candidates)
-    batch = draw_batch(table, np.arange(54), 16, 0.5, np.random.default_rng(0))
-    exact = trainer.estimator.table_coefficients(table)[batch.accelerator_index]
-    pairs = trainer.estimator.pairwise(batch.mixture_weights, exact).numpy()
-    for column in range(16):
-        metrics = table.metrics_at(
-            np.repeat(batch.mixture_weights[column : column + 1], 16, axis=0),
-            batch.accelerator_index,
-        )
-        np.testing.assert_allclose(pairs[:, column], metrics, rtol=1e-5)

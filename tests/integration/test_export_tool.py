@@ -17,7 +17,9 @@ from dance_tf.config import (
     SpaceConfig,
     config_to_json,
 )
-from dance_tf.evaluator.neural import EvaluatorDomain, NeuralEvaluator, make_networks
+from dance_tf.evaluator.domain import EvaluatorDomain
+from dance_tf.evaluator.neural import NeuralEvaluator
+from dance_tf.evaluator.shapes import NetworkShapes, make_networks
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.presets import preset
 from dance_tf.serving import ServedModel
@@ -74,11 +76,18 @@ def evaluator(tmp_path):
     space = make_space(SpaceConfig(name="tiny_mbconv"))
     accelerators = AcceleratorSpace(AcceleratorSpaceConfig(pe_x=(8,), pe_y=(8, 16)))
     domain = EvaluatorDomain(space, accelerators, MachineConfig(), "hash", (1.0, 1.0, 1.0))
-    generator, estimator = make_networks(
-        domain, cell_mask=space.op_mask, num_blocks=1, generator_units=8, estimator_units=8
+    shapes = NetworkShapes(
+        num_candidates=len(accelerators),
+        cell_mask=tuple(map(tuple, space.op_mask.astype(int).tolist())),
+        num_blocks=1,
+        generator_units=8,
+        estimator_units=8,
     )
     evaluator = NeuralEvaluator(
-        generator, estimator, domain=domain, candidates=np.arange(len(accelerators))
+        *make_networks(domain, shapes),
+        domain=domain,
+        shapes=shapes,
+        candidates=np.arange(len(accelerators)),
     )
     evaluator.save(str(tmp_path / "trained"))
     return evaluator

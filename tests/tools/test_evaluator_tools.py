@@ -15,7 +15,8 @@ from tools import flags as common
 TINY = ("--preset=tiny", "--set=evaluator.kind=neural")
 SHORT = (
     *(f"--set=evaluator.{name}_units=16" for name in ("generator", "estimator")),
-    "--set=evaluator.training_steps=20",
+    "--set=evaluator.estimator_steps=12",
+    "--set=evaluator.generator_steps=8",
     "--set=evaluator.batch_size=16",
 )
 
