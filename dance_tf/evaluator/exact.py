@@ -17,10 +17,10 @@ from dance_tf.hardware.objective import objective_values
 from dance_tf.hardware.oracle import TIE_TOLERANCE, best_accelerators
 from dance_tf.structs import Evaluation, Trust
 
-__all__ = ["ExactEvaluator", "mixture_softness"]
+__all__ = ["ExactEvaluator", "mixture_softness", "soft_minimum"]
 
-# Added to the softness, so that a one-hot mixture has a temperature, if next to none.
-_SOFTNESS_FLOOR = 1e-6
+# Added to the temperature, so that a one-hot mixture has one, if next to none.
+_TEMPERATURE_FLOOR = 1e-8
 
 # What every accelerator but the oracle's choice is set back by, in log value: far above the
 # temperature at a one-hot mixture, so that equally good ones get nothing there, and far
@@ -44,6 +44,44 @@ def mixture_softness(mixture_weights: Any, op_mask: np.ndarray) -> tf.Tensor:
     share = (share / max((counts > 1).sum(), 1)).astype(np.float32)
     impurity = 1.0 - tf.reduce_sum(tf.square(mixture_weights), axis=-1)
     return tf.maximum(tf.reduce_sum(impurity * share, axis=-1), 0.0)
+
+
+def soft_minimum(
+    metrics: tf.Tensor, vectors: tf.Tensor, reference: Any, best: tf.Tensor, temperature: tf.Tensor
+) -> tf.Tensor:
+    """Return metrics averaged over the accelerators that are nearly the best, float32 [B, 3].
+
+    As the formula of ExactEvaluator says; infinite where no accelerator can run the network.
+
+    Args:
+        metrics: Of the accelerators to average over, float32 [B, N, 3].
+        vectors: Objectives, float32 [B, 4].
+        reference: As for objective_values.
+        best: Which of the N is the best, int32 [B].
+        temperature: Relative difference in the objective that is overlooked, float32 [B].
+    """
+    reference = tf.convert_to_tensor(reference, tf.float32)
+    # Accelerators that cannot run the network get harmless metrics and no weight:
+    # infinity times a weight of 0 is not a number, and neither is its gradient.
+    can_run = tf.reduce_all(tf.math.is_finite(metrics), axis=-1)
+    metrics = tf.where(can_run[..., None], metrics, reference)
+    values = objective_values(vectors[:, None, :], metrics, reference)
+    least = tf.reduce_min(tf.where(can_run, values, values.dtype.max), axis=1, keepdims=True)
+    least = tf.stop_gradient(least)  # A common factor, which the softmax cancels.
+    gaps = tf.math.log1p((values - least) / least)
+    is_best = tf.one_hot(best, tf.shape(values)[1], on_value=True, off_value=False)
+    gaps += tf.where(is_best, 0.0, _TIE_MARGIN)
+    scores = -gaps / (temperature[:, None] + _TEMPERATURE_FLOOR)
+    shares = tf.nn.softmax(tf.where(can_run, scores, scores.dtype.min), axis=1)[..., None]
+
+    # Relative to the best accelerator, so that nothing is rounded where it has all shares.
+    at_best = tf.gather(metrics, best, axis=1, batch_dims=1)
+    ratios = metrics / at_best[:, None, :]
+    linear = 1.0 + tf.reduce_sum(shares * (ratios - 1.0), axis=1)
+    product = tf.exp(tf.reduce_sum(shares * tf.math.log(ratios), axis=1))
+    mixed = at_best * tf.where(vectors[:, :1] > 0.5, linear, product)
+    can_any_run = tf.reduce_any(can_run, axis=1, keepdims=True)
+    return tf.where(can_any_run, mixed, np.float32(np.inf))
 
 
 class ExactEvaluator:
@@ -94,29 +132,8 @@ class ExactEvaluator:
         best = tf.cast(best, tf.int32)
         metrics = self.table.expected_metrics(weights)  # [B, A, 3]
         reference = tf.constant(self.table.reference, tf.float32)
-
-        # Accelerators that cannot run the network get harmless metrics and no weight:
-        # infinity times a weight of 0 is not a number, and neither is its gradient.
-        can_run = tf.reduce_all(tf.math.is_finite(metrics), axis=-1)
-        metrics = tf.where(can_run[..., None], metrics, reference)
-        values = objective_values(vectors[:, None, :], metrics, reference)
-        least = tf.reduce_min(tf.where(can_run, values, values.dtype.max), axis=1, keepdims=True)
-        least = tf.stop_gradient(least)  # A common factor, which the softmax cancels.
-        gaps = tf.math.log1p((values - least) / least)
-        is_best = tf.one_hot(best, tf.shape(values)[1], on_value=True, off_value=False)
-        gaps += tf.where(is_best, 0.0, _TIE_MARGIN)
-        softness = mixture_softness(weights, self.table.space.op_mask) + _SOFTNESS_FLOOR
-        scores = -gaps / (self.softmin_temperature * softness[:, None])
-        shares = tf.nn.softmax(tf.where(can_run, scores, scores.dtype.min), axis=1)[..., None]
-
-        # Relative to the best accelerator, so that nothing is rounded where it has all shares.
-        at_best = tf.gather(metrics, best, axis=1, batch_dims=1)
-        ratios = metrics / at_best[:, None, :]
-        linear = 1.0 + tf.reduce_sum(shares * (ratios - 1.0), axis=1)
-        product = tf.exp(tf.reduce_sum(shares * tf.math.log(ratios), axis=1))
-        mixed = at_best * tf.where(vectors[:, :1] > 0.5, linear, product)
-        can_any_run = tf.reduce_any(can_run, axis=1, keepdims=True)
-        return Evaluation(tf.where(can_any_run, mixed, np.float32(np.inf)), best)
+        temperature = self.softmin_temperature * mixture_softness(weights, self.table.space.op_mask)
+        return Evaluation(soft_minimum(metrics, vectors, reference, best, temperature), best)
 
     def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
         """Return the expected metrics, float32 [B, 3], at one accelerator per row [B]."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 from dance_tf.errors import UserError
 from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.estimators import CostEstimationNetwork, PlainCostEstimationNetwork
+from dance_tf.evaluator.exact import mixture_softness, soft_minimum
 from dance_tf.evaluator.networks import (
     HardwareGenerationNetwork,
     head_one_hot,
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 #: How the generated accelerator enters the cost estimation network.
-FORWARDINGS = ("hard", "soft", "gumbel")
+FORWARDINGS = ("hard", "soft_minimum", "soft", "gumbel")
 
 #: File of a saved evaluator that describes the others.
 MANIFEST = "manifest.json"
@@ -103,7 +104,7 @@ class NeuralEvaluator:
         objective_vectors: Any,
         *,
         forwarding: str = "hard",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         seed: Any = None,
     ) -> Evaluation:
         """Evaluate architectures under objectives.
@@ -115,9 +116,11 @@ class NeuralEvaluator:
         Args:
             mixture_weights: float32 [B, D, O].
             objective_vectors: float32 [B, 4]; see hardware.objective.
-            forwarding: "hard"; "soft", the heads' probabilities; or "gumbel", one-hot
-                samples with the gradient of their Gumbel softmax.
-            temperature: Of the softmax in "soft" and "gumbel".
+            forwarding: "hard"; "soft", the heads' probabilities; "gumbel", one-hot samples
+                with the gradient of their Gumbel softmax; or "soft_minimum", the average
+                over the candidates that are nearly the best, as in ExactEvaluator.
+            temperature: Of the softmax in "soft" and "gumbel", by default 1; of the soft
+                minimum at a uniform mixture, by default 0.01.
             seed: Pair of integers, for "gumbel".
         Returns:
             Metrics float32 [B, 3], differentiable in the mixture weights, and the index
@@ -129,23 +132,42 @@ class NeuralEvaluator:
             raise ValueError("forwarding='gumbel' needs a seed, a pair of integers")
         weights = tf.convert_to_tensor(mixture_weights, tf.float32)
         vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
-        seen = tf.stop_gradient(weights) if forwarding == "hard" else weights
+        has_gradient = forwarding in ("soft", "gumbel")  # the choice itself
+        seen = weights if has_gradient else tf.stop_gradient(weights)
         logits = self.logits(seen, vectors)
         if forwarding == "gumbel":
             uniform = tf.random.stateless_uniform(
                 tf.shape(logits), seed, minval=np.finfo(np.float32).tiny
             )
             logits -= tf.math.log(-tf.math.log(uniform))
+        if forwarding == "soft_minimum":
+            return self._soft_minimum(weights, vectors, logits, temperature or 0.01)
         parts = self._softmaxes(logits)
         hard = [tf.one_hot(tf.argmax(part, axis=-1), part.shape[-1]) for part in parts]
         hard_heads = self._as_heads(hard)
         if forwarding == "hard":
             heads = hard_heads
         else:
-            heads = self._as_heads([tf.nn.softmax(part / temperature) for part in parts])
+            heads = self._as_heads([tf.nn.softmax(part / (temperature or 1.0)) for part in parts])
             if forwarding == "gumbel":
                 heads += tf.stop_gradient(hard_heads - heads)
         return Evaluation(self.estimator((weights, heads)), self._index(hard_heads))
+
+    def _soft_minimum(
+        self, weights: tf.Tensor, vectors: tf.Tensor, logits: tf.Tensor, temperature: float
+    ) -> Evaluation:
+        if self.shapes.generator_form == "heads":
+            raise UserError("forwarding 'soft_minimum' needs a choice among candidates, not heads")
+        best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        softness = mixture_softness(weights, self.domain.space.op_mask)
+        metrics = soft_minimum(
+            self._candidate_metrics(weights),
+            vectors,
+            self.domain.reference,
+            best,
+            temperature * softness,
+        )
+        return Evaluation(metrics, tf.gather(self.candidates, best))
 
     def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
         """Return the predicted metrics, float32 [B, 3], at one accelerator per row [B]."""

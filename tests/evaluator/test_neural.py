@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dance_tf.config import AcceleratorSpaceConfig, EvaluatorConfig, HardwareConfig
 from dance_tf.errors import UserError
-from dance_tf.evaluator.dataset import sample_mixtures
+from dance_tf.evaluator.dataset import CandidateTable, sample_mixtures
 from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.loading import load_evaluator, shipped_path
@@ -180,6 +180,22 @@ def test_soft_forwarding_is_a_mean_over_the_softmax(table, queries):
     expected = evaluator.estimator((queries[0], tf.matmul(shares, heads)))
     soft = evaluator.evaluate(*queries, forwarding="soft", temperature=0.5)
     np.testing.assert_allclose(soft.metrics, expected, rtol=1e-5)
+
+
+def test_the_soft_minimum_is_that_of_the_exact_evaluator_over_the_candidates(table, queries):
+    evaluator = _untrained(table)
+    exact = evaluator.estimator.table_coefficients(table)[CANDIDATES]
+    evaluator._candidate_costs = tf.constant(exact), tf.constant(table.area_mm2[CANDIDATES])
+    # Choosing by the exact cost too: what is left is the average.
+    evaluator.generator.log_sharpness.assign(15.0)
+    expected = ExactEvaluator(CandidateTable(table, CANDIDATES), 0.01).evaluate(*queries)
+    evaluation = evaluator.evaluate(*queries, forwarding="soft_minimum")
+    np.testing.assert_array_equal(
+        evaluation.accelerator_index, CANDIDATES[expected.accelerator_index]
+    )
+    np.testing.assert_allclose(evaluation.metrics, expected.metrics, rtol=1e-4)
+    with pytest.raises(UserError, match="needs a choice among candidates"):
+        _untrained(table, generator_form="heads").evaluate(*queries, forwarding="soft_minimum")
 
 
 def test_is_frozen(evaluator):
