@@ -4,7 +4,8 @@ Prints one JSON object, for one-hot and for soft architectures: accuracy per hea
 entropy of its labels and the accuracy of always giving the most frequent one, regret of
 the generated accelerator, relative error of the metrics, and the cosine of its gradient
 with that of the exact cost at the exact best accelerator (`hard_minimum`) and with that of
-the exact evaluator (`soft_minimum`). Errors and regrets are fractions.
+the exact evaluator (`soft_minimum`). Under `trust`: how often a large error is flagged, on
+typical and on atypical queries. Errors and regrets are fractions.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from dance_tf.evaluator.dataset import (
     sample_one_hot,
 )
 from dance_tf.evaluator.gradient_agreement import gradient_agreement
+from dance_tf.evaluator.trust_assessment import assess_trust
 from dance_tf.hardware.accelerator import HEADS
 from dance_tf.structs import METRICS
 
@@ -49,12 +50,13 @@ def evaluate_evaluator(
 
     Beside these the relative error at random accelerators, and the cosine between this
     evaluator's gradient and the exact ones, over random objectives; see
-    gradient_agreement.
+    gradient_agreement. Under `trust`: how often large errors are flagged, on queries like
+    those of the training and on others; see trust_assessment.
 
     Args:
-        evaluator: An evaluator with `evaluate` and `estimate`.
+        evaluator: An evaluator with `evaluate`, `estimate` and `trust`.
         table: hardware.cost_table.CostTable.
-        num_architectures: Of each kind.
+        num_architectures: Of each kind, and of each group under `trust`.
         seed: Of the draws.
         softmin_temperature: Of the exact evaluator compared with.
         num_soft_minimum: Architectures of each kind whose gradient is compared with the
@@ -102,6 +104,7 @@ def evaluate_evaluator(
                 num_soft_minimum=num_soft_minimum,
             ),
         }
+    report["trust"] = assess_trust(evaluator, table, num_architectures, seed)
     return report
 
 

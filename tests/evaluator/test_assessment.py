@@ -21,7 +21,7 @@ from dance_tf.evaluator.dataset import (
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.trainers import EvaluatorTrainer
 from dance_tf.hardware.accelerator import HEADS
-from dance_tf.structs import METRICS, Evaluation
+from dance_tf.structs import METRICS, Evaluation, Trust
 
 ARCHITECTURES = ("one_hot", "soft")
 
@@ -41,6 +41,11 @@ class WrongEvaluator:
 
     def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
         return self.table.metrics_at(mixture_weights, accelerator_index) * self.factors
+
+    def trust(self, weights: Any, vectors: Any, accelerator_index: Any) -> Trust:
+        del vectors, accelerator_index
+        nothing = np.zeros(len(weights), np.float32)
+        return Trust(nothing, nothing + 0.03, nothing == 0)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,14 @@ def test_the_two_minima_agree_where_nothing_is_averaged(exact_report):
     assert hard["p1"] == pytest.approx(1.0, abs=1e-6)
     soft = exact_report["soft"]["gradient_cosine"]["hard_minimum"]
     assert 0.99 < soft["median"] <= 1.0
+
+
+def test_trust_is_part_of_the_report(exact_report, wrong_report):
+    exact, wrong = exact_report["trust"]["all"], wrong_report["trust"]["all"]
+    assert (exact["share_flagged"], exact["num_large_errors"]) == (0.0, 0)
+    assert exact["error_bound_held"] and exact["largest_trusted_regret"] < 1e-5
+    assert wrong["num_large_errors"] == wrong["num"] and wrong["recall"] == 0.0
+    assert wrong["largest_trusted_error"] == pytest.approx(0.02, abs=1e-6)
 
 
 def test_one_hot_metrics_of_the_exact_evaluator_are_exact(exact_report):
