@@ -29,7 +29,23 @@ from dance_tf.reporting import progress
 from dance_tf.strict_json import read_json, write_json
 
 #: Form to the fields that it changes.
-FORMS: dict[str, tuple[str, ...]] = {"shipped": ()}
+FORMS: dict[str, tuple[str, ...]] = {
+    "shipped": (),
+    "joint softmax": ("evaluator.generator_form=joint",),
+    "independent heads": ("evaluator.generator_form=heads",),
+    "plain estimator": ("evaluator.generator_form=joint", "evaluator.estimator_form=plain"),
+    "EDAP alone": ("evaluator.training_objectives=edap",),
+    "without forwarding": (
+        "evaluator.generator_form=joint",
+        "evaluator.estimator_form=unforwarded",
+        "evaluator.training_objectives=edap",
+    ),
+    "as in the paper": (
+        "evaluator.generator_form=heads",
+        "evaluator.estimator_form=plain",
+        "evaluator.training_objectives=edap",
+    ),
+}
 
 #: How the generated accelerator is passed on when a search asks; nothing is trained anew.
 FORWARDINGS = ("soft", "gumbel")

@@ -44,6 +44,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from dance_tf import run_info
+from dance_tf.config import override
 from dance_tf.errors import UserError
 from dance_tf.presets import preset
 from dance_tf.strict_json import parse_json, strict_data
@@ -175,7 +176,7 @@ def evaluator(num_runs: int, is_quick: bool) -> Measured:
     runs = [_fresh("benchmark", *asked, environment=_ONE_CORE) for _ in range(num_runs)]
     samples = {name: [run.output[name] for run in runs] for name in runs[0].output["spread"]}
     with tempfile.TemporaryDirectory() as folder:
-        steps = [f"--set=evaluator.training_steps={_QUICK_STEPS}"] if is_quick else []
+        steps = [f"--set={field}" for field in _SHORT_TRAINING] if is_quick else []
         # Once: it takes minutes. The queries have left the table where it finds it.
         training = _fresh(
             "train_evaluator", f"--preset={name}", *steps, f"--output_dir={folder}/evaluator"
@@ -205,7 +206,7 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         network = dataclasses.replace(config.evaluator, kind="neural")
         if is_quick:  # none is shipped for the tiny space
-            short = dataclasses.replace(network, training_steps=_QUICK_STEPS)
+            short = override(config, ("evaluator.kind=neural", *_SHORT_TRAINING)).evaluator
             train_evaluator(table, short, config.seed, f"{folder}/trained")
             network = dataclasses.replace(short, path=f"{folder}/trained")
         trained = load_evaluator(network, table)
@@ -242,7 +243,7 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
 #: Holds TensorFlow to one thread, which it reads as it starts.
 _ONE_CORE = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
-_QUICK_STEPS = 5
+_SHORT_TRAINING = ("evaluator.estimator_steps=5", "evaluator.generator_steps=5")
 
 
 class Fresh(NamedTuple):
