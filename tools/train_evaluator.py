@@ -7,12 +7,21 @@ width, steps and the rest; a search uses the result by `--set=evaluator.path=DIR
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shlex
+from typing import Any
 
-from dance_tf.reporting import progress
+from absl import flags
+
+from dance_tf.reporting import ScalarLog, progress
 from tools import flags as common
 
-FLAGS = common.shared_flags("preset", "config", "set", "seed", "cache_dir", "output_dir")
+FLAGS = common.shared_flags("preset", "config", "space", "set", "seed", "cache_dir", "output_dir")
+_LOG_DIR = flags.DEFINE_string(
+    "log_dir", None, "Folder to write the losses to, for TensorBoard.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -33,9 +42,34 @@ def main(argv: list[str]) -> None:
             cache_dir=FLAGS["cache_dir"].value,
             on_progress=report,
         )
-    with progress("train evaluator") as report:
-        metrics = train_evaluator(table, config.evaluator, config.seed, output_dir, report)
+    with contextlib.ExitStack() as stack:
+        show = stack.enter_context(progress("train evaluator"))
+        log = None
+        if _LOG_DIR.value is not None:
+            log = ScalarLog(os.path.expanduser(_LOG_DIR.value))
+            stack.callback(log.close)
+
+        def report(step: int, total: int, **losses: float) -> None:
+            show(step, total, **losses)
+            if log is not None:
+                log.write(step, losses)
+
+        metrics = train_evaluator(
+            table, config.evaluator, config.seed, output_dir, report, command=_command()
+        )
     print(json.dumps({"output_dir": output_dir, **metrics}, indent=2, allow_nan=False))
+
+
+def _command() -> str:
+    """Return the command that gives the same networks, but for where things lie."""
+    given = [FLAGS[name] for name in ("preset", "config", "space", "set", "seed")]
+    values = [(f.name, v) for f in given if f.present for v in _as_list(f.value)]
+    arguments = [shlex.quote(f"--{name}={value}") for name, value in values]
+    return " ".join(["python -m tools.train_evaluator", *arguments, "--output_dir=DIR"])
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -100,12 +101,20 @@ def evaluate_evaluator(
                 table,
                 mixtures,
                 _products_and_linear(num_architectures, rng),
+                evaluate_softly=_soft_minimum_of(evaluator, softmin_temperature),
                 softmin_temperature=softmin_temperature,
                 num_soft_minimum=num_soft_minimum,
             ),
         }
     report["trust"] = assess_trust(evaluator, table, num_architectures, seed)
     return report
+
+
+def _soft_minimum_of(evaluator: Any, temperature: float) -> Any:
+    """Return how to ask an evaluator for its soft minimum; None if it has but one mode."""
+    if evaluator.kind != "neural" or evaluator.shapes.generator_form == "heads":
+        return None
+    return functools.partial(evaluator.evaluate, forwarding="soft_minimum", temperature=temperature)
 
 
 def _products_and_linear(num: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,9 @@ Exact has two meanings, and both are measured:
                   has no term through the argmin.
     soft_minimum  exact.ExactEvaluator, which averages over the accelerators that are
                   nearly the best.
+
+Each is compared with the evaluator in the mode that means the same, and the soft minimum
+with the evaluator's default as well, since the two exact ones differ between themselves.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ def gradient_agreement(
     mixture_weights: np.ndarray,
     objective_vectors: np.ndarray,
     *,
+    evaluate_softly: Evaluate | None = None,
     softmin_temperature: float = 0.01,
     num_soft_minimum: int | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -48,6 +52,7 @@ def gradient_agreement(
 
     Args:
         evaluate: The evaluator's; its gradient is compared.
+        evaluate_softly: The evaluator's soft minimum; None if it has no other mode.
         table: hardware.cost_table.CostTable.
         mixture_weights: float32 [B, D, O], one-hot or soft.
         objective_vectors: float32 [B, 4].
@@ -55,7 +60,8 @@ def gradient_agreement(
         num_soft_minimum: Compare only so many of the architectures with the soft minimum,
             whose gradient takes milliseconds each; None: all.
     Returns:
-        For `hard_minimum` and `soft_minimum`: `num` compared, `median`, `p10`, `p1`.
+        For `hard_minimum`, `soft_minimum` and `default_with_soft_minimum`: `num` compared,
+        `median`, `p10`, `p1`.
     """
     soft_minimum = ExactEvaluator(table, softmin_temperature).evaluate
 
@@ -67,12 +73,15 @@ def gradient_agreement(
         rows = (mixture_weights[:num], objective_vectors[:num])
         return in_chunks(lambda w, v: (logit_gradients(of, table, w, v),), *rows, **size)[0]
 
-    ours = gradients(evaluate)
+    def softly(of: Evaluate) -> np.ndarray:
+        return gradients(of, num_soft_minimum, size=_SOFT_CHUNK)
+
+    ours, exact_soft = gradients(evaluate), softly(soft_minimum)
+    ours_softly = ours[:num_soft_minimum] if evaluate_softly is None else softly(evaluate_softly)
     return {
         "hard_minimum": _cosines(ours, gradients(hard_minimum)),
-        "soft_minimum": _cosines(
-            ours[:num_soft_minimum], gradients(soft_minimum, num_soft_minimum, size=_SOFT_CHUNK)
-        ),
+        "soft_minimum": _cosines(ours_softly, exact_soft),
+        "default_with_soft_minimum": _cosines(ours[:num_soft_minimum], exact_soft),
     }
 
 

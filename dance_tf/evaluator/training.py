@@ -39,6 +39,7 @@ def train_evaluator(
     seed: int,
     output_dir: str,
     on_progress: Callable[..., None] | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Train an evaluator, assess it and save it; an interrupted training goes on.
 
@@ -52,6 +53,7 @@ def train_evaluator(
         output_dir: Folder of the evaluator.
         on_progress: Called with (step, total steps) of both networks together, and the
             losses by name.
+        command: What to note in the manifest as the command that gives this evaluator.
     Returns:
         What `evaluate_evaluator` says of the result; also in its manifest.
     Raises:
@@ -112,7 +114,7 @@ def train_evaluator(
         seed + 1,
         softmin_temperature=config.softmin_temperature,
     )
-    evaluator.save(output_dir, training=identity, metrics=metrics)
+    evaluator.save(output_dir, training={**identity, "command": command}, metrics=metrics)
     shutil.rmtree(folder)
     return metrics
 

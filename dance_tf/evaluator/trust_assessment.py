@@ -130,8 +130,8 @@ def _extreme_objectives(
     return mixtures, objectives
 
 
-#: Queries unlike those of the training, by name: (space, number, rng) to the mixture
-#: weights [B, D, O] and objective vectors [B, 4].
+#: Queries at the edge of those of the training, or beyond, by name: (space, number, rng)
+#: to mixture weights [B, D, O] and objective vectors [B, 4].
 ATYPICAL: dict[str, _Draw] = {
     "one_op_everywhere": _one_op_everywhere,
     "mostly_zero": _mostly_zero,

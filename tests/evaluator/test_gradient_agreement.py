@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
+from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.gradient_agreement import gradient_agreement, logit_gradients
 from dance_tf.hardware.objective import EDAP
 from dance_tf.structs import Evaluation
@@ -105,4 +106,14 @@ def test_without_any_gradient_there_is_no_cosine(table):
     mixtures = sample_mixtures(table.space, 4, np.random.default_rng(3))
     report = gradient_agreement(constant, table, mixtures, np.tile(EDAP.vector, (4, 1)))
     nothing = {"num": 0, "median": None, "p10": None, "p1": None}
-    assert report == {"hard_minimum": nothing, "soft_minimum": nothing}
+    names = ("hard_minimum", "soft_minimum", "default_with_soft_minimum")
+    assert report == dict.fromkeys(names, nothing)
+
+
+def test_the_soft_minimum_is_compared_with_the_same_mode(table):
+    mixtures = sample_mixtures(table.space, 20, np.random.default_rng(4))
+    vectors = np.tile(EDAP.vector, (20, 1))
+    exact = ExactEvaluator(table).evaluate
+    report = gradient_agreement(_at(table, 3), table, mixtures, vectors, evaluate_softly=exact)
+    assert report["soft_minimum"]["p1"] > 1 - 1e-6
+    assert report["default_with_soft_minimum"]["p1"] < 0.999
