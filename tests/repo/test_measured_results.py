@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.repo import evaluator_rows
 from tests.repo.source import ROOT
 
-SHIPPED = ROOT / "saved_models/evaluator_cifar_mbconv_small"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURED = README.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
 RUNS = {
@@ -122,29 +122,12 @@ def test_runs_reach_what_they_are_for():
     assert cifar10["num_images"] == 10_000
 
 
-def test_evaluator():
-    manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
-    measured = [manifest["metrics"][kind] for kind in ("one_hot", "soft")]
-    edap = [m["objectives"]["edap"] for m in measured]
-    products = [m["objectives"]["random_products"]["regret"] for m in measured]
-
-    def heads(name: str, scale: float, digits: int) -> list[str]:
-        return [
-            ", ".join(f"{scale * head[name]:.{digits}f}" for head in m["heads"].values())
-            for m in edap
-        ]
-
-    assert _row("heads right") == [f"{text} %" for text in heads("accuracy", 100, 1)]
-    assert _row("label entropy") == heads("label_entropy_bits", 1, 2)
-    assert _row("always the most") == [f"{text} %" for text in heads("majority_accuracy", 100, 1)]
-    assert _row("regret") == [
-        f"{100 * m['regret']['mean']:.4f} %, {100 * m['regret']['max']:.3f} %" for m in edap
-    ]
-    assert _row("gradient") == [
-        f"{m['gradient_cosine']['median']:.4f}, {m['gradient_cosine']['p1']:.4f}" for m in measured
-    ]
-    for regret in products:
-        assert f"{100 * regret['mean']:.4f} % and {100 * regret['max']:.3f} %" in MEASURED
+def test_evaluators():
+    """`python -m tests.repo.evaluator_rows` writes them."""
+    for path, between in evaluator_rows.texts().items():
+        text = path.read_text(encoding="utf-8")
+        assert between in text, path.name
+        assert text.partition(evaluator_rows.BEGIN)[2].startswith(between)
 
 
 def test_labels():

@@ -40,7 +40,12 @@ def call(capfd):
 def test_trains_then_evaluates(call, tmp_path):
     folder = tmp_path / "an evaluator"
     status, out, progress = call(
-        train_evaluator, *TINY, *SHORT, "--seed=5", f"--output_dir={folder}"
+        train_evaluator,
+        *TINY,
+        *SHORT,
+        "--seed=5",
+        f"--output_dir={folder}",
+        f"--log_dir={tmp_path / 'log'}",
     )
     assert status == 0, progress
     printed = json.loads(out)
@@ -48,6 +53,9 @@ def test_trains_then_evaluates(call, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["metrics"] == printed and manifest["training"]["seed"] == 5
     assert progress.startswith("train evaluator") and "step 20/20" in progress
+    flags = " ".join([TINY[0], *TINY[1:], *SHORT, "--seed=5", "--output_dir=DIR"])
+    assert manifest["training"]["command"] == f"python -m tools.train_evaluator {flags}"
+    assert list((tmp_path / "log").iterdir())
 
     arguments = (f"--path={folder}", "--num_architectures=16", "--seed=1")
     status, out, error = call(evaluate_evaluator, *TINY, *arguments)
