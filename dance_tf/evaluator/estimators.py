@@ -149,6 +149,13 @@ class CostEstimationNetwork(keras.Model):
             area = keras.ops.sum(area * head[:, :, None], axis=1)
         return area[:, 0]
 
+    def combine(self, mixture_weights: Any, coefficients: Any, area: Any) -> Any:
+        """Return metrics, float32 [B, 3], of one row of coefficients and area each."""
+        cells, num = self._cells(mixture_weights), self._num_columns
+        latency = keras.ops.sum(cells * coefficients[:, :num], axis=1)
+        energy = keras.ops.sum(cells * coefficients[:, num:], axis=1)
+        return keras.ops.stack([latency, energy, area], axis=1)
+
     def _cells(self, mixture_weights: Any) -> Any:
         """Return the weights of the cells that cost anything, and 1 for the fixed layers."""
         cells = keras.ops.reshape(mixture_weights, (-1, self.cell_mask.size))
@@ -162,11 +169,7 @@ class CostEstimationNetwork(keras.Model):
             inputs: Mixture weights [B, D, O] and forwarded heads [B, H].
         """
         mixture_weights, accelerator = inputs
-        cells, coefficients = self._cells(mixture_weights), self.coefficients(accelerator)
-        num = self._num_columns
-        latency = keras.ops.sum(cells * coefficients[:, :num], axis=1)
-        energy = keras.ops.sum(cells * coefficients[:, num:], axis=1)
-        return keras.ops.stack([latency, energy, self.area(accelerator)], axis=1)
+        return self.combine(mixture_weights, self.coefficients(accelerator), self.area(accelerator))
 
 
 class PlainCostEstimationNetwork(keras.Model):

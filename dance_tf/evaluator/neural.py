@@ -87,6 +87,7 @@ class NeuralEvaluator:
         self.generator, self.estimator, self.domain = generator, estimator, domain
         self.candidates = np.asarray(candidates, np.int32)
         self.shapes, self.thresholds = shapes, thresholds
+        self._is_by_head = shapes.generator_form == "heads"
         self.head_sizes = domain.accelerators.head_sizes
         self._head_indices = domain.accelerators.head_indices()
         heads = head_one_hot(self._head_indices[self.candidates], self.head_sizes)
@@ -142,6 +143,12 @@ class NeuralEvaluator:
             logits -= tf.math.log(-tf.math.log(uniform))
         if forwarding == "soft_minimum":
             return self._soft_minimum(weights, vectors, logits, temperature or 0.01)
+        if forwarding == "hard" and self._candidate_costs is not None and not self._is_by_head:
+            # What the estimation network's trunk says of the candidates is known by now.
+            choice = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            costs = (tf.gather(part, choice) for part in self._candidate_costs)
+            metrics = self.estimator.combine(weights, *costs)
+            return Evaluation(metrics, tf.gather(self.candidates, choice))
         parts = self._softmaxes(logits)
         hard = [tf.one_hot(tf.argmax(part, axis=-1), part.shape[-1]) for part in parts]
         hard_heads = self._as_heads(hard)
@@ -156,7 +163,7 @@ class NeuralEvaluator:
     def _soft_minimum(
         self, weights: tf.Tensor, vectors: tf.Tensor, logits: tf.Tensor, temperature: float
     ) -> Evaluation:
-        if self.shapes.generator_form == "heads":
+        if self._is_by_head:
             raise UserError("forwarding 'soft_minimum' needs a choice among candidates, not heads")
         best = tf.argmax(logits, axis=-1, output_type=tf.int32)
         softness = mixture_softness(weights, self.domain.space.op_mask)
@@ -220,13 +227,13 @@ class NeuralEvaluator:
 
     def _softmaxes(self, logits: tf.Tensor) -> list[tf.Tensor]:
         """Return the logits of each softmax: one over the candidates, or one per head."""
-        if self.shapes.generator_form == "heads":
+        if self._is_by_head:
             return split_heads(logits, self.head_sizes)
         return [logits]
 
     def _as_heads(self, probabilities: list[tf.Tensor]) -> tf.Tensor:
         """Return what the softmaxes give as heads side by side, [B, H]."""
-        if self.shapes.generator_form == "heads":
+        if self._is_by_head:
             return tf.concat(probabilities, axis=-1)
         return tf.matmul(probabilities[0], self._candidate_heads)
 
