@@ -86,10 +86,10 @@ def evaluator_signatures(
         return {**_by_name(metrics), "accelerator_index": index, **fields}
 
     def evaluate(mixture_weights: Any, objective_vectors: Any) -> dict[str, tf.Tensor]:
-        metrics, index = evaluator.evaluate(mixture_weights, objective_vectors)
-        outputs = of_choice(metrics, index)
+        evaluation = evaluator.evaluate(mixture_weights, objective_vectors)
+        outputs = of_choice(*evaluation)
         if with_trust and hasattr(evaluator, "trust"):
-            outputs |= evaluator.trust(mixture_weights, objective_vectors, index)._asdict()
+            outputs |= evaluator.trust(mixture_weights, objective_vectors, evaluation)._asdict()
         return outputs
 
     def estimate(mixture_weights: Any, accelerator_index: Any) -> dict[str, tf.Tensor]:

@@ -139,8 +139,8 @@ class ExactEvaluator:
         """Return the expected metrics, float32 [B, 3], at one accelerator per row [B]."""
         return self.table.metrics_at(mixture_weights, accelerator_index)
 
-    def trust(self, mixture_weights: Any, objective_vectors: Any, accelerator_index: Any) -> Trust:
+    def trust(self, mixture_weights: Any, objective_vectors: Any, evaluation: Evaluation) -> Trust:
         """Return that every answer can be relied on; arguments as for a NeuralEvaluator."""
         del mixture_weights, objective_vectors
-        nothing = tf.zeros(tf.shape(accelerator_index), tf.float32)
+        nothing = tf.zeros(tf.shape(evaluation.accelerator_index), tf.float32)
         return Trust(nothing, nothing, tf.ones_like(nothing, tf.bool))

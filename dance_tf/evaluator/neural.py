@@ -181,17 +181,17 @@ class NeuralEvaluator:
         heads = head_one_hot(tf.gather(self._head_indices, accelerator_index), self.head_sizes)
         return self.estimator((tf.convert_to_tensor(mixture_weights, tf.float32), heads))
 
-    def trust(self, mixture_weights: Any, objective_vectors: Any, accelerator_index: Any) -> Trust:
-        """Return how far the answer for each row can be relied on.
+    def trust(self, mixture_weights: Any, objective_vectors: Any, evaluation: Evaluation) -> Trust:
+        """Return how far what `evaluate` returned for each row can be relied on.
 
         Args:
             mixture_weights: float32 [B, D, O].
             objective_vectors: float32 [B, 4].
-            accelerator_index: The generated accelerator, int32 [B].
+            evaluation: What `evaluate` returned for them; forwarded hard.
         """
         weights = tf.convert_to_tensor(mixture_weights, tf.float32)
         vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
-        chosen = self._log_objective(vectors, self.estimate(weights, accelerator_index))
+        chosen = self._log_objective(vectors, evaluation.metrics)
         candidates = self._log_objective(vectors[:, None, :], self._candidate_metrics(weights))
         least = tf.reduce_min(candidates, axis=-1)
         regret = tf.math.expm1(tf.maximum(chosen - least, 0.0))
@@ -199,7 +199,7 @@ class NeuralEvaluator:
             bound = tf.fill(tf.shape(regret), np.float32(np.inf))
         else:
             all_bounds = tf.reshape(self.estimator.error_bound, [-1])
-            bound = tf.gather(all_bounds, accelerator_index)
+            bound = tf.gather(all_bounds, evaluation.accelerator_index)
         is_trusted = (regret <= self.thresholds.max_predicted_regret) & (
             bound <= self.thresholds.max_error_bound
         )

@@ -35,8 +35,7 @@ def calibrated_thresholds(evaluator: NeuralEvaluator, seed: int) -> TrustThresho
     for _ in range(_NUM_DRAWN // _CHUNK):
         weights = draw_architectures(evaluator.domain.space, _CHUNK, 0.5, rng)
         vectors = random_objectives(_CHUNK, rng)
-        index = evaluator.evaluate(weights, vectors).accelerator_index
-        trust = evaluator.trust(weights, vectors, index)
+        trust = evaluator.trust(weights, vectors, evaluator.evaluate(weights, vectors))
         regrets.append(trust.predicted_regret)
         bounds.append(trust.error_bound)
     # Without interpolation: between infinities there is none.

@@ -10,6 +10,7 @@ import numpy as np
 from dance_tf.evaluator.answers import collect_answers, in_chunks, relative_errors
 from dance_tf.evaluator.dataset import draw_objectives, sample_mixtures, sample_one_hot
 from dance_tf.hardware.objective import random_objectives
+from dance_tf.structs import Evaluation
 
 __all__ = ["ATYPICAL", "LARGE_ERROR", "LARGE_REGRET", "assess_trust"]
 
@@ -66,7 +67,7 @@ def _measure(
         # at mixtures; the bound is for those of one.
         estimated = evaluator.estimate(weights, index)
         errors = relative_errors(estimated, table.metrics_at(weights, index))
-        trust = evaluator.trust(weights, vectors, index)
+        trust = evaluator.trust(weights, vectors, Evaluation(estimated, index))
         return errors.max(axis=1), trust.error_bound, trust.is_trusted
 
     return [answers.regret, *in_chunks(ask, mixtures, objectives, answers.generated_index)]

@@ -20,6 +20,7 @@ from dance_tf.evaluator.networks import head_one_hot
 from dance_tf.evaluator.neural import FORWARDINGS, NeuralEvaluator, TrustThresholds
 from dance_tf.evaluator.shapes import NetworkShapes, make_networks
 from dance_tf.hardware.objective import objective_values, random_objectives
+from dance_tf.structs import Evaluation
 from tests.evaluator.fake_table import make_fake_table
 
 CANDIDATES = np.asarray([3, 20, 41], np.int32)
@@ -83,7 +84,7 @@ def test_the_papers_heads_choose_each_for_itself(table, queries, estimator_form)
         np.stack(positions, axis=1),
     )
     assert evaluation.metrics.shape == (64, 3) and np.all(evaluation.metrics > 0)
-    trust = evaluator.trust(*queries, evaluation.accelerator_index)
+    trust = evaluator.trust(*queries, evaluation)
     assert trust.predicted_regret.shape == (64,) and np.all(trust.predicted_regret >= 0)
     assert np.isinf(trust.error_bound).all() == (estimator_form != "linear")
 
@@ -94,14 +95,15 @@ def test_a_ranked_choice_follows_the_predicted_objective(table, evaluator, queri
     values = np.stack([objective_values(queries[1], m, table.reference) for m in metrics], axis=1)
     chosen = np.take_along_axis(values, np.searchsorted(CANDIDATES, index)[:, None], axis=1)[:, 0]
     regret = chosen / values.min(axis=1) - 1
-    trust = evaluator.trust(*queries, index)
+    trust = evaluator.trust(*queries, evaluator.evaluate(*queries))
     np.testing.assert_allclose(trust.predicted_regret, regret, atol=1e-5)
     assert regret.max() < 0.01  # The untrained trunk adds little.
 
 
 def test_trust_is_within_both_thresholds(table, evaluator, queries):
     index = np.full(64, CANDIDATES[1], np.int32)
-    regret, bound, _ = evaluator.trust(*queries, index)
+    evaluation = Evaluation(evaluator.estimate(queries[0], index), index)
+    regret, bound, _ = evaluator.trust(*queries, evaluation)
     assert np.all(bound == bound[0]) and np.ptp(regret) > 0
     middle = float(np.sort(regret)[32])
     for max_bound, expected in (
@@ -109,12 +111,12 @@ def test_trust_is_within_both_thresholds(table, evaluator, queries):
         (float(bound[0]) * 0.99, np.zeros(64, bool)),
     ):
         evaluator.thresholds = TrustThresholds(middle, max_bound)
-        np.testing.assert_array_equal(evaluator.trust(*queries, index).is_trusted, expected)
+        np.testing.assert_array_equal(evaluator.trust(*queries, evaluation).is_trusted, expected)
     evaluator.thresholds = TrustThresholds()
 
 
 def test_the_exact_evaluator_is_always_trusted(table, queries):
-    trust = ExactEvaluator(table).trust(*queries, np.zeros(64, np.int32))
+    trust = ExactEvaluator(table).trust(*queries, ExactEvaluator(table).evaluate(*queries))
     assert np.asarray(trust.is_trusted).all()
     assert not np.any(trust.predicted_regret) and not np.any(trust.error_bound)
 

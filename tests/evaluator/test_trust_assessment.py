@@ -35,8 +35,8 @@ class FaultyEvaluator:
         factors[self._has_fault(mixture_weights), 0] = 1.03
         return self.table.metrics_at(mixture_weights, accelerator_index) * factors
 
-    def trust(self, weights: Any, vectors: Any, accelerator_index: Any) -> Trust:
-        del vectors, accelerator_index
+    def trust(self, weights: Any, vectors: Any, evaluation: Evaluation) -> Trust:
+        del vectors, evaluation
         faulty = self._has_fault(weights)
         is_seen = faulty & self.sees_its_fault
         return Trust(np.zeros(len(faulty)), np.where(is_seen, 0.03, 0.001), ~is_seen)
@@ -71,8 +71,8 @@ class DistrustingEvaluator(FaultyEvaluator):
         index = np.full(len(mixture_weights), 7, np.int32)
         return Evaluation(self.estimate(mixture_weights, index), index)
 
-    def trust(self, weights: Any, vectors: Any, accelerator_index: Any) -> Trust:
-        assert (np.asarray(accelerator_index) == 7).all()
+    def trust(self, weights: Any, vectors: Any, evaluation: Evaluation) -> Trust:
+        assert (np.asarray(evaluation.accelerator_index) == 7).all()
         nothing = np.zeros(len(weights))
         return Trust(nothing, nothing + 0.03, nothing > 0)
 

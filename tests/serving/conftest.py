@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dance_tf.evaluator.neural import EvaluatorDomain, NeuralEvaluator, make_networks
+from dance_tf.config import EvaluatorConfig
+from dance_tf.evaluator.neural import NeuralEvaluator
+from dance_tf.evaluator.trainers import EvaluatorTrainer
 from dance_tf.export_evaluator import export_evaluator, random_queries
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.oracle import best_accelerators
@@ -27,17 +29,8 @@ def table() -> CostTable:
 @pytest.fixture(scope="session")
 def evaluator(table: CostTable) -> NeuralEvaluator:
     """Untrained: what is tested here does not depend on the weights."""
-    domain = EvaluatorDomain.of_table(table)
-    generator, estimator = make_networks(
-        domain,
-        cell_mask=table.latency_ms.max(axis=-1) > 0,
-        num_blocks=2,
-        generator_units=16,
-        estimator_units=16,
-    )
-    estimator.normalise(table)
-    candidates = np.asarray([3, 20, 41], np.int32)
-    return NeuralEvaluator(generator, estimator, domain=domain, candidates=candidates)
+    config = EvaluatorConfig(num_blocks=2, generator_units=16, estimator_units=16)
+    return EvaluatorTrainer(table, config, 0, np.asarray([3, 20, 41])).evaluator()
 
 
 @pytest.fixture(scope="session")
