@@ -59,6 +59,7 @@ _HEADER = (
     "regret, random products: mean, max",
     "error: latency, energy, area",
     "gradient cosine: median, p1",
+    "large errors, flagged",
     "training",
 )
 
@@ -156,6 +157,7 @@ def _train(table: Any, config: ExperimentConfig, folder: str) -> dict[str, Any]:
     return {
         "train_s": time.perf_counter() - began,
         **{kind: _figures(metrics[kind]) for kind in ("one_hot", "soft")},
+        "trust": metrics["trust"]["all"],
     }
 
 
@@ -198,8 +200,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     cosine = row["soft"]["gradient_cosine"]["hard_minimum"]
     gradient = "-" if cosine["median"] is None else f"{cosine['median']:.5f}, {cosine['p1']:.5f}"
     if "one_hot" not in row:
-        return (row["form"], "", "", "", "", gradient, "")
-    figures = row["one_hot"]
+        return (row["form"], "", "", "", "", gradient, "", "")
+    figures, trust = row["one_hot"], row["trust"]
+    large = f"{trust['num_large_errors']} of {trust['num']}"
+    if trust["recall"] is not None:
+        large += f", {100 * trust['recall']:.0f} %"
     regrets = [
         f"{100 * regret['mean']:.4f} %, {100 * regret['max']:.3f} %"
         for regret in (figures["regret_edap"], figures["regret_random_products"])
@@ -211,6 +216,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         *regrets,
         ", ".join(f"{error:.3f}" for error in errors) + " %",
         gradient,
+        large,
         f"{row['train_s']:.0f} s",
     )
 

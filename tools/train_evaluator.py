@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from dance_tf.reporting import ScalarLog, progress
+from dance_tf.reporting import TensorBoardLog, progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "space", "set", "seed", "cache_dir", "output_dir")
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         show = stack.enter_context(progress("train evaluator"))
         log = None
         if _LOG_DIR.value is not None:
-            log = ScalarLog(os.path.expanduser(_LOG_DIR.value))
+            log = TensorBoardLog(os.path.expanduser(_LOG_DIR.value))
             stack.callback(log.close)
 
         def report(step: int, total: int, **losses: float) -> None:
