@@ -1,14 +1,16 @@
 """Co-search a network and its accelerator, retrain the network and export both.
 
 Leaves in --output_dir: config.json, run_info.json, history.jsonl, result.json,
-accelerator.json, checkpoints/, tensorboard/ and exports/. Prints a JSON summary. After
-SIGTERM or Ctrl-C, --resume goes on and ends as the uninterrupted run would have.
+accelerator.json, report.html, checkpoints/, tensorboard/ and exports/. Prints a JSON
+summary. After SIGTERM or Ctrl-C, --resume goes on and ends as the uninterrupted run would
+have.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 
 from absl import flags
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
     is_resuming = bool(FLAGS["resume"].value)
 
     common.load_tensorflow()
+    from dance_tf.report.page import REPORT_NAME, write_report
     from dance_tf.search import pipeline
     from dance_tf.search.interruption import Interrupted, StopSignals
 
@@ -60,6 +63,7 @@ def main(argv: list[str]) -> int:
     finished = pipeline.load_finished(
         output_dir, use_retrain=_RETRAIN.value, use_export=_EXPORT.value
     )
+    is_finished = finished is not None
     if finished is not None:
         print(f"search: {output_dir} is finished; nothing is left to do", file=sys.stderr)
     else:
@@ -78,6 +82,9 @@ def main(argv: list[str]) -> int:
             print(f"search: {error}: --resume goes on from here", file=sys.stderr)
             return 128 + error.signum
     result, paths = finished
+    paths["report"] = os.path.join(output_dir, REPORT_NAME)
+    if not is_finished or not os.path.exists(paths["report"]):
+        write_report(output_dir, cache_dir=FLAGS["cache_dir"].value)
     summary = {
         "output_dir": output_dir,
         **{name: value for name, value in result.to_json().items() if name in _SUMMARY},

@@ -136,6 +136,7 @@ def run_experiment(
     costs = {
         "cost_table_sha256": problem.table.content_hash,
         "cost_source": cost_source(config.hardware),
+        "num_classes": problem.space.num_classes,
     }
     _check_costs(paths["run_info"], problem.table.content_hash)
 

@@ -18,7 +18,7 @@ from dance_tf.presets import preset
 from dance_tf.search.result import SearchResult
 from dance_tf.supernet.search_space import make_space
 from tools import flags as common
-from tools import search
+from tools import report, search
 
 #: A search of seconds: one step an epoch, and two retraining steps.
 QUICK = (
@@ -116,6 +116,7 @@ def test_a_run_leaves_everything(finished):
     np.testing.assert_allclose(logits, network(images), atol=1e-4)
     assert (exports / "saved_model" / "saved_model.pb").exists()
     assert (exports / "evaluator" / "1" / "saved_model.pb").exists()
+    assert (finished / "report.html").read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_the_exact_cost_is_that_of_the_table(finished, cache_dir):
@@ -142,7 +143,7 @@ def test_same_seed_same_result_and_the_summary_says_where(call, finished, tmp_pa
     assert summary["architecture"] == _result(again)["architecture"]
     for path in summary["files"].values():
         assert os.path.exists(path)
-    assert {"result", "accelerator", "saved_model", "tflite", "tflite_int8"} <= set(
+    assert {"report", "result", "accelerator", "saved_model", "tflite", "tflite_int8"} <= set(
         summary["files"]
     )
     assert "warmup 100%" in captured.err and "search 100%" in captured.err
@@ -152,6 +153,18 @@ def test_same_seed_same_result_and_the_summary_says_where(call, finished, tmp_pa
     captured = capsys.readouterr()
     assert json.loads(captured.out) == summary and "nothing is left to do" in captured.err
     assert os.stat(again / "result.json").st_mtime_ns == before.st_mtime_ns
+
+
+def test_the_report_is_written_anew_with_every_part(finished, cache_dir, tmp_path, capsys):
+    output = tmp_path / "again.html"
+    arguments = [f"--run_dir={finished}", f"--output={output}", f"--baseline_dir={finished}"]
+    arguments = ["report", *arguments, f"--cache_dir={cache_dir}"]
+    assert common.call(report.main, report.FLAGS, arguments) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    text, first = output.read_text("utf-8"), (finished / "report.html").read_text("utf-8")
+    assert "left-out" not in first.partition("</style>")[2]
+    assert "Energy by component" in first and "depthwise" in first
+    assert "Baseline" in text and "Baseline" not in first
 
 
 def test_terminated_and_resumed_it_gives_the_same_result(

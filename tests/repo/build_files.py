@@ -30,6 +30,7 @@ _DATA = {
         "technologies/accelergy_2020_45nm.json",
         "technologies/cacti_45nm.json",
     ],
+    "dance_tf/report/page.py": ["parts.html.jinja", "report.css", "report.html.jinja"],
 }
 
 #: Folders whose tests read the repository itself, which a sandbox does not hold.

@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
     "h5py": "h5py",
     "hypothesis": "hypothesis",
     "importlib_resources": "importlib_resources",
+    "jinja2": "jinja2",
     "keras": "keras",
     "numpy": "numpy",
     "pandas": "pandas",

@@ -33,6 +33,7 @@ GROUPS = {
     },
     "interop": {"interop"},
     "search": {"search"},
+    "report": {"report"},
 }
 LAYERS = {
     "plain": set(),
@@ -46,6 +47,7 @@ LAYERS = {
     "export": {"config", "writing"},
     "interop": {"config", "writing", "hardware"},
     "search": {"config", "writing", "hardware", "space", "supernet", "evaluator", "data", "export"},
+    "report": {"config", "writing", "hardware", "space", "search"},
 }
 
 #: Inside hardware: a module imports from the rows above its own.
@@ -72,6 +74,7 @@ OWNERS = {
     "ai_edge_litert": ("dance_tf/export_tflite",),
     "grpc": ("dance_tf/serving_client",),
     "tensorflow_serving": ("dance_tf/serving_client",),
+    "jinja2": ("dance_tf/report/page",),
     "h5py": ("dance_tf/interop/keras_files",),
     "yaml": ("dance_tf/interop/yaml_text",),
     "keras": (

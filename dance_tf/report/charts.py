@@ -1,0 +1,131 @@
+"""Line charts as geometry in per cent of the plot, for a template to draw.
+
+Lines are drawn in a square of 100 x 100 that a browser stretches to whatever width
+there is; texts are HTML beside it and keep their size. A plotting library would give
+pictures whose texts shrink on a narrow screen, in the colours of one background.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from dance_tf.report.texts import number, power_of_ten, ten_to
+
+__all__ = ["Chart", "Series", "Tick", "line_chart", "nice_ticks"]
+
+_MAX_TICKS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A named line: points (x, y) in the order of x."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    is_stepped: bool = False  # a value holds until the next one
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """A label at a place of an axis, in per cent of its length."""
+
+    at: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A series as it is drawn and named."""
+
+    name: str
+    path: str  # of an SVG in which y points down
+    first: str
+    last: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart that can be drawn."""
+
+    title: str
+    unit: str
+    x_label: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    band: float | None  # what is left of this is marked, per cent
+
+
+def nice_ticks(low: float, high: float, max_ticks: int = _MAX_TICKS) -> list[float]:
+    """Return round numbers, at most `max_ticks` + 1, of which the outer two enclose low..high."""
+    if high <= low:
+        width = abs(low) * 0.1 or 1.0
+        low, high = low - width / 2, high + width / 2
+    rough = (high - low) / max_ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+
+
+def line_chart(
+    title: str,
+    unit: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    x_range: tuple[float, float] | None = None,
+    is_from_zero: bool = False,
+    band_until: float | None = None,
+) -> Chart | None:
+    """Return the chart of some series, None where none has a point.
+
+    Args:
+        title: What is shown.
+        unit: Unit of y; "" where it has none.
+        series: Lines; those without a point are left out.
+        x_label: What x is, with its unit.
+        x_range: What the x axis holds at least.
+        is_from_zero: Whether the y axis has to hold 0.
+        band_until: The x up to which the background is marked.
+    """
+    series = [line for line in series if line.points]
+    if not series:
+        return None
+    xs = [x for line in series for x, _ in line.points] + list(x_range or ())
+    ys = [y for line in series for _, y in line.points] + [0.0] * is_from_zero
+    power = power_of_ten(max(map(abs, ys)))
+    scale = 10.0**-power
+    y_values = nice_ticks(min(ys) * scale, max(ys) * scale)
+    x_low, x_high = min(xs), max(xs)
+    if x_low == x_high:
+        x_low, x_high = x_low - 1, x_high + 1
+    x_values = [x for x in nice_ticks(x_low, x_high) if x_low <= x <= x_high and x == int(x)]
+
+    def x_at(x: float) -> float:
+        return 100 * (x - x_low) / (x_high - x_low)
+
+    def y_at(y: float) -> float:
+        return 100 * (y * scale - y_values[0]) / (y_values[-1] - y_values[0])
+
+    lines = []
+    for line in series:
+        (x, y), *rest = line.points
+        path = [f"M{x_at(x):.2f} {100 - y_at(y):.2f}"]
+        for x, y in rest:
+            path += [f"H{x_at(x):.2f}"] * line.is_stepped
+            path.append(f"L{x_at(x):.2f} {100 - y_at(y):.2f}")
+        path += ["h0"] * (not rest)  # round line ends make a point of it
+        first, last = (number(p[1]) for p in (line.points[0], line.points[-1]))
+        lines.append(Line(line.name, "".join(path), first, last))
+    return Chart(
+        title=title,
+        unit=f"{ten_to(power)} {unit}".strip() if power else unit,
+        x_label=x_label,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(round(x_at(x), 2), f"{int(x):,}") for x in x_values),
+        y_ticks=tuple(Tick(round(y_at(y / scale), 2), f"{y:,.6g}") for y in y_values),
+        band=None if band_until is None else round(min(max(x_at(band_until), 0.0), 100.0), 2),
+    )

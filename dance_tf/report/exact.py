@@ -1,0 +1,132 @@
+"""What the exact table says of a run's network: cost by layer, the best there is, the cheapest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dance_tf.hardware.accelerator import accelerator_to_json
+from dance_tf.hardware.breakdown import area_by_component_um2
+from dance_tf.hardware.cost_table import CostTable
+from dance_tf.hardware.objective import Objective
+from dance_tf.hardware.oracle import pareto_front, rank_accelerators
+from dance_tf.report.run_folder import Run
+from dance_tf.structs import METRICS, Layer
+
+__all__ = ["Cheapest", "ExactParts", "cheapest_network", "exact_parts"]
+
+# Accelerators that are listed as the best ones for the network.
+_TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cheapest:
+    """The network and accelerator of least objective in a whole space."""
+
+    ops: tuple[str, ...]
+    accelerator: dict[str, Any]
+    metrics: tuple[float, float, float]  # in the order of METRICS
+    objective: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactParts:
+    """What the table says of the network of a run.
+
+    Attributes:
+        layers: The network's layers, in the order in which they run.
+        entries: Cost of each layer; see layer_costs.describe_layer.
+        area_um2: Area by component; None where areas are measured.
+        best: The best accelerators, best first: fields, METRICS and `objective`.
+        num_accelerators: How many run the network.
+        num_on_front: How many of these no other beats in all three metrics.
+        median_objective, worst_objective: Over the accelerators that run the network.
+        cheapest: None where it could not be proven.
+        is_of_the_run: Whether the costs are the ones that the run went by.
+    """
+
+    layers: tuple[Layer, ...]
+    entries: list[dict[str, Any]]
+    area_um2: dict[str, float] | None
+    best: list[dict[str, Any]]
+    num_accelerators: int
+    num_on_front: int
+    median_objective: float
+    worst_objective: float
+    cheapest: Cheapest | None
+    is_of_the_run: bool
+
+
+def exact_parts(run: Run, table: CostTable) -> ExactParts:
+    """Look up a run's network in the table of its space.
+
+    Raises:
+        UserError: If the network cannot run on the accelerator.
+    """
+    layers = run.space.layers(run.architecture)
+    entries = table.layer_costs(layers, table.accelerators.encode(run.accelerator))
+    metrics = table.metrics_of(run.space.to_indices(run.architecture)[None]).numpy()[0]
+    runs = metrics[np.isfinite(metrics).all(axis=1)]
+    values = np.asarray(run.objective(runs, run.reference))
+    rows = rank_accelerators(metrics, run.objective, run.reference, top_k=_TOP).tolist()
+    best = [
+        {
+            **accelerator_to_json(table.accelerators.decode(row)),
+            **dict(zip(METRICS, metrics[row].tolist(), strict=True)),
+            "objective": float(run.objective(metrics[row], run.reference)),
+        }
+        for row in rows
+    ]
+    is_measured = run.config.hardware.measured_csv is not None
+    return ExactParts(
+        layers=layers,
+        entries=entries,
+        area_um2=None if is_measured else area_by_component_um2(run.accelerator, table.machine),
+        best=best,
+        num_accelerators=len(runs),
+        num_on_front=len(pareto_front(metrics)),
+        median_objective=float(np.median(values)),
+        worst_objective=float(values.max()),
+        cheapest=cheapest_network(table, run.objective, run.reference),
+        is_of_the_run=run.info.get("cost_table_sha256", table.content_hash) == table.content_hash,
+    )
+
+
+def cheapest_network(
+    table: CostTable, objective: Objective, reference: Sequence[float]
+) -> Cheapest | None:
+    """Return the cheapest network of a space and its accelerator, or None without a proof.
+
+    On one accelerator, the sum of each block's least latency and the sum of its least
+    energy bound what any network costs, as the objective falls in no metric. Where one op
+    of each block has both, a network reaches the bound. If this holds on the accelerator
+    of the lowest bound, that network is the cheapest of all; no enumeration is needed.
+    """
+    is_op = np.asarray(table.space.op_mask)[..., None]
+    latency = np.where(is_op, np.asarray(table.latency_ms, np.float64), np.inf)
+    energy = np.where(is_op, np.asarray(table.energy_mj, np.float64), np.inf)
+    least = np.stack(
+        [
+            table.fixed_latency_ms + latency.min(axis=1).sum(axis=0),
+            table.fixed_energy_mj + energy.min(axis=1).sum(axis=0),
+            np.asarray(table.area_mm2, np.float64),
+        ],
+        axis=1,
+    )  # [A, 3]
+    rows = np.flatnonzero(np.isfinite(least).all(axis=1))
+    if not len(rows):
+        return None
+    row = int(rows[rank_accelerators(least[rows], objective, reference)[0]])
+    at = (latency[..., row], energy[..., row])  # [D, O] each
+    has_both = (at[0] == at[0].min(axis=1)[:, None]) & (at[1] == at[1].min(axis=1)[:, None])
+    if not has_both.any(axis=1).all():
+        return None
+    return Cheapest(
+        ops=tuple(table.space.op_names[op] for op in has_both.argmax(axis=1)),
+        accelerator=accelerator_to_json(table.accelerators.decode(row)),
+        metrics=tuple(least[row].tolist()),
+        objective=float(objective(least[row], reference)),
+    )

@@ -1,0 +1,133 @@
+"""Write report.html: the template filled with what a run folder and the exact table say."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import jinja2
+
+from dance_tf import reporting
+from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import CostTable, load_or_build_table
+from dance_tf.report import history_charts, sections
+from dance_tf.report.exact import ExactParts, exact_parts
+from dance_tf.report.run_folder import Run, read_run
+from dance_tf.report.texts import accelerator_name, duration, number
+from dance_tf.strict_json import write_text
+
+__all__ = ["REPORT_NAME", "render", "write_report"]
+
+#: Name of the page in its run folder.
+REPORT_NAME = "report.html"
+
+# What a dataflow keeps in place.
+_DATAFLOWS = {
+    "weight_stationary": "weights stay in the register files longest",
+    "output_stationary": "outputs stay in the register files longest",
+    "row_stationary": "rows of filters and inputs stay in the register files longest",
+}
+
+
+def write_report(
+    run_dir: str,
+    path: str | None = None,
+    *,
+    baseline_dir: str | None = None,
+    table: CostTable | None = None,
+    cache_dir: str | None = None,
+) -> str:
+    """Write the report of a finished run and return its path.
+
+    Args:
+        run_dir: Folder of the run.
+        path: File to write; None: report.html in the folder.
+        baseline_dir: Folder of a run to compare with.
+        table: The run's table; None: the one that its config asks for.
+        cache_dir: Folder of cached tables; a table that is not there is built.
+    Raises:
+        UserError: If a folder holds no finished run, or a damaged one, or if the baseline
+            is of other costs than the run.
+    """
+    run = read_run(run_dir)
+    baseline = None if baseline_dir is None else _baseline(run, baseline_dir)
+    try:
+        exact: ExactParts | str = _exact_parts(run, table, cache_dir)
+    except UserError as error:  # such as a measured table that is not there any more
+        exact = str(error)
+    path = path or os.path.join(run.folder, REPORT_NAME)
+    write_text(path, render(run, exact, baseline))
+    return path
+
+
+def render(run: Run, exact: ExactParts | str, baseline: Run | None = None) -> str:
+    """Return the page.
+
+    Args:
+        run: The run.
+        exact: What the table says of its network, or why there is nothing to say.
+        baseline: A run to compare with.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,  # names of folders and data sets are a user's texts
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "duration": duration}
+    template = environment.get_template("report.html.jinja")
+    return template.render(_context(run, exact, baseline))
+
+
+def _exact_parts(run: Run, table: CostTable | None, cache_dir: str | None) -> ExactParts:
+    if not run.is_space_known:
+        raise UserError("the run does not say how many classes its images have")
+    if table is None:
+        with reporting.progress("cost table") as report:
+            table = load_or_build_table(
+                run.space, run.config.hardware, cache_dir=cache_dir, on_progress=report
+            )
+    return exact_parts(run, table)
+
+
+def _baseline(run: Run, folder: str) -> Run:
+    baseline = read_run(folder)
+    hashes = [r.info.get("cost_table_sha256") for r in (run, baseline)]
+    if hashes[0] != hashes[1]:
+        raise UserError(
+            f"{baseline.folder}: its costs are of another space, machine or cost model than"
+            f" those of {run.folder}, so the two cannot be compared"
+        )
+    return baseline
+
+
+def _context(run: Run, exact: ExactParts | str, baseline: Run | None) -> dict[str, Any]:
+    """Return what the template shows."""
+    parts = None if isinstance(exact, str) else exact
+    machine = run.config.hardware.machine
+    return {
+        "run": run,
+        "result": run.result,
+        "info": run.info,
+        "times": run.result.get("times") or {},
+        "exact_cost": run.costs["exact_cost"],
+        "accelerator_name": accelerator_name(run.result["accelerator"]),
+        "dataflow": _DATAFLOWS[run.accelerator.dataflow],
+        "machine": machine,
+        "exact": parts,
+        "exact_reason": exact if isinstance(exact, str) else None,
+        "blocks": sections.network_blocks(run, parts),
+        "array": sections.array_drawing(run, parts),
+        "area_shares": None
+        if parts is None or parts.area_um2 is None
+        else sections.shares(parts.area_um2, 1e-6),
+        "by_layer": None if parts is None else sections.cost_by_layer(parts),
+        "prediction": sections.prediction(run),
+        "comparison": sections.comparison(run, parts, baseline),
+        "mixture": sections.mixture_at_the_end(run),
+        "search_charts": history_charts.search_charts(run),
+        "dataflow_spans": history_charts.dataflow_spans(run),
+        "retraining_charts": history_charts.retraining_charts(run),
+    }

@@ -1,0 +1,152 @@
+"""What a run folder holds, read and checked for its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from typing import Any
+
+from dance_tf.config import ExperimentConfig, config_from_json
+from dance_tf.errors import UserError
+from dance_tf.hardware.accelerator import accelerator_from_json
+from dance_tf.hardware.objective import Objective
+from dance_tf.reporting import read_history
+from dance_tf.search.result import SCHEMA_VERSION
+from dance_tf.strict_json import read_json
+from dance_tf.structs import METRICS, Accelerator, Architecture
+from dance_tf.supernet.search_space import NetworkSpace, make_space
+
+__all__ = ["COST_FIELDS", "Run", "read_run"]
+
+#: The numbers of a cost in result.json that a report shows.
+COST_FIELDS = (*METRICS, "latency_cycles", "edap_ms_mj_mm2", "objective")
+
+# Classes of a data set that a run of before has not written down.
+_CLASSES_OF = {"digits": 10}
+
+
+# Groups of the config that a report shows.
+_SHOWN = ("hardware", "space", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, as its files have it.
+
+    Attributes:
+        folder: Absolute path.
+        config: Hardware, space and data of the run; its other groups are those of a default.
+        result: result.json, as it is.
+        info: run_info.json; empty where there is none.
+        space: The network space; with ten classes where the run does not say how many.
+        is_space_known: Whether the run says how many classes its images have.
+        architecture: The network that was found.
+        accelerator: Its accelerator.
+        objective: What was minimised.
+        costs: The costs of result.json, by name; each with COST_FIELDS.
+        history: The lines of history.jsonl, of all phases; empty where there is none.
+    """
+
+    folder: str
+    config: ExperimentConfig
+    result: dict[str, Any]
+    info: dict[str, Any]
+    space: NetworkSpace
+    is_space_known: bool
+    architecture: Architecture
+    accelerator: Accelerator
+    objective: Objective
+    costs: dict[str, dict[str, float]]
+    history: tuple[dict[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return os.path.basename(self.folder) or self.folder
+
+    @property
+    def reference(self) -> list[float]:
+        """Metrics at which the objective is 1, in the order of METRICS."""
+        return [self.result["objective"]["reference"][name] for name in METRICS]
+
+
+def read_run(run_dir: str) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UserError: If there is no finished run, or a file is damaged or says what cannot be.
+    """
+    folder = os.path.abspath(os.path.expanduser(run_dir))
+
+    def file(name: str) -> str:
+        return os.path.join(folder, name)
+
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such folder")
+    if not os.path.exists(file("config.json")):
+        raise UserError(f"{folder}: no config.json, so it is not the folder of a run")
+    if not os.path.exists(file("result.json")):
+        raise UserError(f"{folder}: the run has no result.json yet: finish it with --resume")
+
+    config = _read_config(file("config.json"))
+    info = read_json(file("run_info.json")) if os.path.exists(file("run_info.json")) else {}
+    history = read_history(file("history.jsonl")) if os.path.exists(file("history.jsonl")) else []
+    path = file("result.json")
+    result = read_json(path)
+    version = result.get("schema_version") if isinstance(result, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: schema_version is {version!r}, this reads {SCHEMA_VERSION}")
+    if not isinstance(info, dict):
+        raise UserError(f"{file('run_info.json')}: not a JSON object")
+    classes = config.space.num_classes or info.get("num_classes")
+    classes = classes or _CLASSES_OF.get(config.data.dataset)
+    space = make_space(config.space, classes or 10)
+    if "exact_cost" not in result:
+        raise UserError(f"{path}: there is no exact_cost in it")
+    try:
+        objective = result["objective"]
+        latency, energy, area = (_number(objective["weights"], name) for name in METRICS)
+        for name in METRICS:
+            _number(objective["reference"], name)
+        return Run(
+            folder=folder,
+            config=config,
+            result=result,
+            info=info,
+            space=space,
+            is_space_known=classes is not None,
+            architecture=space.validate(
+                Architecture(result["architecture"]["space"], tuple(result["architecture"]["ops"]))
+            ),
+            accelerator=accelerator_from_json(result["accelerator"]),
+            objective=Objective(objective["kind"], (latency, energy, area)),
+            costs={
+                name: {field: _number(cost, field) for field in COST_FIELDS}
+                for name, cost in result.items()
+                if name.endswith("_cost")
+            },
+            history=tuple(history),
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the result of a search ({error})") from None
+
+
+def _read_config(path: str) -> ExperimentConfig:
+    """Read what a report shows of a config; the rest may be of another version."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: not a JSON object")
+    try:
+        return config_from_json({name: data[name] for name in _SHOWN if name in data})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _number(data: dict[str, Any], name: str) -> float:
+    value = data[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}, not a number")
+    return value

@@ -1,0 +1,109 @@
+"""report.html in a browser: legible on a desk and on a telephone, by day and by night."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dance_tf.report.page import write_report
+from tests.report import browser as chromium
+
+pytestmark = pytest.mark.skipif(
+    chromium.PROGRAM is None, reason="chromium is not installed (Debian package chromium)"
+)
+
+#: Every text that is shown: font size in px, contrast with what is behind it, right edge.
+_TEXTS = """
+(() => {
+  const channels = colour => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map(v => v / 255).map(
+      v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = channels(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return [255, 255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, element = node.parentElement;
+    if (!node.data.trim() || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [luminance(channels(style.color)), luminance(behind(element))];
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    found.push({
+      text: node.data.trim().slice(0, 40),
+      size: parseFloat(style.fontSize),
+      contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05),
+      right: range.getBoundingClientRect().right,
+    });
+  }
+  return found;
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def url(run_dir, table):
+    return pathlib.Path(write_report(str(run_dir), table=table)).as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_is_legible(tab, url, width, scheme):
+    tab.open(url, width, scheme)
+    for details in range(tab.evaluate("document.querySelectorAll('details').length")):
+        tab.evaluate(f"document.querySelectorAll('details')[{details}].open = true")
+    assert tab.evaluate("window.innerWidth") == width
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    texts = tab.evaluate(_TEXTS)
+    assert len(texts) > 200
+    assert not [t for t in texts if t["size"] < 11]
+    assert not [t for t in texts if t["contrast"] < 4.5]
+    assert not [t for t in texts if t["right"] > width]
+    # A chart takes the width that there is.
+    charts = tab.evaluate(
+        "[...document.querySelectorAll('.chart svg')].map(e => e.getBoundingClientRect().width)"
+    )
+    assert len(charts) > 10 and min(charts) > 200 and max(charts) < width
+    # It asks for nothing, and complains of nothing.
+    requests = [event["request"]["url"] for event in tab.told("Network.requestWillBeSent")]
+    assert requests == [url]
+    names = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    assert tab.told(*names) == []
+
+
+def test_pictures_are_not_empty_and_night_is_dark(tab, url):
+    means = {}
+    for scheme in ("light", "dark"):
+        tab.open(url, 400, scheme)
+        pixels = _decode(tab.screenshot())
+        assert pixels.shape[1] == 400 and pixels.shape[0] > 2000
+        colours = pixels[::4].astype(np.int32) @ [1 << 16, 1 << 8, 1]
+        assert len(np.unique(colours)) > 50
+        means[scheme] = pixels.mean()
+    assert means["dark"] < 80 < 180 < means["light"]
+
+
+def _decode(png):
+    return tf.io.decode_png(png, channels=3).numpy()

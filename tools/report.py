@@ -1,0 +1,55 @@
+"""Write the report of a finished run as one HTML page that needs nothing beside it.
+
+The page has the network, the accelerator, exact costs by layer and component, the
+search's history, and the run beside the best there is. A search writes it too, as
+report.html in its folder. Prints the path.
+"""
+
+from __future__ import annotations
+
+import os
+
+from absl import flags
+
+from dance_tf.errors import UserError
+from tools import flags as common
+
+FLAGS = common.shared_flags("cache_dir")
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a finished run.", flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File to write. Otherwise report.html in --run_dir.", flag_values=FLAGS
+)
+_BASELINE_DIR = flags.DEFINE_string(
+    "baseline_dir",
+    None,
+    "Folder of a run to compare with, of the same space and hardware: such as one with"
+    " search.lambda_2=0.",
+    flag_values=FLAGS,
+)
+
+
+def main(argv: list[str]) -> None:
+    """Write the page."""
+    del argv
+    if not _RUN_DIR.value:
+        raise UserError("--run_dir is missing: name the folder of a finished run")
+    for flag in (_RUN_DIR, _BASELINE_DIR):
+        if flag.value and not os.path.isdir(os.path.expanduser(flag.value)):
+            raise UserError(f"--{flag.name}={flag.value}: no such folder")
+
+    common.load_tensorflow()
+    from dance_tf.report.page import write_report
+
+    output = _OUTPUT.value and os.path.abspath(os.path.expanduser(_OUTPUT.value))
+    print(
+        write_report(
+            _RUN_DIR.value,
+            output,
+            baseline_dir=_BASELINE_DIR.value,
+            cache_dir=FLAGS["cache_dir"].value,
+        )
+    )
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
