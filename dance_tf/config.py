@@ -197,6 +197,7 @@ class EvaluatorConfig:
 class SearchConfig:
     """Co-search: supernet weights, architecture parameters and the hardware cost."""
 
+    supernet: str = "proxyless"  # or "superkernel": the ops of a block share one set of weights
     epochs: int = 120  # not confirmed
     warmup_epochs: int = 40  # weights only, paths drawn uniformly (ProxylessNAS)
     batch_size: int = 256
@@ -218,6 +219,7 @@ class SearchConfig:
     max_zero_share: float = 0.5  # warn when a larger share of the skippable blocks is Zero
 
     def __post_init__(self) -> None:
+        _one_of("search.supernet", self.supernet, ("proxyless", "superkernel"))
         _one_of("search.objective", self.objective, ("EDAP", "linear"))
         _one_of("search.arch_gradient", self.arch_gradient, ("score_function", "straight_through"))
         if self.arch_gradient == "score_function" and self.arch_paths < 2:

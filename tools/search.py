@@ -25,6 +25,13 @@ _OBJECTIVE = flags.DEFINE_enum(
     "Hardware cost to minimise; the weights of linear are search.lambda_*.",
     flag_values=FLAGS,
 )
+_SUPERNET = flags.DEFINE_enum(
+    "supernet",
+    None,
+    ["proxyless", "superkernel"],
+    "Whether each candidate op has weights of its own, or all are slices of the largest.",
+    flag_values=FLAGS,
+)
 _RETRAIN = flags.DEFINE_boolean(
     "retrain", True, "Train the derived network from scratch and test it.", flag_values=FLAGS
 )
@@ -48,9 +55,9 @@ def main(argv: list[str]) -> int:
     """Run the job that the flags describe."""
     del argv
     config = common.experiment_config(FLAGS)
-    if _OBJECTIVE.value is not None:
-        search = dataclasses.replace(config.search, objective=_OBJECTIVE.value)
-        config = dataclasses.replace(config, search=search)
+    named = {"objective": _OBJECTIVE.value, "supernet": _SUPERNET.value}
+    given = {name: value for name, value in named.items() if value is not None}
+    config = dataclasses.replace(config, search=dataclasses.replace(config.search, **given))
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)
 

@@ -96,7 +96,7 @@ class _Run:
         self.lambda_2 = Lambda2Schedule(
             config.lambda_2, config.lambda_2_warmup_epochs * self.plan.steps_per_epoch
         )
-        self.supernet = problem.supernet or Supernet(problem.space, seed)
+        self.supernet = problem.supernet or Supernet(problem.space, seed, config.supernet)
         self.steps = CoSearchSteps(
             supernet=self.supernet,
             evaluator=problem.evaluator,

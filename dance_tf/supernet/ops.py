@@ -28,9 +28,11 @@ __all__ = [
     "PackedOp",
     "apply_layers",
     "conv_bn_layers",
+    "kernel_shape",
     "layer_seed",
     "mbconv_layers",
     "moved_statistics",
+    "normalise",
 ]
 
 #: Share of the old value that the moving statistics keep at each step. Lower than
@@ -45,7 +47,8 @@ def layer_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def _kernel_shape(layer: Layer) -> tuple[int, int, int, int]:
+def kernel_shape(layer: Layer) -> tuple[int, int, int, int]:
+    """Return the shape of a convolution's kernel in Keras."""
     if layer.kind == "depthwise":
         return layer.S, layer.R, layer.K, 1
     return layer.S, layer.R, layer.C, layer.K
@@ -176,11 +179,12 @@ class PackedOp:
         seed: Of the run; the initial weights are those of `mbconv_layers`.
 
     Attributes:
+        layers: Its convolutions.
         num_weights, num_statistics: Lengths that the op needs.
     """
 
     def __init__(self, layers: Sequence[Layer], *, seed: int) -> None:
-        self._layers, self._seed = tuple(layers), seed
+        self.layers, self._seed = tuple(layers), seed
         self._sizes = [
             size for layer in layers for size in (_num_kernel_weights(layer), layer.K, layer.K)
         ]
@@ -190,31 +194,43 @@ class PackedOp:
     def initial_weights(self) -> np.ndarray:
         """Return float32 [num_weights]."""
         parts = [np.zeros(0)]
-        for layer in self._layers:
-            kernel = np.asarray(_kernel_initializer(layer, self._seed)(_kernel_shape(layer)))
+        for layer in self.layers:
+            kernel = np.asarray(_kernel_initializer(layer, self._seed)(kernel_shape(layer)))
             parts += [kernel.reshape(-1), np.ones(layer.K), np.zeros(layer.K)]
         return np.concatenate(parts).astype(np.float32)
 
     def initial_statistics(self) -> np.ndarray:
         """Return float32 [num_statistics]."""
-        parts = [np.repeat([0.0, 1.0], layer.K) for layer in self._layers]
+        parts = [np.repeat([0.0, 1.0], layer.K) for layer in self.layers]
         return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
 
     def is_kernel(self) -> np.ndarray:
         """Return which weights are of kernels, bool [num_weights]."""
-        return np.repeat([True, False, False] * len(self._layers), self._sizes).astype(bool)
+        return np.repeat([True, False, False] * len(self.layers), self._sizes).astype(bool)
 
     def to_keras(self, weights: np.ndarray, statistics: np.ndarray) -> list[np.ndarray]:
         """Return the variables in the order of `mbconv_layers`."""
         arrays: list[np.ndarray] = []
         w = s = 0
-        for layer in self._layers:
+        for layer in self.layers:
             size, channels = _num_kernel_weights(layer), layer.K
-            arrays.append(weights[w : w + size].reshape(_kernel_shape(layer)))
+            arrays.append(weights[w : w + size].reshape(kernel_shape(layer)))
             arrays += np.split(weights[w + size : w + size + 2 * channels], 2)
             arrays += np.split(statistics[s : s + 2 * channels], 2)
             w, s = w + size + 2 * channels, s + 2 * channels
         return arrays
+
+    def split(
+        self, weights: tf.Tensor, statistics: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Split the op's vectors.
+
+        Returns:
+            Kernel, gamma and beta of each convolution, flat; mean and variance of each; both
+            with what the vector has beyond them as the last part.
+        """
+        num_channels = [layer.K for layer in self.layers for _ in range(2)]
+        return tf.split(weights, [*self._sizes, -1]), tf.split(statistics, [*num_channels, -1])
 
     def __call__(
         self, inputs: tf.Tensor, weights: tf.Tensor, statistics: tf.Tensor, training: bool
@@ -229,30 +245,40 @@ class PackedOp:
         Returns:
             Outputs, float32 [B, H', W', K], and the statistics that were used.
         """
-        num_padding = weights.shape[0] - self.num_weights
-        parts = tf.split(weights, [*self._sizes, num_padding])
-        num_channels = [layer.K for layer in self._layers for _ in range(2)]
-        num_padding = statistics.shape[0] - self.num_statistics
-        moments = tf.split(statistics, [*num_channels, num_padding])
+        parts, (*moments, padding) = self.split(weights, statistics)
         x = inputs
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.layers):
             kernel, gamma, beta = parts[3 * index : 3 * index + 3]
-            mean, variance = moments[2 * index : 2 * index + 2]
             if layer.kind == "depthwise":
-                kernel = tf.reshape(kernel, _kernel_shape(layer))
+                kernel = tf.reshape(kernel, kernel_shape(layer))
                 x = depthwise_conv(x, kernel, layer.stride[0])
             else:
                 x = pointwise_conv(x, tf.reshape(kernel, [layer.C, layer.K]))
-            if training:
-                x, *moments[2 * index : 2 * index + 2] = batch_norm_training(
-                    x, gamma, beta, _EPSILON
-                )
-            else:
-                x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, _EPSILON)
-            if index + 1 < len(self._layers):
+            at = slice(2 * index, 2 * index + 2)
+            x, *moments[at] = normalise(x, gamma, beta, moments[at], training)
+            if index + 1 < len(self.layers):
                 x = tf.nn.relu6(x)
-        return x, tf.stop_gradient(tf.concat(moments, axis=0))
+        return x, tf.stop_gradient(tf.concat([*moments, padding], axis=0))
+
+
+def normalise(
+    inputs: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    moments: Sequence[tf.Tensor],
+    training: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Normalise [B, H, W, C] by the batch in training, else by `moments`.
+
+    Returns:
+        Outputs, and the mean and the variance [C] that were used.
+    """
+    if training:
+        return batch_norm_training(inputs, gamma, beta, _EPSILON)
+    mean, variance = moments
+    outputs = tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, _EPSILON)
+    return outputs, mean, variance
 
 
 def _num_kernel_weights(layer: Layer) -> int:
-    return int(np.prod(_kernel_shape(layer)))
+    return int(np.prod(kernel_shape(layer)))

@@ -8,11 +8,12 @@ whole and 10 ms in strips. XLA is slower than either for depthwise convolutions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["batch_norm_training", "depthwise_conv", "pointwise_conv"]
+__all__ = ["batch_norm_training", "blended_depthwise_conv", "depthwise_conv", "pointwise_conv"]
 
 #: Widest filter whose gradient oneDNN computes with its fast depthwise kernel.
 _FAST_FILTER_WIDTH = 3
@@ -66,6 +67,61 @@ def depthwise_conv(inputs: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tens
         return tf.nn.depthwise_conv2d(x, filters, strides, "SAME"), gradient
 
     return convolve(inputs, kernel)
+
+
+def blended_depthwise_conv(
+    inputs: tf.Tensor, core: tf.Tensor, rings: Sequence[tf.Tensor], shares: tf.Tensor, stride: int
+) -> tf.Tensor:
+    """Return the depthwise convolution with `core + sum_i shares[i] * rings[i]`.
+
+    The gradient of a share is that of its ring's own convolution, which takes a fraction
+    of the time of a filter gradient; where nobody asks for the kernels' gradient,
+    a tf.function leaves it out.
+
+    Args:
+        inputs: float32 [B, H, W, C].
+        core: float32 [R, R, C, 1], R odd.
+        rings: The same, wider; they lie centred on the core, the widest last.
+        shares: float32 [number of rings].
+        stride: In both directions; padding "SAME".
+    """
+    size = (core, *rings)[-1].shape[0]
+    margins = [(size - kernel.shape[0]) // 2 for kernel in (core, *rings)]
+    strides = [1, stride, stride, 1]
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor, shares: tf.Tensor, *kernels: tf.Tensor) -> Any:
+        factors = [1.0, *tf.unstack(shares)]
+        whole = tf.add_n(
+            [
+                factor * tf.pad(kernel, [[margin, margin], [margin, margin], [0, 0], [0, 0]])
+                for factor, kernel, margin in zip(factors, kernels, margins, strict=True)
+            ]
+        )
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            input_gradient = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=whole,
+                out_backprop=upstream,
+                strides=strides,
+                padding="SAME",
+            )
+            share_gradients = [
+                tf.reduce_sum(upstream * tf.nn.depthwise_conv2d(x, ring, strides, "SAME"))
+                for ring in kernels[1:]
+            ]
+            whole_gradient = _filter_gradient(x, upstream, size, stride)
+            kernel_gradients = [
+                factor * whole_gradient[margin : size - margin, margin : size - margin]
+                for factor, margin in zip(factors, margins, strict=True)
+            ]
+            shares_gradient = tf.stack(share_gradients) if rings else tf.zeros_like(shares)
+            return input_gradient, shares_gradient, *kernel_gradients
+
+        return tf.nn.depthwise_conv2d(x, whole, strides, "SAME"), gradient
+
+    return convolve(inputs, shares, core, *rings)
 
 
 def _filter_gradient(x: tf.Tensor, upstream: tf.Tensor, size: int, stride: int) -> tf.Tensor:

@@ -12,7 +12,6 @@ Yang (2019), GDAS, equation 5.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -21,11 +20,13 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.structs import Architecture
+from dance_tf.supernet.mixed_op import MixedOp
 from dance_tf.supernet.network import build_network, fixed_keras_layers
-from dance_tf.supernet.ops import PackedOp, apply_layers, layer_seed, moved_statistics
+from dance_tf.supernet.ops import apply_layers, layer_seed
 from dance_tf.supernet.search_space import NetworkSpace
+from dance_tf.supernet.superkernel import SuperkernelOp
 
-__all__ = ["MixedOp", "Supernet", "build_network", "derive"]
+__all__ = ["SUPERNETS", "Supernet", "build_network", "derive"]
 
 #: Of the initial architecture parameters (ProxylessNAS).
 _LOGIT_STDDEV = 1e-3
@@ -34,71 +35,9 @@ _LOGIT_STDDEV = 1e-3
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-class MixedOp(keras.layers.Layer):
-    """All candidate ops of one block; a call runs one of them.
-
-    Args:
-        space: Network space.
-        block_index: Which block.
-        seed: Of the run.
-
-    Attributes:
-        packed: float32 [O, largest number of weights]; row o is op o's, padded with zeros.
-        statistics: float32 [O, largest number of statistics], not trainable.
-        is_kernel: Which of `packed` are weights of kernels, bool.
-    """
-
-    def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
-        super().__init__(name=f"block{block_index}")
-        self._block = space.blocks[block_index]
-        self._is_allowed = space.op_mask[block_index]
-        self._ops = [
-            PackedOp(space.op_layers(block_index, name), seed=seed) for name in space.op_names
-        ]
-        self.packed = self._rows("packed", [op.initial_weights() for op in self._ops])
-        self.statistics = self._rows(
-            "statistics", [op.initial_statistics() for op in self._ops], trainable=False
-        )
-        self.is_kernel = _padded([op.is_kernel() for op in self._ops])
-        self.built = True
-
-    def _rows(self, name: str, rows: list[np.ndarray], trainable: bool = True) -> keras.Variable:
-        values = _padded(rows)
-        return self.add_weight(
-            name=name,
-            shape=values.shape,
-            initializer=lambda shape, dtype: tf.constant(values, dtype),
-            trainable=trainable,
-        )
-
-    def call(self, inputs: tf.Tensor, op_index: tf.Tensor, training: bool) -> tf.Tensor:
-        """Return the outputs of op `op_index`, int32 []; in training, move its statistics."""
-        weights = tf.gather(self.packed.value, op_index)
-        statistics = tf.gather(self.statistics.value, op_index)
-        branches = [
-            functools.partial(self._run, o, inputs, weights, statistics, training)
-            for o in range(len(self._ops))
-        ]
-        outputs, used = tf.switch_case(op_index, branches)
-        if training:
-            moved = moved_statistics(statistics, used)
-            self.statistics.value.scatter_update(tf.IndexedSlices(moved, op_index))
-        return outputs
-
-    def _run(
-        self, o: int, inputs: Any, weights: Any, statistics: Any, training: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if self._ops[o].num_weights:
-            return self._ops[o](inputs, weights, statistics, training)
-        size, channels = self._block.output_size, self._block.out_channels
-        value = 0.0 if self._is_allowed[o] else math.nan
-        return tf.fill([tf.shape(inputs)[0], size, size, channels], value), statistics
-
-    def keras_weights(self, op_index: int) -> list[np.ndarray]:
-        """Return copies of one op's variables, in the order of `mbconv_layers`."""
-        return self._ops[op_index].to_keras(
-            self.packed.numpy()[op_index], self.statistics.numpy()[op_index]
-        )
+#: How a block holds its ops, by the name of the supernet. `proxyless`: each op has weights
+#: of its own, as in ProxylessNAS. `superkernel`: all are slices of the largest.
+SUPERNETS: dict[str, type[MixedOp]] = {"proxyless": MixedOp, "superkernel": SuperkernelOp}
 
 
 class Supernet(keras.Model):
@@ -107,18 +46,19 @@ class Supernet(keras.Model):
     Args:
         space: Network space.
         seed: Of the initial weights and architecture parameters.
+        kind: Name in SUPERNETS.
 
     Attributes:
         arch_logits: float32 [D, O], not trainable, so that no optimizer of the weights
             finds it: a tape has to watch it. Logits of ops that a block lacks are not used.
     """
 
-    def __init__(self, space: NetworkSpace, seed: int = 0) -> None:
+    def __init__(self, space: NetworkSpace, seed: int = 0, kind: str = "proxyless") -> None:
         super().__init__(name="supernet")
-        self.space = space
+        self.space, self.kind = space, kind
         self._op_mask = space.op_mask
         self._before, self._after = fixed_keras_layers(space, seed=seed, is_for_training=True)
-        self._blocks = [MixedOp(space, d, seed=seed) for d in range(space.num_blocks)]
+        self._blocks = [self._block(d, seed) for d in range(space.num_blocks)]
         self.arch_logits = self.add_weight(
             name="arch_logits",
             shape=(space.num_blocks, space.num_ops),
@@ -131,6 +71,9 @@ class Supernet(keras.Model):
         _build_chain(self._before, space.input_size, space.image_channels)
         _build_chain(self._after, last.output_size, last.out_channels)
         self.built = True
+
+    def _block(self, block_index: int, seed: int) -> MixedOp:
+        return SUPERNETS[self.kind](self.space, block_index, seed=seed)
 
     @property
     def network_weights(self) -> list[keras.Variable]:
@@ -166,11 +109,11 @@ class Supernet(keras.Model):
         """
         op_indices = tf.convert_to_tensor(op_indices, tf.int32)
         x = apply_layers(self._before, images, training)
-        for d, (block, mixed_op) in enumerate(zip(self.space.blocks, self._blocks, strict=True)):
-            outputs = mixed_op(x, op_indices[d], training=training)
-            if gates is not None:
-                outputs *= tf.gather(gates[d], op_indices[d])
-            x = x + outputs if block.is_skippable else outputs
+        for d, mixed_op in enumerate(self._blocks):
+            outputs = mixed_op(
+                x, op_indices[d], None if gates is None else gates[d], training=training
+            )
+            x = x + outputs if mixed_op.block.is_skippable else outputs
         return apply_layers(self._after, x, training)
 
     def mixture_weights(self) -> tf.Tensor:
@@ -232,14 +175,6 @@ def derive(supernet: Supernet) -> Architecture:
 def _masked_softmax(logits: tf.Tensor, mask: np.ndarray) -> tf.Tensor:
     """Return the softmax over the last axis; exactly 0, with gradient 0, outside the mask."""
     return tf.nn.softmax(tf.where(mask, logits, -math.inf), axis=-1)
-
-
-def _padded(rows: list[np.ndarray]) -> np.ndarray:
-    """Stack vectors of different lengths, with zeros after the shorter ones."""
-    padded = np.zeros((len(rows), max(map(len, rows))), rows[0].dtype)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
 
 
 def _build_chain(layers: list[keras.layers.Layer], size: int, channels: int) -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf.supernet.primitives import batch_norm_training, depthwise_conv, pointwise_conv
+from dance_tf.supernet.primitives import (
+    batch_norm_training,
+    blended_depthwise_conv,
+    depthwise_conv,
+    pointwise_conv,
+)
 
 
 def _normal(*shape, seed=0):
@@ -39,6 +44,30 @@ def test_depthwise_conv(kernel, stride, size):
             inputs,
             filters,
         ),
+    )
+
+
+@pytest.mark.parametrize("num_rings", [0, 1, 2])
+@pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 8), (2, 5), (2, 2)])
+def test_blended_depthwise_conv(num_rings, stride, size):
+    inputs, shares = _normal(3, size, size, 4), _normal(num_rings, seed=2)
+    kernels = [_normal(k, k, 4, 1, seed=k) for k in (3, 5, 7)[: num_rings + 1]]
+
+    def plain(x, factors, core, *rings):
+        strides = [1, stride, stride, 1]
+        outputs = tf.nn.depthwise_conv2d(x, core, strides, "SAME")
+        for index, ring in enumerate(rings):
+            outputs += factors[index] * tf.nn.depthwise_conv2d(x, ring, strides, "SAME")
+        return outputs + 0.0 * tf.reduce_sum(factors)
+
+    _assert_same(
+        _value_and_gradients(
+            lambda x, factors, core, *rings: blended_depthwise_conv(x, core, rings, factors, stride),
+            inputs,
+            shares,
+            *kernels,
+        ),
+        _value_and_gradients(plain, inputs, shares, *kernels),
     )
 
 

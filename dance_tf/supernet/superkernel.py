@@ -1,0 +1,175 @@
+"""The shared-weight form of a block: every candidate op is a slice of the largest one.
+
+The weights are those of the MBConv with the widest kernel and the largest expansion. A
+smaller kernel is its centre, a smaller expansion the first of its expanded channels;
+gamma and beta go with the channels. A sampled op runs its slice alone, and takes the time
+of that op. Under gates the slices become masks: one pass of the largest op then has the
+gradient of every candidate.
+
+Moving statistics are kept per candidate, since a 3x3 kernel's outputs have another mean
+than a 7x7 one's: a derived network finds its own.
+
+Source: Stamoulis et al. (2019), Single-Path NAS, section 3. There, trained thresholds on
+the norms of slices choose; here, samples of the architecture parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.supernet.mixed_op import MixedOp
+from dance_tf.supernet.ops import PackedOp, kernel_shape, normalise
+from dance_tf.supernet.primitives import blended_depthwise_conv, pointwise_conv
+from dance_tf.supernet.search_space import NetworkSpace, op_kernel_expansion
+
+__all__ = ["SuperkernelOp"]
+
+
+class SuperkernelOp(MixedOp):
+    """All candidate ops of one block as slices of the largest.
+
+    Args:
+        space: Network space.
+        block_index: Which block.
+        seed: Of the run.
+
+    Attributes:
+        packed: float32 [number of weights of the largest op].
+    """
+
+    def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
+        shapes = [op_kernel_expansion(name) for name in space.op_names]
+        kernels, expansions = (
+            sorted(set(values)) for values in zip(*filter(None, shapes), strict=True)
+        )
+        layers = space.op_layers(block_index, f"mbconv{kernels[-1]}_e{expansions[-1]}")
+        self._largest, self._stride = PackedOp(layers, seed=seed), layers[1].stride[0]
+        self._kernels = kernels
+        channels = [space.blocks[block_index].in_channels * e for e in expansions]
+        #: Expanded channels that each expansion adds to the smaller one.
+        self._slabs = np.diff([0, *channels])
+        #: Which ops have at least each kernel, and at least each expansion; float32.
+        self._has_kernel, self._has_expansion = (
+            np.array([[s is not None and s[axis] >= v for v in values] for s in shapes], np.float32)
+            for axis, values in enumerate((kernels, expansions))
+        )
+        slices = [
+            self._slice(s[0], channels[expansions.index(s[1])]) if s else _NOTHING for s in shapes
+        ]
+        #: Where the weights of each op lie in `packed`, op after op, and where each op starts.
+        self._positions = tf.constant(np.concatenate([weights for weights, _ in slices]))
+        self._starts = tf.constant(np.cumsum([0, *(len(weights) for weights, _ in slices)]))
+        #: Where each op's statistics lie among the largest one's, [O, S]; S where it has none.
+        self._statistics_at = np.full((len(slices), self._largest.num_statistics), -1)
+        for row, (_, statistics) in zip(self._statistics_at, slices, strict=True):
+            row[: len(statistics)] = statistics
+        self._statistics_at[self._statistics_at < 0] = self._largest.num_statistics
+        super().__init__(space, block_index, seed=seed)
+
+    def _slice(self, kernel: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return where an op's weights and statistics lie in the largest one's vectors."""
+        largest = self._largest
+        arrays = largest.to_keras(np.arange(largest.num_weights), np.arange(largest.num_statistics))
+        margin = (self._kernels[-1] - kernel) // 2
+        inner = slice(margin, margin + kernel)
+        expand, depthwise, project = arrays[:5], arrays[5:10], arrays[10:]
+        expand = [array[..., :channels] for array in expand]
+        depthwise = [
+            depthwise[0][inner, inner, :channels],
+            *(array[:channels] for array in depthwise[1:]),
+        ]
+        project = [project[0][:, :, :channels], *project[1:]]
+        weights, statistics = [], []
+        for kernel_array, gamma, beta, mean, variance in (expand, depthwise, project):
+            weights += [kernel_array, gamma, beta]
+            statistics += [mean, variance]
+        return _flat(weights), _flat(statistics)
+
+    def _initial_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._largest.initial_weights(), self._largest.is_kernel()
+
+    def _weights_of(self, op_index: Any) -> Any:
+        positions = self._positions[self._starts[op_index] : self._starts[op_index + 1]]
+        return tf.gather(self.packed.value, positions)
+
+    def call(
+        self, inputs: tf.Tensor, op_index: tf.Tensor, gates: Any = None, training: bool = False
+    ) -> tf.Tensor:
+        """Return the outputs of op `op_index`; in training, move its statistics.
+
+        With gates, the kernel beyond each size is multiplied by the share of the ops that
+        have it, and so are the channels; the outputs by the sum of all gates but Zero's.
+        One-hot gates of `op_index` give the outputs of that op, and a gradient to all gates.
+        Where they choose Zero, the others are represented by the smallest.
+
+        Args:
+            inputs: float32 [B, H, W, C].
+            op_index: int32 []; whose statistics are used, or moved.
+            gates: float32 [O] or None.
+            training: Batch statistics instead of the moving ones.
+        """
+        if gates is None:
+            return self._run_one(inputs, op_index, training)
+        num_statistics = self._largest.num_statistics
+        places = tf.gather(self._statistics_at, op_index)
+        statistics = tf.gather(self.statistics.value, op_index)
+        spread = tf.scatter_nd(places[:, None], statistics, [num_statistics + 1])[:-1]
+        outputs, used = self._run_masked(inputs, gates, spread, training)
+        if training:
+            used = tf.gather(tf.concat([used, [0.0]], axis=0), places)
+            self._move_statistics(op_index, statistics, used)
+        # As without gates: an op that the block lacks is a mistake that must show.
+        is_allowed = tf.gather(self._is_allowed, op_index)
+        return tf.where(is_allowed, outputs, math.nan)
+
+    def _run_masked(
+        self, inputs: tf.Tensor, gates: tf.Tensor, statistics: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Run the largest op under masks; return its outputs and the statistics used."""
+        largest, layers = self._largest, self._largest.layers
+        weights, moments = largest.split(self.packed.value, statistics)
+        total = tf.reduce_sum(gates * self._has_kernel[:, 0])
+        # The smallest kernel and expansion are in every op. Where Zero is chosen, total is 0.
+        ring_shares, slab_shares = (
+            tf.math.divide_no_nan(tf.linalg.matvec(has.T[1:], gates), total)
+            for has in (self._has_kernel, self._has_expansion)
+        )
+        channel_shares = tf.repeat(tf.concat([[1.0], slab_shares], axis=0), self._slabs)
+        used = []
+
+        def normalised(x: tf.Tensor, index: int) -> tf.Tensor:
+            affine, stored = weights[3 * index + 1 : 3 * index + 3], moments[2 * index :][:2]
+            x, *found = normalise(x, *affine, stored, training)
+            used.extend(found)
+            return x
+
+        kernels = [tf.reshape(weights[3 * i], kernel_shape(layer)) for i, layer in enumerate(layers)]
+        x = tf.nn.relu6(normalised(pointwise_conv(inputs, kernels[0][0, 0]), 0))
+        x = blended_depthwise_conv(x, *self._rings(kernels[1]), ring_shares, self._stride)
+        x = tf.nn.relu6(normalised(x, 1))
+        # A matrix product gives the gradient of the shares faster than two passes over x.
+        x = normalised(pointwise_conv(x, kernels[2][0, 0] * channel_shares[:, None]), 2)
+        return x * total, tf.stop_gradient(tf.concat(used, axis=0))
+
+    def _rings(self, kernel: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Return the smallest kernel, and what each larger one adds around the one before."""
+        sizes = self._kernels
+        margins = [(sizes[-1] - size) // 2 for size in sizes]
+        centres = [kernel[m : m + size, m : m + size] for m, size in zip(margins, sizes, strict=True)]
+        rings = []
+        for inner, size, centre in zip(sizes, sizes[1:], centres[1:], strict=False):
+            mask, width = np.ones((size, size, 1, 1), np.float32), (size - inner) // 2
+            mask[width:-width, width:-width] = 0.0
+            rings.append(centre * mask)
+        return centres[0], rings
+
+
+_NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def _flat(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.reshape(-1) for array in arrays])
