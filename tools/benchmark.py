@@ -24,6 +24,15 @@ suite `evaluator_queries`:
     batched_per_s          queries per second of the SavedModel, 1024 a call
     exact_batched_per_s    the same of the table
     train_s                both networks from nothing, the table being there; all cores
+
+Suite `supernet`; warm steps on one batch of random images, which take turns:
+
+    proxyless_..., superkernel_...   seconds of a step that trains a sampled path
+                           (`train_path_s`), that gives the gates their gradient
+                           (`gate_gradient_s`), and that compares four paths
+                           (`score_function_s`)
+    all_candidates_...     of a step that evaluates every op of every block, for its
+                           weights (`train_s`) or for its gates (`gate_gradient_s`)
 """
 
 from __future__ import annotations
@@ -240,6 +249,24 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     return Measured(samples, facts)
 
 
+def supernet(num_runs: int, is_quick: bool) -> Measured:
+    """Measure a step of each supernet beside one that evaluates all candidate ops."""
+    config = preset("tiny" if is_quick else "cifar10_small")
+    batch_size, num_steps = (8, 1) if is_quick else (config.search.batch_size, 10)
+    common.load_tensorflow()
+    from dance_tf.supernet.benchmark import measure_steps
+    from dance_tf.supernet.search_space import make_space
+
+    space = make_space(config.space)
+    runs = [
+        measure_steps(space, batch_size=batch_size, num_steps=num_steps, seed=run)
+        for run in range(num_runs)
+    ]
+    samples = {f"{name}_s": [run[name] for run in runs] for name in runs[0]}
+    facts = {"space": space.name, "batch_size": batch_size, "num_steps": num_steps}
+    return Measured(samples, facts)
+
+
 #: Holds TensorFlow to one thread, which it reads as it starts.
 _ONE_CORE = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -297,6 +324,7 @@ SUITES: dict[str, Callable[[int, bool], Measured]] = {
     "cost_model": cost_model,
     "evaluator": evaluator,
     "evaluator_queries": evaluator_queries,
+    "supernet": supernet,
 }
 
 FLAGS = common.shared_flags()

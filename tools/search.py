@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
     del argv
     config = common.experiment_config(FLAGS)
     named = {"objective": _OBJECTIVE.value, "supernet": _SUPERNET.value}
-    given = {name: value for name, value in named.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **given))
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)

@@ -121,18 +121,18 @@ def measure_steps(
     kinds: dict[str, Callable[[tf.Tensor], Any]] = {}
     for kind in SUPERNETS:
         steps = _Steps(Supernet(space, seed, kind), images, labels)
-        kinds[f"{kind}_train_path"] = lambda paths, s=steps: s.train_path(paths[0])
-        kinds[f"{kind}_gate_gradient"] = lambda paths, s=steps: s.gate_gradient(paths[0])
+        kinds[f"{kind}_train_path"] = steps.train_path
+        kinds[f"{kind}_gate_gradient"] = steps.gate_gradient
         kinds[f"{kind}_score_function"] = steps.losses_of
     steps = _Steps(_AllCandidates(space, seed), images, labels)
-    kinds["all_candidates_train"] = lambda paths: steps.train_mixture(paths[0])
-    kinds["all_candidates_gate_gradient"] = lambda paths: steps.gate_gradient(paths[0])
+    kinds["all_candidates_train"] = steps.train_mixture
+    kinds["all_candidates_gate_gradient"] = steps.gate_gradient
     seconds = dict.fromkeys(kinds, 0.0)
     for step in range(_NUM_WARM + num_steps):
         paths = tf.constant(space.sample(num_paths, seed + step))
         for name, run in kinds.items():
             began = time.perf_counter()
-            run(paths).numpy()
+            run(paths if name.endswith("score_function") else paths[0]).numpy()
             if step >= _NUM_WARM:
                 seconds[name] += (time.perf_counter() - began) / num_steps
     return seconds

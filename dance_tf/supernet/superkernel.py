@@ -142,12 +142,15 @@ class SuperkernelOp(MixedOp):
         used = []
 
         def normalised(x: tf.Tensor, index: int) -> tf.Tensor:
-            affine, stored = weights[3 * index + 1 : 3 * index + 3], moments[2 * index :][:2]
-            x, *found = normalise(x, *affine, stored, training)
+            gamma, beta = weights[3 * index + 1 : 3 * index + 3]
+            stored = moments[2 * index : 2 * index + 2]
+            x, *found = normalise(x, gamma, beta, stored, training)
             used.extend(found)
             return x
 
-        kernels = [tf.reshape(weights[3 * i], kernel_shape(layer)) for i, layer in enumerate(layers)]
+        kernels = [
+            tf.reshape(weights[3 * i], kernel_shape(layer)) for i, layer in enumerate(layers)
+        ]
         x = tf.nn.relu6(normalised(pointwise_conv(inputs, kernels[0][0, 0]), 0))
         x = blended_depthwise_conv(x, *self._rings(kernels[1]), ring_shares, self._stride)
         x = tf.nn.relu6(normalised(x, 1))
@@ -159,7 +162,9 @@ class SuperkernelOp(MixedOp):
         """Return the smallest kernel, and what each larger one adds around the one before."""
         sizes = self._kernels
         margins = [(sizes[-1] - size) // 2 for size in sizes]
-        centres = [kernel[m : m + size, m : m + size] for m, size in zip(margins, sizes, strict=True)]
+        centres = [
+            kernel[m : m + size, m : m + size] for m, size in zip(margins, sizes, strict=True)
+        ]
         rings = []
         for inner, size, centre in zip(sizes, sizes[1:], centres[1:], strict=False):
             mask, width = np.ones((size, size, 1, 1), np.float32), (size - inner) // 2

@@ -62,7 +62,9 @@ def test_blended_depthwise_conv(num_rings, stride, size):
 
     _assert_same(
         _value_and_gradients(
-            lambda x, factors, core, *rings: blended_depthwise_conv(x, core, rings, factors, stride),
+            lambda x, factors, core, *rings: blended_depthwise_conv(
+                x, core, rings, factors, stride
+            ),
             inputs,
             shares,
             *kernels,

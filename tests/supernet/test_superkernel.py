@@ -104,9 +104,7 @@ def test_every_op_is_a_slice_of_the_largest(trained):
             np.testing.assert_array_equal(
                 weights("depthwise")[0], whole["depthwise"][inner, inner, :channels]
             )
-            np.testing.assert_array_equal(
-                weights("project")[0], whole["project"][:, :, :channels]
-            )
+            np.testing.assert_array_equal(weights("project")[0], whole["project"][:, :, :channels])
             for own, shared in zip(weights("depthwise_bn")[:2], affine, strict=True):
                 np.testing.assert_array_equal(own, shared[:channels])
 

@@ -163,6 +163,16 @@ def test_a_wrong_flag_is_one_line(capsys, flag, message):
 
 
 @pytest.mark.slow
+def test_steps_of_both_supernets_are_measured(capsys):
+    status, out, error = _call(capsys, "--suite=supernet", "--quick")
+    assert status == 0, error
+    report = json.loads(out, parse_constant=pytest.fail)
+    kinds = {"train_path", "gate_gradient", "score_function"}
+    names = {f"{net}_{kind}_s" for net in ("proxyless", "superkernel") for kind in kinds}
+    _check_spread(report, names | {f"all_candidates_{k}_s" for k in ("train", "gate_gradient")}, 1)
+
+
+@pytest.mark.slow
 def test_quick_run_of_the_evaluator_measures_everything(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     status, out, error = _call(capsys, "--suite=evaluator", "--quick")
