@@ -41,6 +41,7 @@ class Line:
 
     name: str
     path: str  # of an SVG in which y points down
+    is_point: bool
     first: str
     last: str
 
@@ -119,7 +120,7 @@ def line_chart(
             path.append(f"L{x_at(x):.2f} {100 - y_at(y):.2f}")
         path += ["h0"] * (not rest)  # round line ends make a point of it
         first, last = (number(p[1]) for p in (line.points[0], line.points[-1]))
-        lines.append(Line(line.name, "".join(path), first, last))
+        lines.append(Line(line.name, "".join(path), not rest, first, last))
     return Chart(
         title=title,
         unit=f"{ten_to(power)} {unit}".strip() if power else unit,

@@ -57,7 +57,12 @@ def write_report(
     except UserError as error:  # such as a measured table that is not there any more
         exact = str(error)
     path = path or os.path.join(run.folder, REPORT_NAME)
-    write_text(path, render(run, exact, baseline))
+    try:
+        text = render(run, exact, baseline)
+    except (AttributeError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        # What every run has is checked; of the rest, a damaged file may hold anything.
+        raise UserError(f"{run.folder}: a file holds what no run writes ({error})") from error
+    write_text(path, text)
     return path
 
 
@@ -76,7 +81,7 @@ def render(run: Run, exact: ExactParts | str, baseline: Run | None = None) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration}
+    environment.filters |= {"number": number, "duration": duration, "as_set": "{:g}".format}
     template = environment.get_template("report.html.jinja")
     return template.render(_context(run, exact, baseline))
 

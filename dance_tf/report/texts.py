@@ -33,11 +33,9 @@ def number(value: Any, digits: int = 4) -> str:
         return "0"
     power = power_of_ten(abs(value))
     if power:
-        return f"{value * 10.0**-power:.{digits}g} x {ten_to(power)}"
+        return f"{number(value * 10.0**-power, digits)} x {ten_to(power)}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{decimals}f}"
-    is_short = decimals and float(f"{value:.{digits - 1}g}") == value
-    return text.rstrip("0").rstrip(".") if is_short else text  # 0.06 is no rounded 0.06000
+    return f"{value:,.{decimals}f}"
 
 
 def power_of_ten(value: float) -> int:

@@ -44,7 +44,7 @@ def test_a_line_goes_through_its_points():
     assert [tick.text for tick in chart.y_ticks] == ["0", "1", "2", "3", "4"]
     assert chart.x_ticks == (Tick(0, "10"), Tick(25, "15"), Tick(50, "20"), *chart.x_ticks[3:])
     assert _points(chart.lines[0].path) == [(0, 0), (50, 100), (100, 25)]
-    assert (chart.lines[0].first, chart.lines[0].last) == ("4", "3")
+    assert (chart.lines[0].first, chart.lines[0].last) == ("4.000", "3.000")
     assert chart.band == 25 and chart.unit == "nats"
 
 
@@ -61,6 +61,7 @@ def test_a_step_holds_until_the_next_and_a_point_is_drawn():
     chart = line_chart("PEs", "", [line, point, Series("none", [])], x_label="steps")
     assert chart.lines[0].path == "M0.00 100.00H100.00L100.00 0.00"
     assert chart.lines[1].path == "M50.00 50.00h0"
+    assert [line.is_point for line in chart.lines] == [False, True]
     assert [line.name for line in chart.lines] == ["a", "b"]
 
 
@@ -76,14 +77,14 @@ def test_a_flat_line_and_a_single_record_have_axes():
     [
         (0.4836450219, "0.4836"),
         (0.10099, "0.1010"),
-        (0.06, "0.06"),
+        (0.06, "0.06000"),
         (96729.0, "96,729"),
         (300774272, "300,774,272"),
-        (1.14e-5, "11.4 x 10⁻⁶"),
-        (2.5e9, "2.5 x 10⁹"),
+        (1.14e-5, "11.40 x 10⁻⁶"),
+        (2.5e9, "2.500 x 10⁹"),
         (0, "0"),
         (0.0, "0"),
-        (-0.5, "-0.5"),
+        (-0.5, "-0.5000"),
         (None, "not a number"),
     ],
 )

@@ -10,12 +10,14 @@ import shutil
 import pytest
 
 from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.report import page
 from dance_tf.report.exact import exact_parts
 from dance_tf.report.page import write_report
 from dance_tf.report.run_folder import read_run
 from dance_tf.report.texts import number
 from dance_tf.strict_json import read_json
+from tests.hardware.arithmetic_model import ArithmeticModel
 
 _EMPTY = {"meta", "link", "br"}  # of HTML; those of SVG close themselves
 
@@ -203,6 +205,43 @@ def test_a_baseline_is_compared(run_dir, write, tmp_path):
     _change(baseline, "run_info.json", lambda data: data.update(cost_table_sha256="1" * 64))
     with pytest.raises(UserError, match="cannot be compared"):
         write(baseline_dir=str(baseline))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accuracy": 5},
+        {"accuracy": {"value": "high", "split": "test", "num_images": 40}},
+        {"times": {"search_s": "long"}},
+        {"versions": [1]},
+        {"warnings": 3},
+    ],
+)
+def test_nonsense_in_a_result_is_one_line(run_dir, write, changes):
+    _change(run_dir, "result.json", lambda data: data.update(changes))
+    with pytest.raises(UserError, match="what no run writes") as error:
+        write()
+    assert str(run_dir) in str(error.value) and not (run_dir / "report.html").exists()
+
+
+def test_measured_costs_have_no_parts(run_dir, write, tmp_path):
+    space, hardware = read_run(run_dir).space, read_run(run_dir).config.hardware
+    totals = load_or_build_table(
+        space, hardware, cost_model=ArithmeticModel(), cache_dir=tmp_path / "cache"
+    )
+    _change(
+        run_dir,
+        "config.json",
+        lambda data: data["hardware"].update(measured_csv="mine & yours.csv"),
+    )
+    found = write(table=totals)
+    assert "measured: mine & yours.csv" in found.text
+    assert "Area by component is left out" in found.text
+    assert "Components and bounds are left out" in found.text
+    macs = sum(layer.macs for layer in space.layers(read_run(run_dir).architecture))
+    assert f"All layers {number(macs)} " in found.text
+    (files,) = {a.get("class") for t, a in found.tags if t == "path" and "z" in a["d"]}
+    assert files == "mac"
 
 
 def test_a_page_that_fails_leaves_the_old_one(run_dir, write, monkeypatch):
