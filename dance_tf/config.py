@@ -217,6 +217,13 @@ class SearchConfig:
     lambda_2_warmup_epochs: int = 10  # raised linearly from 0 over these architecture epochs
     log_every: int = 20  # steps between history lines
     max_zero_share: float = 0.5  # warn when a larger share of the skippable blocks is Zero
+    max_latency_ms: float | None = None  # hard limits on the result's exact cost; None: no limit
+    max_energy_mj: float | None = None
+    max_area_mm2: float | None = None
+    limits: str = "gradient"  # how the search keeps them: altered steps (HDX), or "penalty"
+    limit_delta: float = 1e-3  # least fall, as a share of the limit, of a cost above it in a step
+    limit_growth: float = 0.01  # of limit_delta with each step above a limit; not confirmed
+    limit_penalty: float = 1.0  # of "penalty": weight of the share by which a limit is exceeded
 
     def __post_init__(self) -> None:
         _one_of("search.supernet", self.supernet, ("proxyless", "superkernel"))
@@ -229,6 +236,12 @@ class SearchConfig:
         _not_negative(self, "search", "warmup_epochs", "lambda_2", "lambda_2_warmup_epochs")
         _not_negative(self, "search", "lambda_latency", "lambda_energy", "lambda_area")
         _not_negative(self, "search", "weight_decay", "label_smoothing")
+        _one_of("search.limits", self.limits, ("gradient", "penalty"))
+        _positive(self, "search", "limit_delta")
+        _not_negative(self, "search", "limit_growth", "limit_penalty")
+        for name in ("max_latency_ms", "max_energy_mj", "max_area_mm2"):
+            if getattr(self, name) is not None:
+                _positive(self, "search", name)
         if self.warmup_epochs >= self.epochs:
             raise UserError(
                 f"search.warmup_epochs ({self.warmup_epochs}) leaves no epoch of"

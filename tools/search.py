@@ -33,6 +33,15 @@ _SUPERNET = flags.DEFINE_enum(
     "Whether each candidate op has weights of its own, or all are slices of the largest.",
     flag_values=FLAGS,
 )
+_MAX_LATENCY = flags.DEFINE_float(
+    "max_latency_ms", None, "Hard limit on the result's exact latency.", flag_values=FLAGS
+)
+_MAX_ENERGY = flags.DEFINE_float(
+    "max_energy_mj", None, "Hard limit on the result's exact energy.", flag_values=FLAGS
+)
+_MAX_AREA = flags.DEFINE_float(
+    "max_area_mm2", None, "Hard limit on the accelerator's area.", flag_values=FLAGS
+)
 _RETRAIN = flags.DEFINE_boolean(
     "retrain", True, "Train the derived network from scratch and test it.", flag_values=FLAGS
 )
@@ -46,6 +55,7 @@ _SUMMARY = (
     "accelerator",
     "predicted_cost",
     "exact_cost",
+    "limits",
     "accuracy",
     "accuracy_reason",
     "warnings",
@@ -56,9 +66,10 @@ def main(argv: list[str]) -> int:
     """Run the job that the flags describe."""
     del argv
     config = common.experiment_config(FLAGS)
-    named = {"objective": _OBJECTIVE.value, "supernet": _SUPERNET.value}
-    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    config = dataclasses.replace(config, search=dataclasses.replace(config.search, **given))
+    # Named as the fields are.
+    given = (_OBJECTIVE, _SUPERNET, _MAX_LATENCY, _MAX_ENERGY, _MAX_AREA)
+    changes: dict[str, Any] = {flag.name: flag.value for flag in given if flag.value is not None}
+    config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)
 

@@ -21,14 +21,15 @@ import tensorflow as tf
 from dance_tf import reporting
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
-from dance_tf.search.objective import Lambda2Schedule, make_objective
-from dance_tf.search.result import CostRecord, SearchRecord, SearchResult, op_counts, read_records
+from dance_tf.search.judge import Judge
+from dance_tf.search.limits import LimitKeeper
+from dance_tf.search.objective import Lambda2Schedule
+from dance_tf.search.result import SearchRecord, SearchResult, op_counts, read_records
 from dance_tf.search.search_log import SearchLog
 from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
-from dance_tf.structs import METRICS, Architecture
+from dance_tf.structs import METRICS
 from dance_tf.supernet.supernet import Supernet, derive
 
 __all__ = ["DanceSearch", "SearchProblem"]
@@ -77,8 +78,8 @@ class DanceSearch:
             problem: Space, table, evaluator and images.
             on_step: Called with each history record, every `log_every` steps.
         Raises:
-            UserError: If a loss is not finite, a checkpoint is damaged, or the schedule does
-                not fit the data.
+            UserError: If a loss is not finite, a checkpoint is damaged, the schedule does not
+                fit the data, or no network keeps to the limits on any accelerator.
             Interrupted: After a signal; a checkpoint has been written.
         """
         return _Run(self._config, problem, self._seed).run(
@@ -92,19 +93,28 @@ class _Run:
     def __init__(self, config: SearchConfig, problem: SearchProblem, seed: int) -> None:
         self.config, self.problem, self.seed = config, problem, seed
         self.plan = SearchPlan.of(config, problem.dataset)
-        self.objective = make_objective(config)
+        self.judge = Judge(config, problem)
         self.lambda_2 = Lambda2Schedule(
             config.lambda_2, config.lambda_2_warmup_epochs * self.plan.steps_per_epoch
         )
         self.supernet = problem.supernet or Supernet(problem.space, seed, config.supernet)
         self.steps = CoSearchSteps(
             supernet=self.supernet,
-            evaluator=problem.evaluator,
-            objective=self.objective,
+            evaluator=self.judge.evaluator,
+            objective=self.judge.objective,
             reference=problem.table.reference,
             config=config,
             total_steps=self.plan.total_steps,
         )
+        self.keeper = None
+        if self.judge.limits is not None and config.limits == "gradient":
+            self.keeper = LimitKeeper(
+                self.supernet,
+                self.judge.evaluator,
+                self.judge.limits,
+                self.judge.objective.vector,
+                config,
+            )
         self.step = 0
         self.sums: dict[str, list[float]] = {}  # name -> [sum, count] since the last record
         self.elapsed_s = 0.0
@@ -127,7 +137,7 @@ class _Run:
             restored = folder.restore() if is_resuming else None
             if restored is not None:
                 self.step, state = restored
-                self.sums, self.elapsed_s = state["sums"], state["elapsed_s"]
+                self._restore(state)
         records: list[SearchRecord] = []
         if self.step < self.plan.total_steps:
             with contextlib.ExitStack() as stack:
@@ -175,11 +185,23 @@ class _Run:
                 progress.update(step, **shown, **_shown_costs(record))
                 is_stopping = stop is not None and stop.requested is not None
                 if folder and (is_stopping or step % plan.steps_per_epoch == 0):
-                    folder.save(step, {"sums": self.sums, "elapsed_s": self.elapsed_s})
+                    folder.save(step, self._state())
                 if is_stopping:
                     raise Interrupted(stop.requested)
         finally:
             progress.close()
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside tensors, as JSON data."""
+        state: dict[str, Any] = {"sums": self.sums, "elapsed_s": self.elapsed_s}
+        if self.keeper is not None:
+            state["limit_delta"] = self.keeper.delta
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.sums, self.elapsed_s = state["sums"], state["elapsed_s"]
+        if self.keeper is not None:
+            self.keeper.delta = state["limit_delta"]
 
     def _progress(self) -> reporting.ProgressLine:
         """Return the progress line of the phase that the next step belongs to."""
@@ -197,6 +219,7 @@ class _Run:
         self._add(cross_entropy=shown["loss"], accuracy=float(accuracy))
         if plan.has_architecture_step(step):
             lambda_2 = self.lambda_2(step - plan.warmup_steps)
+            before = self.supernet.arch_logits.numpy()
             cross_entropy, cost = self.steps.architecture_step(
                 *next(held_out),
                 tf.constant(stateless_seed(seed, "architecture_path", step)),
@@ -209,6 +232,9 @@ class _Run:
                 objective=shown["objective"],
                 lambda_2=lambda_2,
             )
+            if self.keeper is not None:
+                is_altered, excess = self.keeper.keep(before)
+                self._add(altered_share=float(is_altered), limit_excess=excess)
         return shown
 
     def _finite(self, value: tf.Tensor, step: int, what: str) -> float:
@@ -231,7 +257,7 @@ class _Run:
         self.sums = {}
         space = self.problem.space
         architecture = derive(self.supernet)
-        index, predicted, exact = self._evaluate(architecture)
+        index, predicted, exact = self.judge.evaluate(architecture)
         mixture = np.asarray(self.supernet.mixture_weights(), np.float64)
         entropy = -np.sum(mixture * np.log(np.where(mixture > 0, mixture, 1.0)), axis=-1)
         costs = {f"predicted_{name}": float(v) for name, v in zip(METRICS, predicted, strict=True)}
@@ -245,6 +271,8 @@ class _Run:
             architecture_cross_entropy=means.get("architecture_cross_entropy"),
             lambda_2=means.get("lambda_2"),
             objective=means.get("objective"),
+            altered_share=means.get("altered_share"),
+            limit_excess=means.get("limit_excess"),
             mixture_entropy=tuple(entropy.tolist()),
             ops=architecture.ops,
             zero_share=op_counts(space, architecture)[1],
@@ -252,76 +280,36 @@ class _Run:
             **costs,
         )
 
-    def _evaluate(self, architecture: Architecture) -> tuple[int, np.ndarray, np.ndarray]:
-        """Return the evaluator's accelerator, its predicted metrics [3] and the exact ones [3]."""
-        table = self.problem.table
-        one_hot = table.one_hot(self.problem.space.to_indices(architecture)[None])
-        evaluation = self.problem.evaluator.evaluate(one_hot, self.objective.vector[None])
-        index = np.asarray(evaluation.accelerator_index)
-        exact = table.metrics_at(one_hot, index)
-        return int(index[0]), np.asarray(evaluation.metrics)[0], np.asarray(exact)[0]
-
     def _result(self, history: tuple[SearchRecord, ...]) -> SearchResult:
-        """Derive the architecture and cost it exactly."""
-        space, table = self.problem.space, self.problem.table
-        architecture = derive(self.supernet)
-        index, predicted, exact = self._evaluate(architecture)
-        best_index, best_metrics, _ = best_accelerators(
-            table,
-            table.one_hot(space.to_indices(architecture)[None]),
-            self.objective.vector[None],
-        )
-        best = table.accelerators.decode(int(np.asarray(best_index)[0]))
-
-        def cost(metrics: Any) -> CostRecord:
-            return CostRecord.from_metrics(
-                metrics,
-                objective=self.objective,
-                reference=table.reference,
-                cycles_per_ms=table.machine.cycles_per_ms,
-            )
-
-        best_cost = cost(np.asarray(best_metrics)[0])
-        counts, zero_share = op_counts(space, architecture)
-        warnings = []
-        if zero_share > self.config.max_zero_share:
-            warnings.append(
-                f"{zero_share:.0%} of the skippable blocks are Zero, more than"
-                f" search.max_zero_share ({self.config.max_zero_share:.0%}): for a deeper network"
-                f" lower search.lambda_2 ({self.config.lambda_2:g}) or raise"
-                " search.lambda_2_warmup_epochs"
-            )
+        """Derive the architecture, within the limits, and cost it exactly."""
+        derived = derive(self.supernet)
         logits = np.asarray(self.supernet.arch_logits, np.float64)
-        return SearchResult(
-            architecture=architecture,
-            accelerator=best,
-            exact_cost=best_cost,
-            predicted_cost=cost(predicted),
-            evaluator_accelerator=table.accelerators.decode(index),
-            evaluator_accelerator_exact_cost=cost(exact),
-            exact_best_accelerator=best,
-            exact_best_cost=best_cost,
-            objective={
-                "name": self.config.objective,
-                "kind": self.objective.kind,
-                "weights": dict(zip(METRICS, self.objective.weights, strict=True)),
-                "reference": {n: float(v) for n, v in zip(METRICS, table.reference, strict=True)},
-                "lambda_2": self.config.lambda_2,
-            },
-            evaluator=self.problem.evaluator.kind,
-            op_counts=counts,
-            zero_share=zero_share,
-            warnings=tuple(warnings),
+        architecture, lost = self.judge.repair(derived, logits)
+        mask = self.problem.space.op_mask.tolist()
+        return self.judge.result(
+            architecture,
+            limits=self.judge.limits_record(derived, architecture != derived, lost),
+            warnings=self._warnings(op_counts(self.problem.space, architecture)[1]),
             arch_logits=tuple(
-                tuple(v if allowed else None for v, allowed in zip(row, mask, strict=True))
-                for row, mask in zip(logits.tolist(), space.op_mask.tolist(), strict=True)
+                tuple(v if allowed else None for v, allowed in zip(row, allowed_ops, strict=True))
+                for row, allowed_ops in zip(logits.tolist(), mask, strict=True)
             ),
             seed=self.seed,
             num_weight_steps=self.plan.total_steps,
             num_architecture_steps=self.plan.num_architecture_steps(self.plan.total_steps),
-            num_cost_model_calls=table.num_cost_model_calls,
             times={"search_s": self.elapsed_s},
             history=history,
+        )
+
+    def _warnings(self, zero_share: float) -> tuple[str, ...]:
+        config = self.config
+        if zero_share <= config.max_zero_share:
+            return ()
+        return (
+            f"{zero_share:.0%} of the skippable blocks are Zero, more than"
+            f" search.max_zero_share ({config.max_zero_share:.0%}): for a deeper network"
+            f" lower search.lambda_2 ({config.lambda_2:g}) or raise"
+            " search.lambda_2_warmup_epochs",
         )
 
 

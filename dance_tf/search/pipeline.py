@@ -24,6 +24,8 @@ from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
+from dance_tf.search.judge import Judge
+from dance_tf.search.reach import reachable_costs
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.search.steps import SearchPlan
@@ -79,7 +81,8 @@ def prepare(
     Writes nothing but the table's cache.
 
     Raises:
-        UserError: If data or evaluator are missing or do not fit, or a file is damaged.
+        UserError: If data or evaluator are missing or do not fit, a file is damaged, or
+            no network keeps to the limits on any accelerator.
     """
     dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
     space = make_space(config.space, dataset.num_classes)
@@ -96,7 +99,9 @@ def prepare(
             cache_dir=cache_dir,
             on_progress=report if use_progress else None,
         )
-    return SearchProblem(space, table, load_evaluator(config.evaluator, table), dataset)
+    problem = SearchProblem(space, table, load_evaluator(config.evaluator, table), dataset)
+    Judge(config.search, problem)  # Refuses limits out of reach.
+    return problem
 
 
 def run_experiment(
@@ -139,6 +144,11 @@ def run_experiment(
         "num_classes": problem.space.num_classes,
     }
     _check_costs(paths["run_info"], problem.table.content_hash)
+    costs_text = ", ".join(
+        f"{metric} {low:.4g} to {high:.4g}"
+        for metric, (low, high) in reachable_costs(problem.table).items()
+    )
+    print(f"within reach of networks and accelerators: {costs_text}", file=sys.stderr)
 
     os.makedirs(output_dir, exist_ok=True)
     write_json(paths["config"], config_to_json(config))

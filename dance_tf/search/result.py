@@ -89,6 +89,9 @@ class SearchRecord:
     exact_latency_ms: float  # of the same architecture on the same accelerator
     exact_energy_mj: float
     exact_area_mm2: float
+    # Of architecture steps under limits that are kept by altering them; otherwise None.
+    altered_share: float | None = None  # of the steps
+    limit_excess: float | None = None  # the derived network's largest cost / limit - 1, predicted
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON data."""
@@ -119,8 +122,8 @@ class SearchResult:
 
     The predicted cost is of the architecture on the accelerator that the evaluator
     chooses; `evaluator_accelerator_exact_cost` is the exact cost of that same pair. The
-    accelerator of the run is the exact best one for the architecture, and the exact
-    cost is of this pair.
+    accelerator of the run is the exact best one for the architecture within the limits,
+    and the exact cost is of this pair.
     """
 
     architecture: Architecture
@@ -129,7 +132,7 @@ class SearchResult:
     predicted_cost: CostRecord
     evaluator_accelerator: Accelerator
     evaluator_accelerator_exact_cost: CostRecord
-    exact_best_accelerator: Accelerator
+    exact_best_accelerator: Accelerator  # whatever the limits
     exact_best_cost: CostRecord
     objective: dict[str, Any]
     evaluator: str
@@ -141,6 +144,7 @@ class SearchResult:
     num_weight_steps: int
     num_architecture_steps: int
     num_cost_model_calls: int
+    limits: dict[str, Any] | None = None  # as given, and what it took to keep them
     num_trained_candidates: int = 0  # networks trained from scratch; the supernet is none
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = "the network was not retrained"  # why there is none

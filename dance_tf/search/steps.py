@@ -29,6 +29,7 @@ import tensorflow as tf
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import Objective
+from dance_tf.search.limits import limits_of
 from dance_tf.supernet.sgd import RowSGD
 
 __all__ = ["CoSearchSteps", "SearchPlan", "batches", "stateless_seed"]
@@ -122,7 +123,7 @@ class CoSearchSteps:
         supernet: A `supernet.supernet.Supernet`, or anything with its methods.
         evaluator: Frozen: no step watches its variables.
         objective: On metrics normalised by `reference`, float32 [3].
-        config: Learning rates, smoothing, temperature.
+        config: Learning rates, smoothing, temperature, a penalty for exceeding limits.
         total_steps: Length of the cosine of the weights' learning rate.
     """
 
@@ -142,6 +143,10 @@ class CoSearchSteps:
         self._temperature = config.gumbel_temperature
         self._label_smoothing = config.label_smoothing
         self._arch_gradient, self._arch_paths = config.arch_gradient, config.arch_paths
+        limits = limits_of(config)
+        self._limits = None if limits is None else limits.vector
+        is_penalised = limits is not None and config.limits == "penalty"
+        self._penalty = config.limit_penalty if is_penalised else 0.0
         self.weight_optimizer = RowSGD(
             keras.optimizers.schedules.CosineDecay(config.weight_learning_rate, total_steps),
             weight_decay=config.weight_decay,
@@ -190,6 +195,9 @@ class CoSearchSteps:
             evaluation = self._evaluator.evaluate(mixture_weights[None], self._objective_vectors)
             cost = self._objective(evaluation.metrics[0], self._reference)
             loss = surrogate + lambda_2 * cost
+            if self._penalty:
+                excess = evaluation.metrics[0] / self._limits - 1.0
+                loss += self._penalty * tf.reduce_sum(tf.nn.relu(excess))
         self.arch_optimizer.apply([tape.gradient(loss, arch_logits.value)], [arch_logits])
         return cross_entropy, cost
 

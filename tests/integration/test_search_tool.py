@@ -50,6 +50,7 @@ RESULT_FIELDS = {
     "versions",
     "is_deterministic",
     "arch_logits",
+    "limits",
 }
 
 
@@ -167,6 +168,23 @@ def test_the_report_is_written_anew_with_every_part(finished, cache_dir, tmp_pat
     assert "Baseline" in text and "Baseline" not in first
 
 
+def test_limits_hold_and_the_range_within_reach_is_said(call, finished, tmp_path, capsys):
+    """A limit just below what the run without limits costs."""
+    folder, free = tmp_path / "run", _result(finished)["exact_cost"]
+    latency, area = free["latency_ms"] * 0.999, free["area_mm2"] * 1.5
+    limits = (f"--max_latency_ms={latency}", f"--max_area_mm2={area}")
+    assert call(*QUICK, *limits, "--noretrain", f"--output_dir={folder}") == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    cost = summary["exact_cost"]
+    assert cost["latency_ms"] <= latency and cost["area_mm2"] <= area
+    assert summary["limits"]["max_latency_ms"] == latency
+    assert summary["limits"]["max_energy_mj"] is None
+    (line,) = [x for x in captured.err.splitlines() if x.startswith("within reach")]
+    low, high = (float(x) for x in line.split("latency_ms ")[1].split(",")[0].split(" to "))
+    assert low <= cost["latency_ms"] <= free["latency_ms"] <= high
+
+
 def test_terminated_and_resumed_it_gives_the_same_result(
     call, finished, tmp_path, capsys, monkeypatch
 ):
@@ -223,6 +241,8 @@ def _snapshot(folder):
         (["--output_dir={out}", *QUICK, "--set=space.name=tiny_mbcon"], "did you mean"),
         (["--output_dir={out}", *QUICK, "--set=space.num_classes=4"], "has 10 classes"),
         (["--output_dir={out}", *QUICK, "--set=search.arch_every=50"], "would never move"),
+        (["--output_dir={out}", *QUICK, "--max_latency_ms=1e-6"], "out of reach: the least is"),
+        (["--output_dir={out}", *QUICK, "--max_area_mm2=0"], "not positive"),
         (["--output_dir={out}", *QUICK, "--evaluator=neural"], "--evaluator=exact"),
         (["--output_dir={tmp}", *QUICK], "is not empty: add --resume"),
         (["--output_dir={tmp}", "--resume", *QUICK], "no config.json"),

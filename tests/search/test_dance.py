@@ -10,7 +10,6 @@ import signal
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from dance_tf import reporting
 from dance_tf.config import SearchConfig
@@ -24,7 +23,7 @@ from dance_tf.search.objective import make_objective
 from dance_tf.search.result import SearchResult
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
-from tests.search.problems import ScoredSupernet, make_problem, shuffled_table
+from tests.search.problems import ScoredSupernet, Unlabelled, make_problem, shuffled_table
 
 CONFIG = SearchConfig(
     epochs=4,
@@ -50,19 +49,6 @@ def uninterrupted(problem, tmp_path_factory):
     return DanceSearch(CONFIG, seed=3, output_dir=folder).search(problem), folder
 
 
-class _Unlabelled:
-    """Images of one class, for a supernet that does not look at them."""
-
-    name, num_classes, image_shape = "unlabelled", 2, (8, 8, 3)
-
-    def num_images(self, split):
-        return 64
-
-    def split(self, name, *, batch_size, seed=None):
-        pair = (tf.zeros([64, 8, 8, 3]), tf.zeros([64], tf.int32))
-        return tf.data.Dataset.from_tensor_slices(pair).batch(batch_size)
-
-
 def _read(folder, name):
     with open(os.path.join(folder, name), "rb") as file:
         return file.read()
@@ -80,7 +66,7 @@ def _assert_finds_the_optimum(seed, is_scored=False, table=None, **changes):
     objective, table = make_objective(config), table or shuffled_table(seed)
     scores = np.random.RandomState(seed).normal(size=(2, 7)) * is_scored
     supernet = ScoredSupernet(table.space, scores, seed)
-    problem = make_problem(table, supernet=supernet, dataset=_Unlabelled())
+    problem = make_problem(table, supernet=supernet, dataset=Unlabelled())
     found = DanceSearch(config, seed=seed).search(problem)
 
     vectors = np.tile(objective.vector, (len(NETWORKS), 1))

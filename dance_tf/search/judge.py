@@ -1,0 +1,175 @@
+"""What a network costs and on which accelerator, for the history and for the result.
+
+The evaluator steers the search; what is reported at the end comes from the cost table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dance_tf.config import SearchConfig
+from dance_tf.hardware.oracle import best_accelerators
+from dance_tf.search.choice import ChosenEvaluator
+from dance_tf.search.limits import limits_of
+from dance_tf.search.objective import make_objective
+from dance_tf.search.reach import NetworkFinder, check_reachable
+from dance_tf.search.result import CostRecord, SearchResult, op_counts
+from dance_tf.structs import METRICS, Architecture
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """Costs networks by the evaluator and by the table, within the limits of a config.
+
+    Args:
+        config: Objective and limits.
+        problem: A `dance.SearchProblem`, or what has its space, table and evaluator.
+
+    Attributes:
+        objective: What is minimised.
+        limits: What the result may cost; None: anything.
+        evaluator: The problem's, or around it a `choice.ChosenEvaluator`.
+
+    Raises:
+        UserError: If no network keeps to the limits on any accelerator.
+    """
+
+    def __init__(self, config: SearchConfig, problem: Any) -> None:
+        self._config, self._problem = config, problem
+        self.objective = make_objective(config)
+        self.limits = limits_of(config)
+        self.evaluator = problem.evaluator
+        if self.limits is not None:
+            check_reachable(problem.table, self.limits)
+            self.evaluator = ChosenEvaluator(problem.evaluator, problem.table, self.limits)
+
+    def evaluate(self, architecture: Architecture) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return the evaluator's accelerator, its predicted metrics [3] and the exact ones [3]."""
+        table = self._problem.table
+        one_hot = table.one_hot(self._problem.space.to_indices(architecture)[None])
+        evaluation = self.evaluator.evaluate(one_hot, self.objective.vector[None])
+        index = np.asarray(evaluation.accelerator_index)
+        exact = table.metrics_at(one_hot, index)
+        return int(index[0]), np.asarray(evaluation.metrics)[0], np.asarray(exact)[0]
+
+    def repair(self, derived: Architecture, arch_logits: np.ndarray) -> tuple[Architecture, float]:
+        """Return the network to take in place of a derived one, and what that gives up.
+
+        It is the one that keeps to the limits on some accelerator and is the most probable
+        under the architecture parameters: the derived one, where that keeps to them.
+
+        Args:
+            derived: The network of the largest logits.
+            arch_logits: float64 [D, O].
+        Returns:
+            The network, and the log-probability that it has less than the derived one, nats.
+        """
+        if self.limits is None:
+            return derived, 0.0
+        space = self._problem.space
+        largest = np.where(space.op_mask, arch_logits, -np.inf).max(axis=1, keepdims=True)
+        losses = np.where(space.op_mask, largest - arch_logits, 0.0)
+        finder = NetworkFinder(self._problem.table, self.limits)
+        if len(finder.metrics_within(space.to_indices(derived))):
+            return derived, 0.0
+        found = finder.find(losses)
+        assert found is not None, "the limits have been found to be within reach"
+        return space.from_indices(found), float(losses[np.arange(len(found)), found].sum())
+
+    def result(self, architecture: Architecture, **facts: Any) -> SearchResult:
+        """Cost an architecture exactly and return the result of the search.
+
+        Args:
+            architecture: What was found.
+            **facts: The fields of the result that this does not know.
+        Raises:
+            RuntimeError: If the exact cost is above a limit.
+        """
+        space, table = self._problem.space, self._problem.table
+        index, predicted, exact = self.evaluate(architecture)
+        chosen, metrics = self._best(architecture, is_limited=True)
+        best, best_metrics = self._best(architecture, is_limited=False)
+        self._check(architecture, chosen)
+        counts, zero_share = op_counts(space, architecture)
+        decode = table.accelerators.decode
+        return SearchResult(
+            architecture=architecture,
+            accelerator=decode(chosen),
+            exact_cost=self._cost(metrics),
+            predicted_cost=self._cost(predicted),
+            evaluator_accelerator=decode(index),
+            evaluator_accelerator_exact_cost=self._cost(exact),
+            exact_best_accelerator=decode(best),
+            exact_best_cost=self._cost(best_metrics),
+            objective={
+                "name": self._config.objective,
+                "kind": self.objective.kind,
+                "weights": dict(zip(METRICS, self.objective.weights, strict=True)),
+                "reference": {n: float(v) for n, v in zip(METRICS, table.reference, strict=True)},
+                "lambda_2": self._config.lambda_2,
+            },
+            evaluator=self.evaluator.kind,
+            op_counts=counts,
+            zero_share=zero_share,
+            num_cost_model_calls=table.num_cost_model_calls,
+            **facts,
+        )
+
+    def limits_record(
+        self, derived: Architecture, is_repaired: bool, lost_log_probability: float
+    ) -> dict[str, Any] | None:
+        """Return what result.json says of the limits; None if there are none.
+
+        Args:
+            derived: The network of the largest logits, before any repair.
+            is_repaired: Whether another one has been taken.
+            lost_log_probability: What its repair gave up, nats.
+        """
+        if self.limits is None:
+            return None
+        _, predicted, _ = self.evaluate(derived)
+        _, metrics = self._best(derived, is_limited=True)
+        if is_repaired:  # No accelerator keeps it within the limits; on the one that comes nearest.
+            _, _, metrics = self.evaluate(derived)
+        return {
+            **dataclasses.asdict(self.limits),
+            "kept_by": self._config.limits,
+            "is_repaired": is_repaired,
+            "lost_log_probability": lost_log_probability,
+            "derived_ops": list(derived.ops),
+            "derived_exact": {n: float(v) for n, v in zip(METRICS, metrics, strict=True)},
+            "derived_predicted": {n: float(v) for n, v in zip(METRICS, predicted, strict=True)},
+        }
+
+    def _best(self, architecture: Architecture, is_limited: bool) -> tuple[int, np.ndarray]:
+        """Return the exact best accelerator and the metrics on it, float32 [3]."""
+        table = self._problem.table
+        best = best_accelerators(
+            table,
+            table.one_hot(self._problem.space.to_indices(architecture)[None]),
+            self.objective.vector[None],
+            self.limits if is_limited else None,
+        )
+        return int(np.asarray(best.accelerator_index)[0]), np.asarray(best.metrics)[0]
+
+    def _check(self, architecture: Architecture, index: int) -> None:
+        """Look the limits' metrics up once more, by another way than the oracle's."""
+        if self.limits is None:
+            return
+        op_indices = self._problem.space.to_indices(architecture)[None]
+        metrics = self._problem.table.metrics_of(op_indices).numpy()[0, index]
+        if not (metrics <= self.limits.vector).all():
+            raise RuntimeError(f"the result is not within {self.limits}: {metrics.tolist()}")
+
+    def _cost(self, metrics: Any) -> CostRecord:
+        table = self._problem.table
+        return CostRecord.from_metrics(
+            metrics,
+            objective=self.objective,
+            reference=table.reference,
+            cycles_per_ms=table.machine.cycles_per_ms,
+        )
