@@ -19,8 +19,9 @@ Suite `cost_model`:
 Suite `evaluator`; queries are asked on one core, in a process of its own, which is the
 suite `evaluator_queries`:
 
-    keras_ms, saved_model_ms, exact_ms   a single query: of the evaluator in Python, of its
-                           SavedModel, and of the table for the exact best accelerator
+    keras_ms, saved_model_ms, tflite_ms, exact_ms   a single query: of the evaluator in
+                           Python, of its SavedModel, of its TFLite file, and of the table
+                           for the exact best accelerator
     batched_per_s          queries per second of the SavedModel, 1024 a call
     exact_batched_per_s    the same of the table
     train_s                both networks from nothing, the table being there; all cores
@@ -205,6 +206,7 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     from dance_tf.evaluator.loading import load_evaluator
     from dance_tf.evaluator.training import train_evaluator
     from dance_tf.export_evaluator import export_evaluator
+    from dance_tf.export_evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
     from dance_tf.serving import ServedModel
@@ -221,11 +223,14 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
         trained = load_evaluator(network, table)
         exported = export_evaluator(trained, f"{folder}/served")
         served = ServedModel(exported["path"])
+        export_evaluator_tflite(trained, f"{folder}/tflite")
+        tflite = TFLiteEvaluator(f"{folder}/tflite", num_threads=1)
     asks = {
         "keras": lambda weights, vectors: trained.evaluate(weights, vectors).metrics.numpy(),
         "saved_model": lambda weights, vectors: served(
             mixture_weights=weights, objective_vectors=vectors
         ),
+        "tflite": tflite.evaluate,
         "exact": lambda weights, vectors: best_accelerators(table, weights, vectors).value.numpy(),
     }
     samples: dict[str, list[float]] = {}
