@@ -39,6 +39,9 @@ EVALUATOR_NAMES = {
 }
 
 
+ON_ALL_CORES = {f"{name}_{unit}" for name in ("labels", "train") for unit in ("s", "cpu_s")}
+
+
 def _check(report: dict, num_runs: int) -> None:
     _check_spread(report, NAMES, num_runs)
     assert report["baseline"]["mappings_per_cpu_s"] == 640 and report["baseline"]["source"]
@@ -98,6 +101,8 @@ def test_the_evaluator_is_asked_on_one_core_and_trained_on_all(monkeypatch, caps
 
     def fresh(tool: str, *arguments: str, environment=None) -> benchmark.Fresh:
         calls.append((tool, arguments, environment))
+        if tool == "build_labels":
+            return benchmark.Fresh({"wall_s": float(len(calls)), "cpu_s": 9.0}, 60.0, 90.0, 100.0)
         median = {"keras_ms": float(len(calls)), "exact_per_s": 100.0 / len(calls)}
         facts = {"space": "s", "num_accelerators": 2, "num_queries": 3, "batch_size": 4}
         return benchmark.Fresh({**median, "spread": {**median}, **facts}, 60.0, 90.0, 100.0)
@@ -106,11 +111,18 @@ def test_the_evaluator_is_asked_on_one_core_and_trained_on_all(monkeypatch, caps
     status, out, error = _call(capsys, "--suite=evaluator")
     assert (status, error) == (0, "")
     report = json.loads(out)
-    assert [call[0] for call in calls] == ["benchmark"] * 3 + ["train_evaluator"]
+    assert [call[0] for call in calls] == [
+        *["benchmark"] * 3,
+        *["build_labels"] * 3,
+        "train_evaluator",
+    ]
     for _, arguments, environment in calls[:3]:
         assert arguments == ("--suite=evaluator_queries", "--runs=1")
         assert environment["TF_NUM_INTRAOP_THREADS"] == "1"
-    assert calls[3][1][0] == "--preset=cifar10" and calls[3][2] is None
+    for _, arguments, environment in calls[3:]:
+        assert arguments[0] == "--preset=cifar10" and environment is None
+    assert all("--nowrite" in arguments for _, arguments, _ in calls[3:6])
+    assert (report["labels_s"], report["labels_cpu_s"]) == (5.0, 9.0)
     assert (report["train_s"], report["train_cpu_s"]) == (60.0, 90.0)
     assert report["spread"]["keras_ms"] == {"min": 1.0, "max": 3.0, "runs": 3}
     assert (report["keras_ms"], report["exact_per_s"], report["batch_size"]) == (2.0, 50.0, 4)
@@ -178,7 +190,7 @@ def test_quick_run_of_the_evaluator_measures_everything(capsys, monkeypatch, tmp
     status, out, error = _call(capsys, "--suite=evaluator", "--quick")
     assert status == 0, error
     report = json.loads(out, parse_constant=pytest.fail)
-    _check_spread(report, {*EVALUATOR_NAMES, "train_s", "train_cpu_s"}, 1)
+    _check_spread(report, {*EVALUATOR_NAMES, *ON_ALL_CORES}, 1)
 
 
 @pytest.mark.slow
