@@ -83,8 +83,11 @@ def evaluator(tmp_path):
         generator_units=8,
         estimator_units=8,
     )
+    generator, estimator = make_networks(domain, shapes)
+    estimator.area_mm2.assign(np.linspace(1, 2, len(accelerators)).reshape(estimator.head_sizes))
     evaluator = NeuralEvaluator(
-        *make_networks(domain, shapes),
+        generator,
+        estimator,
         domain=domain,
         shapes=shapes,
         candidates=np.arange(len(accelerators)),
