@@ -12,10 +12,10 @@ server puts several requests into one batch, one that is refused takes the other
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -40,21 +40,17 @@ class Signature(NamedTuple):
     inputs: dict[str, tf.TensorSpec]
     checks: dict[str, Callable[[tf.Tensor], _Checks]]
     answer: Callable[..., dict[str, tf.Tensor]]
-    networks: tuple[keras.Model, ...] = ()  # whose weights become constants
+    scope: Callable[[], Any] = contextlib.nullcontext  # in which to answer
 
     def function(self, *, is_checked: bool = True) -> Any:
         """Return a concrete function of the inputs; without the checks, it answers bad input."""
-
-        # Reading a variable takes about as long as a small layer.
-        weights = [(v, v.numpy()) for network in self.networks for v in network.variables]
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             if is_checked:
                 # The inputs themselves wait for the checks, so no loader can drop these.
                 with tf.control_dependencies(self._refusals(inputs)):
                     inputs = {name: tf.identity(value) for name, value in inputs.items()}
-            constants = [(variable, tf.constant(value)) for variable, value in weights]
-            with keras.StatelessScope(state_mapping=constants):
+            with self.scope():
                 return self.answer(**inputs)
 
         return tf.function(serve, autograph=False).get_concrete_function(**self.inputs)
@@ -87,7 +83,9 @@ def evaluator_signatures(
     """
     domain = getattr(evaluator, "domain", None) or evaluator.table
     accelerators, op_mask = domain.accelerators, np.asarray(domain.space.op_mask, bool)
-    networks = tuple(v for v in vars(evaluator).values() if isinstance(v, keras.Model))
+    # Reading a variable takes about as long as a small layer, so an evaluator may have a
+    # scope in which its weights are constants.
+    scope = getattr(evaluator, "constant_weights", lambda: contextlib.nullcontext)()
     rows = accelerators.all()
     columns = tf.constant(np.stack(rows, axis=1), tf.int32)  # [A, fields]
 
@@ -118,7 +116,7 @@ def evaluator_signatures(
             {name: specs[name] for name in names},
             {name: checks[name] for name in names},
             answer,
-            networks,
+            scope,
         )
 
     specs = {

@@ -14,7 +14,7 @@ the trunk adds decides between those that are nearly as good.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,7 +23,14 @@ import tensorflow as tf
 
 from dance_tf.hardware.objective import objective_values
 
-__all__ = ["HardwareGenerationNetwork", "Trunk", "head_one_hot", "objective_gaps", "split_heads"]
+__all__ = [
+    "HardwareGenerationNetwork",
+    "Trunk",
+    "constant_weights",
+    "head_one_hot",
+    "objective_gaps",
+    "split_heads",
+]
 
 # Logits per unit of log objective before training: 0.1 % of it then weighs 1.
 _FIRST_SHARPNESS = 1000.0
@@ -51,6 +58,17 @@ def objective_gaps(vectors: Any, metrics: Any, reference: Any) -> tf.Tensor:
     """
     values = tf.math.log(objective_values(vectors, metrics, reference))
     return values - tf.reduce_min(values, axis=-1, keepdims=True)
+
+
+def constant_weights(*networks: keras.Model) -> Callable[[], Any]:
+    """Return a maker of scopes in which the networks' weights, as they are now, are constants."""
+    weights = [(v, v.numpy()) for network in networks for v in network.variables]
+
+    def scope() -> Any:
+        constants = [(variable, tf.constant(value)) for variable, value in weights]
+        return keras.StatelessScope(state_mapping=constants)
+
+    return scope
 
 
 class Trunk(keras.layers.Layer):

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from dance_tf.evaluator.estimators import CostEstimationNetwork, PlainCostEstima
 from dance_tf.evaluator.exact import mixture_softness, soft_minimum
 from dance_tf.evaluator.networks import (
     HardwareGenerationNetwork,
+    constant_weights,
     head_one_hot,
     objective_gaps,
     split_heads,
@@ -204,6 +206,10 @@ class NeuralEvaluator:
             bound <= self.thresholds.max_error_bound
         )
         return Trust(regret, bound, is_trusted)
+
+    def constant_weights(self) -> Callable[[], Any]:
+        """Return a maker of scopes in which a graph takes the weights as constants."""
+        return constant_weights(self.generator, self.estimator)
 
     def logits(self, weights: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """Return the logits of the generation network, float32 [B, C] or [B, H]."""
