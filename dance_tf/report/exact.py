@@ -40,7 +40,7 @@ class ExactParts:
         layers: The network's layers, in the order in which they run.
         entries: Cost of each layer; see layer_costs.describe_layer.
         area_um2: Area by component; None where areas are measured.
-        best: The best accelerators, best first: fields, METRICS and `objective`.
+        best: The best accelerators within the limits, best first: fields, METRICS and `objective`.
         num_accelerators: How many run the network.
         num_on_front: How many of these no other beats in all three metrics.
         median_objective, worst_objective: Over the accelerators that run the network.
@@ -71,7 +71,7 @@ def exact_parts(run: Run, table: CostTable) -> ExactParts:
     metrics = table.metrics_of(run.space.to_indices(run.architecture)[None]).numpy()[0]
     runs = metrics[np.isfinite(metrics).all(axis=1)]
     values = np.asarray(run.objective(runs, run.reference))
-    rows = rank_accelerators(metrics, run.objective, run.reference, top_k=_TOP).tolist()
+    rows = rank_accelerators(metrics, run.objective, run.reference, run.limits, _TOP).tolist()
     best = [
         {
             **accelerator_to_json(table.accelerators.decode(row)),

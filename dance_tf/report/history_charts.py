@@ -29,7 +29,11 @@ def search_charts(run: Run) -> list[Chart]:
         return _series(records, title or name.replace("_", " "), lambda r: r.get(name), is_stepped)
 
     def pair(metric: str) -> list[Series]:
-        return [of(f"predicted_{metric}", "predicted"), of(f"exact_{metric}", "exact")]
+        lines = [of(f"predicted_{metric}", "predicted"), of(f"exact_{metric}", "exact")]
+        limit = getattr(run.limits, f"max_{metric}", None)
+        if limit is not None and steps:
+            lines.append(Series("limit", [(steps[0], limit), (steps[-1], limit)]))
+        return lines
 
     def edap(source: str) -> Series:
         return _series(records, source, lambda r: _product(r.get(f"{source}_{m}") for m in METRICS))
@@ -68,6 +72,8 @@ def search_charts(run: Run) -> list[Chart]:
             True,
         ),
         ("Share of Zero", "of skippable blocks", [of("zero_share", is_stepped=True)], True),
+        ("Altered architecture steps", "share", [of("altered_share")], True),
+        ("Above the limits, predicted", "cost / limit - 1", [of("limit_excess")], True),
         ("PE array", "PEs", [array("pe_x"), array("pe_y")], True),
         ("Register file", "bytes per PE", [array("rf_bytes")], True),
     ]

@@ -129,6 +129,7 @@ def _context(run: Run, exact: ExactParts | str, baseline: Run | None) -> dict[st
         if parts is None or parts.area_um2 is None
         else sections.shares(parts.area_um2, 1e-6),
         "by_layer": None if parts is None else sections.cost_by_layer(parts),
+        "limits": sections.limits(run),
         "prediction": sections.prediction(run),
         "comparison": sections.comparison(run, parts, baseline),
         "mixture": sections.mixture_at_the_end(run),

@@ -10,7 +10,7 @@ from typing import Any
 from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import accelerator_from_json
-from dance_tf.hardware.objective import Objective
+from dance_tf.hardware.objective import Limits, Objective
 from dance_tf.reporting import read_history
 from dance_tf.search.result import SCHEMA_VERSION
 from dance_tf.strict_json import read_json
@@ -44,6 +44,7 @@ class Run:
         architecture: The network that was found.
         accelerator: Its accelerator.
         objective: What was minimised.
+        limits: What the result had to keep to; None without limits.
         costs: The costs of result.json, by name; each with COST_FIELDS.
         history: The lines of history.jsonl, of all phases; empty where there is none.
     """
@@ -57,6 +58,7 @@ class Run:
     architecture: Architecture
     accelerator: Accelerator
     objective: Objective
+    limits: Limits | None
     costs: dict[str, dict[str, float]]
     history: tuple[dict[str, Any], ...]
 
@@ -121,6 +123,7 @@ def read_run(run_dir: str) -> Run:
             ),
             accelerator=accelerator_from_json(result["accelerator"]),
             objective=Objective(objective["kind"], (latency, energy, area)),
+            limits=_limits(result.get("limits")),
             costs={
                 name: {field: _number(cost, field) for field in COST_FIELDS}
                 for name, cost in result.items()
@@ -143,6 +146,13 @@ def _read_config(path: str) -> ExperimentConfig:
         return config_from_json({name: data[name] for name in _SHOWN if name in data})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _limits(data: dict[str, Any] | None) -> Limits | None:
+    """Return the limits of a result; runs of before have none."""
+    if data is None:
+        return None
+    return Limits(**{field.name: data[field.name] for field in dataclasses.fields(Limits)})
 
 
 def _number(data: dict[str, Any], name: str) -> float:

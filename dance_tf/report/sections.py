@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "array_drawing",
     "comparison",
     "cost_by_layer",
+    "limits",
     "mixture_at_the_end",
     "network_blocks",
     "prediction",
@@ -217,37 +219,57 @@ def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list
             run.costs.get("evaluator_accelerator_exact_cost"),
         ),
         (
-            "Exact best accelerator for this network",
+            "Exact best accelerator for this network"
+            + (", whatever the limits" if run.limits else ""),
             result.get("exact_best_accelerator"),
             run.costs.get("exact_best_cost"),
         ),
     ):
         if accelerator is not None and cost is not None:
             rows.append(_compared(title, "", accelerator, cost, own))
+    if run.limits is not None and result["limits"]["is_repaired"]:
+        before = result["limits"]["derived_exact"]
+        note = ", ".join(map(_short, result["limits"]["derived_ops"]))
+        title = "Before the repair, nearest to the limits"
+        rows.append(_compared(title, note, None, _cost(run, [before[m] for m in METRICS]), own))
     if baseline is not None:
         note = f"{baseline.name}: {', '.join(map(_short, baseline.architecture.ops))}"
-        cost = baseline.costs["exact_cost"] | {
-            # By this run's objective; the baseline may have had another.
-            "objective": float(
-                run.objective([baseline.costs["exact_cost"][m] for m in METRICS], run.reference)
-            )
-        }
+        # By this run's objective; the baseline may have had another.
+        cost = _cost(run, [baseline.costs["exact_cost"][m] for m in METRICS])
         title = "Baseline" + _accuracy_note(baseline.result)
         rows.append(_compared(title, note, baseline.result["accelerator"], cost, own))
     if exact is not None and exact.cheapest is not None:
         cheapest = exact.cheapest
-        cost = dict(zip(METRICS, cheapest.metrics, strict=True))
-        cost |= {"edap_ms_mj_mm2": math.prod(cheapest.metrics), "objective": cheapest.objective}
         note = ", ".join(map(_short, cheapest.ops))
         title = "Cheapest network of the space"
-        rows.append(_compared(title, note, cheapest.accelerator, cost, own))
-    reference = dict(zip(METRICS, run.reference, strict=True))
-    reference |= {
-        "edap_ms_mj_mm2": math.prod(run.reference),
-        "objective": float(run.objective(run.reference, run.reference)),
-    }
+        rows.append(_compared(title, note, cheapest.accelerator, _cost(run, cheapest.metrics), own))
+    reference = _cost(run, run.reference)
     rows.append(_compared("Reference: the mean network", "", None, reference, own))
     return rows
+
+
+def limits(run: Run) -> list[dict[str, str]]:
+    """Return each limit beside the exact cost that keeps to it; none without limits."""
+    given = {} if run.limits is None else dataclasses.asdict(run.limits)
+    return [
+        {
+            "name": f"{name.removeprefix('max_').partition('_')[0]}, {UNITS[metric]}",
+            "limit": f"{limit:g}",
+            "exact": number(run.costs["exact_cost"][metric]),
+            "share": f"{100 * run.costs['exact_cost'][metric] / limit:.2f} %",
+        }
+        for (name, limit), metric in zip(given.items(), METRICS, strict=bool(given))
+        if limit is not None
+    ]
+
+
+def _cost(run: Run, metrics: Sequence[float]) -> dict[str, float]:
+    """Return metrics with what is computed from them."""
+    return {
+        **dict(zip(METRICS, metrics, strict=True)),
+        "edap_ms_mj_mm2": math.prod(metrics),
+        "objective": float(run.objective(metrics, run.reference)),
+    }
 
 
 def _compared(

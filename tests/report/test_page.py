@@ -17,6 +17,7 @@ from dance_tf.report.page import write_report
 from dance_tf.report.run_folder import read_run
 from dance_tf.report.texts import number
 from dance_tf.strict_json import read_json
+from dance_tf.structs import METRICS
 from tests.hardware.arithmetic_model import ArithmeticModel
 
 _EMPTY = {"meta", "link", "br"}  # of HTML; those of SVG close themselves
@@ -222,6 +223,44 @@ def test_nonsense_in_a_result_is_one_line(run_dir, write, changes):
     with pytest.raises(UserError, match="what no run writes") as error:
         write()
     assert str(run_dir) in str(error.value) and not (run_dir / "report.html").exists()
+
+
+def test_limits_are_shown_with_what_they_took(run_dir, write):
+    run = read_run(run_dir)
+    cost = run.costs["exact_cost"]
+
+    def limit(result):
+        result["limits"] = {
+            "max_latency_ms": 2 * cost["latency_ms"],
+            "max_energy_mj": None,
+            "max_area_mm2": cost["area_mm2"] * 1.0001,
+            "kept_by": "gradient",
+            "is_repaired": True,
+            "lost_log_probability": 0.125,
+            "derived_ops": ["mbconv7_e6", "mbconv5_e3"],
+            "derived_exact": {m: 2 * cost[m] for m in METRICS},
+            "derived_predicted": {m: 2 * cost[m] for m in METRICS},
+        }
+
+    _change(run_dir, "result.json", limit)
+    lines = (run_dir / "history.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line) | {"altered_share": 0.5} for line in lines]
+    (run_dir / "history.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records), "utf-8"
+    )
+    found = write()
+    assert f"{number(cost['latency_ms'])} 50.00 %" in found.text
+    assert "energy, mJ" not in found.text.partition(" Limits ")[2].partition(" Costs ")[0]
+    assert "kept to them by altered steps" in found.text and "0.1250 nats" in found.text
+    row = found.text.partition("Before the repair")[2][:200]
+    assert "k7e6, k5e3" in row and " 8 x" in row
+    labels = [a["aria-label"] for _, a in found.tags if a.get("role") == "img"]
+    assert "Altered architecture steps: altered share from 0.5000 to 0.5000" in labels
+    (latency,) = (label for label in labels if label.startswith("Latency"))
+    assert f"limit from {number(2 * cost['latency_ms'])}" in latency
+    best = found.text.partition("network, within the limits accelerator")[2]
+    areas = re.findall(r"stationary \S+ \S+ (0\.\d+)", best.partition("Search")[0])
+    assert areas and max(map(float, areas)) <= cost["area_mm2"] * 1.001
 
 
 def test_measured_costs_have_no_parts(run_dir, write, tmp_path):

@@ -48,6 +48,8 @@ def test_a_run_is_read(run_dir):
         ({"exact_cost__latency_ms": "fast"}, "latency_ms is 'fast', not a number"),
         ({"exact_cost__energy_mj": None}, "energy_mj is None"),
         ({"exact_cost": KeyError}, "no exact_cost"),
+        ({"limits": {"max_latency_ms": -1, "max_energy_mj": None, "max_area_mm2": None}}, "is -1"),
+        ({"limits": {"max_latency_ms": 1.0}}, "not the result of a search"),
         ({"objective__kind": "sum"}, "kind is 'sum'"),
         ({"objective__reference": {}}, "not the result of a search"),
     ],
