@@ -14,7 +14,7 @@ import typing
 from typing import Any
 
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.structs import DATAFLOWS
+from dance_tf.structs import DATAFLOWS, Accelerator
 
 __all__ = [
     "AcceleratorSpaceConfig",
@@ -224,6 +224,8 @@ class SearchConfig:
     limit_delta: float = 1e-3  # least fall, as a share of the limit, of a cost above it in a step
     limit_growth: float = 0.01  # of limit_delta with each step above a limit; not confirmed
     limit_penalty: float = 1.0  # of "penalty": weight of the share by which a limit is exceeded
+    fixed_accelerator: Accelerator | None = None  # search the network alone, for this one
+    fixed_architecture: tuple[str, ...] | None = None  # ops: look the accelerator up alone
 
     def __post_init__(self) -> None:
         _one_of("search.supernet", self.supernet, ("proxyless", "superkernel"))
@@ -335,6 +337,9 @@ def _build(cls: Any, data: Any, path: str) -> Any:
             values[name] = _build(hint, value, f"{path}{name}.")
         else:
             values[name] = _typed(value, hint, path + name)
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise UserError(f"config: {path}{field.name} is missing")
     return cls(**values)
 
 
@@ -346,6 +351,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return None
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
             return tuple(_typed(v, typing.get_args(option)[0], where) for v in value)
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            return _build(option, value, f"{where}.")
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             if value != value or value in (float("inf"), float("-inf")):
                 break

@@ -16,7 +16,11 @@ from typing import Any
 
 from absl import flags
 
+from dance_tf.errors import UserError
+from dance_tf.strict_json import read_json
+from dance_tf.structs import Accelerator
 from tools import flags as common
+from tools.workload import parse_accelerator
 
 FLAGS = common.shared_flags(*common.EXPERIMENT, "output_dir", "resume")
 _OBJECTIVE = flags.DEFINE_enum(
@@ -41,6 +45,20 @@ _MAX_ENERGY = flags.DEFINE_float(
 )
 _MAX_AREA = flags.DEFINE_float(
     "max_area_mm2", None, "Hard limit on the accelerator's area.", flag_values=FLAGS
+)
+_FIXED_ACCELERATOR = flags.DEFINE_string(
+    "fixed_accelerator",
+    None,
+    "Search the network alone, for this accelerator: fields with commas, such as"
+    " pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary, or a JSON file.",
+    flag_values=FLAGS,
+)
+_FIXED_ARCHITECTURE = flags.DEFINE_string(
+    "fixed_architecture",
+    None,
+    "Look up the exact best accelerator for this network alone: its ops with commas, or a"
+    " JSON file such as a result.json. Trains nothing, unless --retrain is given.",
+    flag_values=FLAGS,
 )
 _RETRAIN = flags.DEFINE_boolean(
     "retrain", True, "Train the derived network from scratch and test it.", flag_values=FLAGS
@@ -69,7 +87,13 @@ def main(argv: list[str]) -> int:
     # Named as the fields are.
     given = (_OBJECTIVE, _SUPERNET, _MAX_LATENCY, _MAX_ENERGY, _MAX_AREA)
     changes: dict[str, Any] = {flag.name: flag.value for flag in given if flag.value is not None}
+    if _FIXED_ACCELERATOR.value:
+        changes["fixed_accelerator"] = _accelerator(_FIXED_ACCELERATOR.value)
+    if _FIXED_ARCHITECTURE.value:
+        changes["fixed_architecture"] = _ops(_FIXED_ARCHITECTURE.value, config.space.name)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
+    is_searching = config.search.fixed_architecture is None
+    use_retrain = _RETRAIN.value and (is_searching or FLAGS["retrain"].present > 0)
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)
 
@@ -79,9 +103,7 @@ def main(argv: list[str]) -> int:
     from dance_tf.search.interruption import Interrupted, StopSignals
 
     pipeline.check_output_dir(config, output_dir, is_resuming)
-    finished = pipeline.load_finished(
-        output_dir, use_retrain=_RETRAIN.value, use_export=_EXPORT.value
-    )
+    finished = pipeline.load_finished(output_dir, use_retrain=use_retrain, use_export=_EXPORT.value)
     is_finished = finished is not None
     if finished is not None:
         print(f"search: {output_dir} is finished; nothing is left to do", file=sys.stderr)
@@ -92,7 +114,7 @@ def main(argv: list[str]) -> int:
                     config,
                     output_dir=output_dir,
                     is_resuming=is_resuming,
-                    use_retrain=_RETRAIN.value,
+                    use_retrain=use_retrain,
                     use_export=_EXPORT.value,
                     cache_dir=FLAGS["cache_dir"].value,
                     stop=stop,
@@ -111,6 +133,31 @@ def main(argv: list[str]) -> int:
     }
     print(json.dumps(summary, indent=2, allow_nan=False))
     return 0
+
+
+def _accelerator(text: str) -> Accelerator:
+    """Return the accelerator that --fixed_accelerator names."""
+    if not text.endswith(".json"):
+        return parse_accelerator(text, "--fixed_accelerator")
+    data = read_json(os.path.expanduser(text))
+    fields = data.get("accelerator", data) if isinstance(data, dict) else None
+    names = [field.name for field in dataclasses.fields(Accelerator)]
+    if not isinstance(fields, dict) or not set(names) <= set(fields):
+        raise UserError(f"{text}: has no accelerator with {', '.join(names)}")
+    return Accelerator(**{name: fields[name] for name in names})
+
+
+def _ops(text: str, space: str) -> tuple[str, ...]:
+    """Return the ops of the network of a space that --fixed_architecture names."""
+    if not text.endswith(".json"):
+        return tuple(op.strip() for op in text.split(","))
+    data = read_json(os.path.expanduser(text))
+    architecture = data.get("architecture", data) if isinstance(data, dict) else None
+    if not isinstance(architecture, dict) or not {"space", "ops"} <= set(architecture):
+        raise UserError(f"{text}: has no architecture with space and ops")
+    if architecture["space"] != space:
+        raise UserError(f"{text}: is of space {architecture['space']!r}, not {space!r}")
+    return tuple(map(str, architecture["ops"]))
 
 
 if __name__ == "__main__":

@@ -216,18 +216,18 @@ def parse_layer(text: str) -> Layer:
     return Layer(name=text, kind="depthwise" if kind == "depthwise" else "conv", **values)
 
 
-def parse_accelerator(text: str) -> Accelerator:
+def parse_accelerator(text: str, flag: str = "--accelerator") -> Accelerator:
     """Return the accelerator of ``pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary``.
 
     Raises:
         UserError: If a field is missing, unknown or bad.
     """
-    values: dict[str, Any] = _assignments("--accelerator", text, _FIELDS)
+    values: dict[str, Any] = _assignments(flag, text, _FIELDS)
     missing = [name for name in _FIELDS if name not in values]
     if missing:
-        raise UserError(f"--accelerator={text}: {', '.join(missing)} missing")
+        raise UserError(f"{flag}={text}: {', '.join(missing)} missing")
     for name in _FIELDS[:3]:
-        values[name] = _integer("--accelerator", name, values[name])
+        values[name] = _integer(flag, name, values[name])
     return Accelerator(**values)
 
 

@@ -23,7 +23,7 @@ from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
-from dance_tf.search.judge import Judge
+from dance_tf.search.judge import Judge, look_up
 from dance_tf.search.limits import LimitKeeper
 from dance_tf.search.objective import Lambda2Schedule
 from dance_tf.search.result import SearchRecord, SearchResult, op_counts, read_records
@@ -82,6 +82,8 @@ class DanceSearch:
                 fit the data, or no network keeps to the limits on any accelerator.
             Interrupted: After a signal; a checkpoint has been written.
         """
+        if self._config.fixed_architecture is not None:
+            return look_up(self._config, problem, self._seed)
         return _Run(self._config, problem, self._seed).run(
             self._output_dir, self._is_resuming, self._stop, on_step
         )

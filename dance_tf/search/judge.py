@@ -6,20 +6,23 @@ The evaluator steers the search; what is reported at the end comes from the cost
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
 
 from dance_tf.config import SearchConfig
+from dance_tf.errors import UserError
+from dance_tf.hardware.objective import Limits
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.search.choice import ChosenEvaluator
 from dance_tf.search.limits import limits_of
 from dance_tf.search.objective import make_objective
-from dance_tf.search.reach import NetworkFinder, check_reachable
+from dance_tf.search.reach import NetworkFinder, check_reachable, reachable_costs
 from dance_tf.search.result import CostRecord, SearchResult, op_counts
 from dance_tf.structs import METRICS, Architecture
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "look_up"]
 
 
 class Judge:
@@ -32,10 +35,12 @@ class Judge:
     Attributes:
         objective: What is minimised.
         limits: What the result may cost; None: anything.
+        reachable: See `reach.reachable_costs`; of what is not fixed.
         evaluator: The problem's, or around it a `choice.ChosenEvaluator`.
 
     Raises:
-        UserError: If no network keeps to the limits on any accelerator.
+        UserError: If no network keeps to the limits on any accelerator, or what is fixed is
+            outside the space.
     """
 
     def __init__(self, config: SearchConfig, problem: Any) -> None:
@@ -43,9 +48,23 @@ class Judge:
         self.objective = make_objective(config)
         self.limits = limits_of(config)
         self.evaluator = problem.evaluator
+        self._fixed_index, self._rows, op_mask = None, None, None
+        table = problem.table
+        if config.fixed_accelerator is not None:
+            self._fixed_index = table.accelerators.encode(config.fixed_accelerator)
+            self._rows = np.asarray([self._fixed_index])
+            if not np.isfinite(np.stack(table.columns())[..., self._rows]).all():
+                raise UserError("search.fixed_accelerator cannot run every op of the space")
+        if config.fixed_architecture is not None:
+            fixed = Architecture(problem.space.name, config.fixed_architecture)
+            op_mask = np.asarray(table.one_hot(problem.space.to_indices(fixed))) > 0
+        self.reachable = reachable_costs(table, self._rows, op_mask)
         if self.limits is not None:
-            check_reachable(problem.table, self.limits)
-            self.evaluator = ChosenEvaluator(problem.evaluator, problem.table, self.limits)
+            check_reachable(table, self.limits, self._rows, op_mask)
+        if self.limits is not None or self._fixed_index is not None:
+            self.evaluator = ChosenEvaluator(
+                problem.evaluator, table, self.limits or Limits(), self._fixed_index
+            )
 
     def evaluate(self, architecture: Architecture) -> tuple[int, np.ndarray, np.ndarray]:
         """Return the evaluator's accelerator, its predicted metrics [3] and the exact ones [3]."""
@@ -73,7 +92,7 @@ class Judge:
         space = self._problem.space
         largest = np.where(space.op_mask, arch_logits, -np.inf).max(axis=1, keepdims=True)
         losses = np.where(space.op_mask, largest - arch_logits, 0.0)
-        finder = NetworkFinder(self._problem.table, self.limits)
+        finder = NetworkFinder(self._problem.table, self.limits, self._rows)
         if len(finder.metrics_within(space.to_indices(derived))):
             return derived, 0.0
         found = finder.find(losses)
@@ -91,8 +110,8 @@ class Judge:
         """
         space, table = self._problem.space, self._problem.table
         index, predicted, exact = self.evaluate(architecture)
-        chosen, metrics = self._best(architecture, is_limited=True)
-        best, best_metrics = self._best(architecture, is_limited=False)
+        chosen, metrics = self._choose(architecture)
+        best, best_metrics = self._best(architecture)
         self._check(architecture, chosen)
         counts, zero_share = op_counts(space, architecture)
         decode = table.accelerators.decode
@@ -132,7 +151,7 @@ class Judge:
         if self.limits is None:
             return None
         _, predicted, _ = self.evaluate(derived)
-        _, metrics = self._best(derived, is_limited=True)
+        _, metrics = self._choose(derived)
         if is_repaired:  # No accelerator keeps it within the limits; on the one that comes nearest.
             _, _, metrics = self.evaluate(derived)
         return {
@@ -145,14 +164,24 @@ class Judge:
             "derived_predicted": {n: float(v) for n, v in zip(METRICS, predicted, strict=True)},
         }
 
-    def _best(self, architecture: Architecture, is_limited: bool) -> tuple[int, np.ndarray]:
+    def _choose(self, architecture: Architecture) -> tuple[int, np.ndarray]:
+        """Return the accelerator of the run and the exact metrics on it, float32 [3]."""
+        if self._fixed_index is None:
+            return self._best(architecture, self.limits)
+        op_indices = self._problem.space.to_indices(architecture)[None]
+        weights = self._problem.table.one_hot(op_indices)
+        return self._fixed_index, np.asarray(self._problem.table.metrics_at(weights, self._rows))[0]
+
+    def _best(
+        self, architecture: Architecture, limits: Limits | None = None
+    ) -> tuple[int, np.ndarray]:
         """Return the exact best accelerator and the metrics on it, float32 [3]."""
         table = self._problem.table
         best = best_accelerators(
             table,
             table.one_hot(self._problem.space.to_indices(architecture)[None]),
             self.objective.vector[None],
-            self.limits if is_limited else None,
+            limits,
         )
         return int(np.asarray(best.accelerator_index)[0]), np.asarray(best.metrics)[0]
 
@@ -173,3 +202,20 @@ class Judge:
             reference=table.reference,
             cycles_per_ms=table.machine.cycles_per_ms,
         )
+
+
+def look_up(config: SearchConfig, problem: Any, seed: int) -> SearchResult:
+    """Return the exact best accelerator for a fixed architecture; nothing is trained."""
+    began = time.monotonic()
+    judge = Judge(config, problem)
+    architecture = Architecture(problem.space.name, config.fixed_architecture or ())
+    return judge.result(
+        architecture,
+        limits=judge.limits_record(architecture, False, 0.0),
+        warnings=(),
+        arch_logits=(),
+        seed=seed,
+        num_weight_steps=0,
+        num_architecture_steps=0,
+        times={"search_s": time.monotonic() - began},
+    )

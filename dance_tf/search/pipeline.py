@@ -25,7 +25,6 @@ from dance_tf.hardware.technology import format_technology, technology_of
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.judge import Judge
-from dance_tf.search.reach import reachable_costs
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.search.steps import SearchPlan
@@ -100,7 +99,7 @@ def prepare(
             on_progress=report if use_progress else None,
         )
     problem = SearchProblem(space, table, load_evaluator(config.evaluator, table), dataset)
-    Judge(config.search, problem)  # Refuses limits out of reach.
+    Judge(config.search, problem)  # Refuses limits out of reach, and what is not in the space.
     return problem
 
 
@@ -146,7 +145,7 @@ def run_experiment(
     _check_costs(paths["run_info"], problem.table.content_hash)
     costs_text = ", ".join(
         f"{metric} {low:.4g} to {high:.4g}"
-        for metric, (low, high) in reachable_costs(problem.table).items()
+        for metric, (low, high) in Judge(config.search, problem).reachable.items()
     )
     print(f"within reach of networks and accelerators: {costs_text}", file=sys.stderr)
 

@@ -139,7 +139,8 @@ class SearchResult:
     op_counts: dict[str, int]
     zero_share: float  # of the skippable blocks
     warnings: tuple[str, ...]
-    arch_logits: tuple[tuple[float | None, ...], ...]  # [D, O]; None where the op is not allowed
+    # [D, O]; None where the op is not allowed. Empty where no network was searched.
+    arch_logits: tuple[tuple[float | None, ...], ...]
     seed: int
     num_weight_steps: int
     num_architecture_steps: int

@@ -185,6 +185,33 @@ def test_limits_hold_and_the_range_within_reach_is_said(call, finished, tmp_path
     assert low <= cost["latency_ms"] <= free["latency_ms"] <= high
 
 
+def test_one_side_can_be_fixed(call, finished, tmp_path, capsys):
+    """The accelerator of a run for another network search, and its network for a look-up."""
+    first, folder = _result(finished), tmp_path / "lookup"
+    architecture = f"--fixed_architecture={finished / 'result.json'}"
+    assert call("--preset=tiny", architecture, f"--output_dir={folder}") == 0
+    capsys.readouterr()
+    found = reporting.read_json(folder / "result.json")
+    for name in ("architecture", "accelerator", "exact_cost", "predicted_cost"):
+        assert found[name] == first[name]
+    assert found["num_weight_steps"] == found["num_trained_candidates"] == 0
+    assert found["accuracy"] is None and found["arch_logits"] == []
+    assert not (folder / "history.jsonl").exists() and (folder / "accelerator.json").exists()
+    assert "fixed_architecture" in (folder / "config.json").read_text()
+
+    fixed = "pe_x=16,pe_y=12,rf_bytes=64,dataflow=row_stationary"
+    folder = tmp_path / "network"
+    arguments = (*QUICK, f"--fixed_accelerator={fixed}", "--noretrain", f"--output_dir={folder}")
+    assert call(*arguments) == 0
+    found = _result(folder)
+    assert ",".join(f"{k}={v}" for k, v in found["accelerator"].items()) == fixed
+    assert found["evaluator_accelerator"] == found["accelerator"]
+    assert found["predicted_cost"]["latency_ms"] == pytest.approx(found["exact_cost"]["latency_ms"])
+    assert found["exact_best_cost"]["objective"] <= found["exact_cost"]["objective"]
+    config = config_from_json(reporting.read_json(folder / "config.json"))
+    assert vars(config.search.fixed_accelerator) == found["accelerator"]
+
+
 def test_terminated_and_resumed_it_gives_the_same_result(
     call, finished, tmp_path, capsys, monkeypatch
 ):
@@ -243,6 +270,17 @@ def _snapshot(folder):
         (["--output_dir={out}", *QUICK, "--set=search.arch_every=50"], "would never move"),
         (["--output_dir={out}", *QUICK, "--max_latency_ms=1e-6"], "out of reach: the least is"),
         (["--output_dir={out}", *QUICK, "--max_area_mm2=0"], "not positive"),
+        (["--output_dir={out}", *QUICK, "--fixed_accelerator=pe_x=8"], "pe_y, rf_bytes, dataflow"),
+        (
+            [
+                "--output_dir={out}",
+                *QUICK,
+                "--fixed_accelerator=pe_x=9,pe_y=8,rf_bytes=16,dataflow=row_stationary",
+            ],
+            "pe_x = 9 is outside the space",
+        ),
+        (["--output_dir={out}", *QUICK, "--fixed_architecture=zero,zero"], "is not allowed"),
+        (["--output_dir={out}", *QUICK, "--fixed_architecture={tmp}/a.json"], "a.json"),
         (["--output_dir={out}", *QUICK, "--evaluator=neural"], "--evaluator=exact"),
         (["--output_dir={tmp}", *QUICK], "is not empty: add --resume"),
         (["--output_dir={tmp}", "--resume", *QUICK], "no config.json"),
