@@ -216,7 +216,8 @@ class SearchConfig:
     lambda_2: float = 0.1  # weight of the hardware cost in the loss; not confirmed
     lambda_2_warmup_epochs: int = 10  # raised linearly from 0 over these architecture epochs
     log_every: int = 20  # steps between history lines
-    max_zero_share: float = 0.5  # warn when a larger share of the skippable blocks is Zero
+    max_zero_share: float = 0.5  # above it, the search counts as collapsing; see search/collapse.py
+    lambda_2_backoff: float = 0.25  # factor of lambda_2 where it does, once more each time; 1: none
     max_latency_ms: float | None = None  # hard limits on the result's exact cost; None: no limit
     max_energy_mj: float | None = None
     max_area_mm2: float | None = None
@@ -239,7 +240,9 @@ class SearchConfig:
         _not_negative(self, "search", "lambda_latency", "lambda_energy", "lambda_area")
         _not_negative(self, "search", "weight_decay", "label_smoothing")
         _one_of("search.limits", self.limits, ("gradient", "penalty"))
-        _positive(self, "search", "limit_delta")
+        _positive(self, "search", "limit_delta", "lambda_2_backoff")
+        if self.lambda_2_backoff > 1:
+            raise UserError(f"search.lambda_2_backoff is {self.lambda_2_backoff}, more than 1")
         _not_negative(self, "search", "limit_growth", "limit_penalty")
         for name in ("max_latency_ms", "max_energy_mj", "max_area_mm2"):
             if getattr(self, name) is not None:

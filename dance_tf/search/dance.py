@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from dance_tf import reporting
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.search.checkpoints import CheckpointFolder
+from dance_tf.search.collapse import CollapseGuard, describe, zero_weight
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.judge import Judge, look_up
 from dance_tf.search.limits import LimitKeeper
@@ -117,6 +119,13 @@ class _Run:
                 self.judge.objective.vector,
                 config,
             )
+        self.guard = CollapseGuard(
+            problem.space,
+            config,
+            self.plan.num_architecture_steps(self.plan.total_steps),
+            self.supernet.arch_logits.numpy(),
+            is_limited=self.judge.limits is not None,
+        )
         self.step = 0
         self.sums: dict[str, list[float]] = {}  # name -> [sum, count] since the last record
         self.elapsed_s = 0.0
@@ -196,12 +205,14 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors, as JSON data."""
         state: dict[str, Any] = {"sums": self.sums, "elapsed_s": self.elapsed_s}
+        state["guard"] = self.guard.state()
         if self.keeper is not None:
             state["limit_delta"] = self.keeper.delta
         return state
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.sums, self.elapsed_s = state["sums"], state["elapsed_s"]
+        self.guard.restore(state["guard"])
         if self.keeper is not None:
             self.keeper.delta = state["limit_delta"]
 
@@ -220,7 +231,7 @@ class _Run:
         shown = {"loss": self._finite(cross_entropy, step, "the loss on train")}
         self._add(cross_entropy=shown["loss"], accuracy=float(accuracy))
         if plan.has_architecture_step(step):
-            lambda_2 = self.lambda_2(step - plan.warmup_steps)
+            lambda_2 = self.lambda_2(step - plan.warmup_steps) * self.guard.factor
             before = self.supernet.arch_logits.numpy()
             cross_entropy, cost = self.steps.architecture_step(
                 *next(held_out),
@@ -237,7 +248,17 @@ class _Run:
             if self.keeper is not None:
                 is_altered, excess = self.keeper.keep(before)
                 self._add(altered_share=float(is_altered), limit_excess=excess)
+            self._guard(plan.num_architecture_steps(step))
         return shown
+
+    def _guard(self, num_done: int) -> None:
+        """Say so where the search is collapsing, and start its architecture anew."""
+        collapse = self.guard.check(num_done, self.supernet.arch_logits.numpy())
+        if collapse is None:
+            return
+        print(f"search: {describe(collapse)}", file=sys.stderr)
+        if collapse["is_restarted"]:
+            self.steps.restart_architecture(self.guard.start_logits)
 
     def _finite(self, value: tf.Tensor, step: int, what: str) -> float:
         number = float(value)
@@ -278,6 +299,7 @@ class _Run:
             mixture_entropy=tuple(entropy.tolist()),
             ops=architecture.ops,
             zero_share=op_counts(space, architecture)[1],
+            zero_weight=zero_weight(space, mixture),
             accelerator=self.problem.table.accelerators.decode(index),
             **costs,
         )
@@ -291,6 +313,7 @@ class _Run:
         return self.judge.result(
             architecture,
             limits=self.judge.limits_record(derived, architecture != derived, lost),
+            collapses=tuple(self.guard.collapses),
             warnings=self._warnings(op_counts(self.problem.space, architecture)[1]),
             arch_logits=tuple(
                 tuple(v if allowed else None for v, allowed in zip(row, allowed_ops, strict=True))
@@ -304,15 +327,15 @@ class _Run:
         )
 
     def _warnings(self, zero_share: float) -> tuple[str, ...]:
-        config = self.config
-        if zero_share <= config.max_zero_share:
-            return ()
-        return (
-            f"{zero_share:.0%} of the skippable blocks are Zero, more than"
-            f" search.max_zero_share ({config.max_zero_share:.0%}): for a deeper network"
-            f" lower search.lambda_2 ({config.lambda_2:g}) or raise"
-            " search.lambda_2_warmup_epochs",
-        )
+        config, warnings = self.config, [describe(c) for c in self.guard.collapses]
+        if zero_share > config.max_zero_share:
+            warnings.append(
+                f"{zero_share:.0%} of the skippable blocks are Zero, more than"
+                f" search.max_zero_share ({config.max_zero_share:.0%}): for a deeper network"
+                f" lower search.lambda_2 ({config.lambda_2:g}) or raise"
+                " search.lambda_2_warmup_epochs"
+            )
+        return tuple(warnings)
 
 
 def _writers(

@@ -89,6 +89,7 @@ class SearchRecord:
     exact_latency_ms: float  # of the same architecture on the same accelerator
     exact_energy_mj: float
     exact_area_mm2: float
+    zero_weight: float | None = None  # of the mixture, averaged over the skippable blocks
     # Of architecture steps under limits that are kept by altering them; otherwise None.
     altered_share: float | None = None  # of the steps
     limit_excess: float | None = None  # the derived network's largest cost / limit - 1, predicted
@@ -146,6 +147,7 @@ class SearchResult:
     num_architecture_steps: int
     num_cost_model_calls: int
     limits: dict[str, Any] | None = None  # as given, and what it took to keep them
+    collapses: tuple[dict[str, Any], ...] = ()  # see collapse.CollapseGuard
     num_trained_candidates: int = 0  # networks trained from scratch; the supernet is none
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = "the network was not retrained"  # why there is none
@@ -206,6 +208,7 @@ class SearchResult:
                 values["accuracy"] = Accuracy(**values["accuracy"])
                 values["accuracy_reason"] = None
             values["warnings"] = tuple(data["warnings"])
+            values["collapses"] = tuple(data.get("collapses", ()))
             values["arch_logits"] = tuple(tuple(row) for row in data["arch_logits"])
             history = os.path.join(os.path.dirname(path), "history.jsonl")
             return cls(**values, history=read_records(history) if os.path.exists(history) else ())

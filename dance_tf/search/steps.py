@@ -157,12 +157,19 @@ class CoSearchSteps:
         )
         self.weight_optimizer.build(supernet.network_weights)
         self.arch_optimizer.build([supernet.arch_logits])
+        self._fresh = [variable.numpy() for variable in self.arch_optimizer.variables]
 
     def sample_path(self, seed: np.ndarray, is_uniform: bool) -> tf.Tensor:
         """Draw op indices, int32 [D]: uniform in the warm-up, from the mixture afterwards."""
         if is_uniform:
             return self._supernet.sample_uniform(seed)
         return self._supernet.sample_gates(seed, self._temperature)[0]
+
+    def restart_architecture(self, arch_logits: np.ndarray) -> None:
+        """Set the architecture parameters, [D, O], and let their optimizer forget its past."""
+        self._supernet.arch_logits.assign(arch_logits)
+        for variable, value in zip(self.arch_optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
 
     @tf.function(reduce_retracing=True)
     def weight_step(

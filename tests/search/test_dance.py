@@ -61,7 +61,13 @@ def _without_times(result):
 def _assert_finds_the_optimum(seed, is_scored=False, table=None, **changes):
     """Search a problem of 42 networks whose costs and losses are all known."""
     config = dataclasses.replace(
-        CONFIG, batch_size=32, lambda_2=0.5, arch_paths=8, log_every=999, **changes
+        CONFIG,
+        batch_size=32,
+        lambda_2=0.5,
+        arch_paths=8,
+        log_every=999,
+        max_zero_share=1.0,  # the optimum may be Zero
+        **changes,
     )
     objective, table = make_objective(config), table or shuffled_table(seed)
     scores = np.random.RandomState(seed).normal(size=(2, 7)) * is_scored
@@ -195,12 +201,14 @@ def test_killed_between_checkpoints_it_repeats_the_lost_steps(uninterrupted, pro
 
 def test_zero_is_counted_and_a_larger_lambda_2_costs_less(problem):
     cheap, free = (
-        DanceSearch(dataclasses.replace(CONFIG, lambda_2=value), seed=1).search(problem)
+        DanceSearch(
+            dataclasses.replace(CONFIG, lambda_2=value, lambda_2_backoff=1.0), seed=1
+        ).search(problem)
         for value in (50.0, 0.0)
     )
     assert cheap.exact_cost.objective < free.exact_cost.objective
     assert cheap.zero_share == 1.0 and cheap.op_counts["zero"] == 1
-    assert len(cheap.warnings) == 1 and "100% of the skippable blocks" in cheap.warnings[0]
+    assert "100% of the skippable blocks" in cheap.warnings[-1]
     assert cheap.history[-1].zero_share == 1.0
     assert set(free.op_counts) == set(problem.space.op_names)
     assert bool(free.warnings) == (free.zero_share > CONFIG.max_zero_share)
