@@ -210,6 +210,7 @@ def prediction(run: Run) -> list[dict[str, str]] | None:
 def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list[dict[str, Any]]:
     """Return the costs that the run's exact cost is held against, each relative to it."""
     result, own = run.result, run.costs["exact_cost"]
+    suffix = "" if run.limits is None else ", whatever the limits"
     title = "This run" + _accuracy_note(result)
     rows = [_compared(title, "", result["accelerator"], own, own)]
     for title, accelerator, cost in (
@@ -219,8 +220,7 @@ def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list
             run.costs.get("evaluator_accelerator_exact_cost"),
         ),
         (
-            "Exact best accelerator for this network"
-            + (", whatever the limits" if run.limits else ""),
+            "Exact best accelerator for this network" + suffix,
             result.get("exact_best_accelerator"),
             run.costs.get("exact_best_cost"),
         ),
@@ -241,7 +241,7 @@ def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list
     if exact is not None and exact.cheapest is not None:
         cheapest = exact.cheapest
         note = ", ".join(map(_short, cheapest.ops))
-        title = "Cheapest network of the space"
+        title = "Cheapest network of the space" + suffix
         rows.append(_compared(title, note, cheapest.accelerator, _cost(run, cheapest.metrics), own))
     reference = _cost(run, run.reference)
     rows.append(_compared("Reference: the mean network", "", None, reference, own))
