@@ -122,6 +122,10 @@ class TFLiteEvaluator:
         weights = np.asarray(mixture_weights, np.float32)
         vectors = np.asarray(objective_vectors, np.float32)
         self._check(weights, vectors)
+        return self.evaluate_unchecked(weights, vectors)
+
+    def evaluate_unchecked(self, weights: np.ndarray, vectors: np.ndarray) -> Evaluation:
+        """Evaluate float32 arrays that are known to be in range; the checks take as long."""
         if len(weights) != self._batch_size:
             self._interpreter.resize_tensor_input(self._weights, weights.shape)
             self._interpreter.resize_tensor_input(self._vectors, vectors.shape)

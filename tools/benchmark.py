@@ -20,8 +20,9 @@ Suite `evaluator`; queries are asked on one core, in a process of its own, which
 suite `evaluator_queries`:
 
     keras_ms, saved_model_ms, tflite_ms, exact_ms   a single query: of the evaluator in
-                           Python, of its SavedModel, of its TFLite file, and of the table
-                           for the exact best accelerator
+                           Python, of its SavedModel with checks and trust, of its TFLite
+                           file, and of the table for the exact best accelerator
+    tflite_checked_ms      of the TFLite file with the checks of its Python wrapper
     batched_per_s          queries per second of the SavedModel, 1024 a call
     exact_batched_per_s    the same of the table
     labels_s               50,000 architectures and 1.8 million pairs labelled from the
@@ -212,6 +213,8 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     config = preset("tiny" if is_quick else "cifar10")
     num_queries, batch_size = (20, 16) if is_quick else (1000, 1024)
     common.load_tensorflow()
+    import tensorflow as tf
+
     from dance_tf.evaluator.benchmark import draw_queries, measure_batches, measure_singles
     from dance_tf.evaluator.loading import load_evaluator
     from dance_tf.evaluator.training import train_evaluator
@@ -219,7 +222,7 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     from dance_tf.export_evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
-    from dance_tf.serving import ServedModel
+    from dance_tf.serving import SIGNATURE
     from dance_tf.supernet.search_space import make_space
 
     space = make_space(config.space)
@@ -232,15 +235,17 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
             network = dataclasses.replace(short, path=f"{folder}/trained")
         trained = load_evaluator(network, table)
         exported = export_evaluator(trained, f"{folder}/served")
-        served = ServedModel(exported["path"])
+        loaded = tf.saved_model.load(exported["path"])
+        served = loaded.signatures[SIGNATURE]
         export_evaluator_tflite(trained, f"{folder}/tflite")
         tflite = TFLiteEvaluator(f"{folder}/tflite", num_threads=1)
     asks = {
         "keras": lambda weights, vectors: trained.evaluate(weights, vectors).metrics.numpy(),
         "saved_model": lambda weights, vectors: served(
-            mixture_weights=weights, objective_vectors=vectors
-        ),
-        "tflite": tflite.evaluate,
+            mixture_weights=tf.constant(weights), objective_vectors=tf.constant(vectors)
+        )["accelerator_index"].numpy(),
+        "tflite": tflite.evaluate_unchecked,
+        "tflite_checked": tflite.evaluate,
         "exact": lambda weights, vectors: best_accelerators(table, weights, vectors).value.numpy(),
     }
     samples: dict[str, list[float]] = {}

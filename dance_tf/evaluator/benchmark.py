@@ -20,6 +20,8 @@ Ask = Callable[[np.ndarray, np.ndarray], Any]
 # Calls before the clock starts: the first compile, and fill the caches.
 _NUM_WARM = 10
 
+_TURN = 100
+
 
 class Queries(NamedTuple):
     """Architectures, half of them one-hot, with an objective each."""
@@ -40,7 +42,8 @@ def draw_queries(space: Any, num: int, seed: int) -> Queries:
 def measure_singles(asks: Mapping[str, Ask], queries: Queries) -> dict[str, float]:
     """Return the median seconds of a query, one query a call.
 
-    The ones that are asked take turns, so that other work on the machine slows all alike.
+    The ones that are asked take turns of _TURN queries, so that other work on the machine
+    slows all alike, and each finds the caches as it has left them.
 
     Args:
         asks: By name.
@@ -51,12 +54,13 @@ def measure_singles(asks: Mapping[str, Ask], queries: Queries) -> dict[str, floa
     for ask in asks.values():
         for row in rows[:_NUM_WARM]:
             ask(*(field[row] for field in queries))
-    for row in rows:
-        one = [field[row] for field in queries]
+    for start in range(0, len(rows), _TURN):
+        turn = [[field[row] for field in queries] for row in rows[start : start + _TURN]]
         for name, ask in asks.items():
-            began = time.perf_counter()
-            ask(*one)
-            seconds[name].append(time.perf_counter() - began)
+            for one in turn:
+                began = time.perf_counter()
+                ask(*one)
+                seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
