@@ -119,8 +119,10 @@ def measure_steps(
     images = tf.constant(random.rand(*shape), tf.float32)
     labels = tf.constant(random.randint(0, space.num_classes, batch_size))
     kinds: dict[str, Callable[[tf.Tensor], Any]] = {}
+    held = []  # Functions of a method do not keep its object alive.
     for kind in SUPERNETS:
         steps = _Steps(Supernet(space, seed, kind), images, labels)
+        held.append(steps)
         kinds[f"{kind}_train_path"] = steps.train_path
         kinds[f"{kind}_gate_gradient"] = steps.gate_gradient
         kinds[f"{kind}_score_function"] = steps.losses_of

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from examples.ablate_evaluator import markdown
 from tests.repo.source import ROOT
 
-BEGIN, END = "<!-- evaluators: begin -->", "<!-- evaluators: end -->"
 SPACES = ("cifar_mbconv", "cifar_mbconv_small")
 KINDS = ("one_hot", "soft")
 
@@ -192,15 +192,24 @@ def _large(group: dict[str, Any]) -> str:
     return f"{num} of {group['num']:,}" + (f", {round(num * group['recall'])}" if num else "")
 
 
-def texts() -> dict[Path, str]:
-    """Return the text between the marks of each README."""
+def texts() -> list[tuple[Path, str, str]]:
+    """Return file, name of the marks, and what belongs between them."""
     full = [*(_table(space) for space in SPACES), _trust_table()]
     head = _table(SPACES[0])
     short = [line for line in head if line.split("|")[1].strip() in SHORT]
-    return {
-        ROOT / "saved_models/README.md": _joined(full),
-        ROOT / "README.md": _joined([[*head[:2], *short]]),
-    }
+    ablation = ROOT / "examples/experiments/ablation_evaluator.json"
+    rows = json.loads(ablation.read_text(encoding="utf-8"))["rows"]
+    readme = ROOT / "saved_models/README.md"
+    return [
+        (readme, "evaluators", _joined(full)),
+        (readme, "ablation", _joined([markdown(rows).splitlines()])),
+        (ROOT / "README.md", "evaluators", _joined([[*head[:2], *short]])),
+    ]
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return what stands before and after a table."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def _joined(tables: list[list[str]]) -> str:
@@ -208,7 +217,7 @@ def _joined(tables: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    for path, between in texts().items():
-        text = path.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        path.write_text(before + BEGIN + between + END + rest.partition(END)[2], encoding="utf-8")
+    for path, name, between in texts():
+        begin, end = marks(name)
+        before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+        path.write_text(before + begin + between + end + rest.partition(end)[2], encoding="utf-8")

@@ -124,10 +124,10 @@ def test_runs_reach_what_they_are_for():
 
 def test_evaluators():
     """`python -m tests.repo.evaluator_rows` writes them."""
-    for path, between in evaluator_rows.texts().items():
+    for path, name, between in evaluator_rows.texts():
+        begin, end = evaluator_rows.marks(name)
         text = path.read_text(encoding="utf-8")
-        assert between in text, path.name
-        assert text.partition(evaluator_rows.BEGIN)[2].startswith(between)
+        assert text.partition(begin)[2].partition(end)[0] == between, (path.name, name)
 
 
 def test_labels():

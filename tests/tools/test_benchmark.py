@@ -34,7 +34,7 @@ def _call(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, st
 
 
 EVALUATOR_NAMES = {
-    *(f"{name}_ms" for name in ("keras", "saved_model", "tflite", "exact")),
+    *(f"{name}_ms" for name in ("keras", "saved_model", "tflite", "tflite_checked", "exact")),
     *(f"{name}_per_s" for name in ("batched", "exact_batched")),
 }
 
