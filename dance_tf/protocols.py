@@ -73,6 +73,9 @@ class Evaluator(Protocol):
     def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
         """Evaluate mixture weights float32 [B, D, O] under objectives float32 [B, 4]."""
 
+    def estimate(self, mixture_weights: Any, accelerator_index: Any) -> Any:
+        """Return the metrics, float32 [B, 3], on one accelerator per row, int32 [B]."""
+
 
 class ImageDataset(Protocol):
     """Images with labels in three splits."""
