@@ -59,6 +59,9 @@ class Supernet(keras.Model):
         self._op_mask = space.op_mask
         self._before, self._after = fixed_keras_layers(space, seed=seed, is_for_training=True)
         self._blocks = [self._block(d, seed) for d in range(space.num_blocks)]
+        # tf.train.Checkpoint finds attributes, but not what lies in Keras's lists.
+        for layer in (*self._before, *self._blocks, *self._after):
+            setattr(self, f"layer_{layer.name}", layer)
         self.arch_logits = self.add_weight(
             name="arch_logits",
             shape=(space.num_blocks, space.num_ops),

@@ -265,6 +265,17 @@ def test_derive_takes_the_largest_allowed_logit():
     np.testing.assert_allclose(supernet(images), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["proxyless", "superkernel"])
+def test_a_checkpoint_holds_weights_and_statistics(tmp_path, kind):
+    saved, other = Supernet(SPACE, 0, kind), Supernet(SPACE, 1, kind)
+    for index, variable in enumerate(saved.variables):
+        variable.assign(variable.value + 0.01 * (index + 1))
+    path = tf.train.Checkpoint(supernet=saved).write(str(tmp_path / "tensors"))
+    tf.train.Checkpoint(supernet=other).read(path).assert_consumed()
+    for a, b in zip(saved.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
 def test_only_kernels_decay():
     supernet = Supernet(SPACE, 0)
     num_decaying = 0
