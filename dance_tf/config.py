@@ -198,6 +198,7 @@ class SearchConfig:
     """Co-search: supernet weights, architecture parameters and the hardware cost."""
 
     supernet: str = "proxyless"  # or "superkernel": the ops of a block share one set of weights
+    supernet_dir: str | None = None  # of train_supernet: start from its weights, without warm-up
     epochs: int = 120  # not confirmed
     warmup_epochs: int = 40  # weights only, paths drawn uniformly (ProxylessNAS)
     batch_size: int = 256

@@ -107,6 +107,15 @@ def shared_flags(*names: str) -> flags.FlagValues:
                 "Cost during the search: the trained networks, or the whole table.",
                 flag_values=values,
             )
+        elif name == "supernet":
+            flags.DEFINE_enum(
+                name,
+                None,
+                ["proxyless", "superkernel"],
+                "Whether each candidate op has weights of its own, or all are slices of the"
+                " largest.",
+                flag_values=values,
+            )
         elif name == "resume":
             flags.DEFINE_boolean(
                 name,
@@ -127,7 +136,8 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     Raises:
         UserError: On an unknown name, a bad value, or a file that cannot be read.
     """
-    given: dict[str, Any] = {name: values[name].value for name in EXPERIMENT if name in values}
+    names = (*EXPERIMENT, "supernet")
+    given: dict[str, Any] = {name: values[name].value for name in names if name in values}
     if given.get("config") and given.get("preset"):
         raise UserError("--preset and --config both say where to start: give one of them")
     if given.get("config"):
@@ -143,6 +153,9 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     if given.get("evaluator") is not None:
         evaluator = dataclasses.replace(config.evaluator, kind=given["evaluator"])
         config = dataclasses.replace(config, evaluator=evaluator)
+    if given.get("supernet") is not None:
+        search = dataclasses.replace(config.search, supernet=given["supernet"])
+        config = dataclasses.replace(config, search=search)
     if given.get("seed") is not None:
         config = dataclasses.replace(config, seed=given["seed"])
     return config
@@ -236,7 +249,7 @@ def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:
     """Return the tool's docstring and its flags, own ones first."""
     text = (sys.modules[main.__module__].__doc__ or "").strip()
     lines = [text, "", f"usage: python -m tools.{name} [--FLAG=VALUE ...]", "", "flags:"]
-    is_shared = {*_STRINGS, *EXPERIMENT, "resume"}
+    is_shared = {*_STRINGS, *EXPERIMENT, "supernet", "resume"}
     for flag_name in sorted(values, key=lambda n: (n in is_shared, n)):
         flag = values[flag_name]
         shown = f"--[no]{flag_name}" if flag.boolean else f"--{flag_name}"

@@ -22,7 +22,7 @@ from dance_tf.structs import Accelerator
 from tools import flags as common
 from tools.workload import parse_accelerator
 
-FLAGS = common.shared_flags(*common.EXPERIMENT, "output_dir", "resume")
+FLAGS = common.shared_flags(*common.EXPERIMENT, "supernet", "output_dir", "resume")
 _OBJECTIVE = flags.DEFINE_enum(
     "objective",
     None,
@@ -30,11 +30,10 @@ _OBJECTIVE = flags.DEFINE_enum(
     "Hardware cost to minimise; the weights of linear are search.lambda_*.",
     flag_values=FLAGS,
 )
-_SUPERNET = flags.DEFINE_enum(
-    "supernet",
+_SUPERNET_DIR = flags.DEFINE_string(
+    "supernet_dir",
     None,
-    ["proxyless", "superkernel"],
-    "Whether each candidate op has weights of its own, or all are slices of the largest.",
+    "Folder of train_supernet: start from its weights and leave out the warm-up.",
     flag_values=FLAGS,
 )
 _MAX_LATENCY = flags.DEFINE_float(
@@ -85,8 +84,10 @@ def main(argv: list[str]) -> int:
     del argv
     config = common.experiment_config(FLAGS)
     # Named as the fields are.
-    given = (_OBJECTIVE, _SUPERNET, _MAX_LATENCY, _MAX_ENERGY, _MAX_AREA)
+    given = (_OBJECTIVE, _MAX_LATENCY, _MAX_ENERGY, _MAX_AREA)
     changes: dict[str, Any] = {flag.name: flag.value for flag in given if flag.value is not None}
+    if _SUPERNET_DIR.value:
+        changes["supernet_dir"] = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
     if _FIXED_ACCELERATOR.value:
         changes["fixed_accelerator"] = _accelerator(_FIXED_ACCELERATOR.value)
     if _FIXED_ARCHITECTURE.value:

@@ -107,6 +107,12 @@ class CheckpointFolder:
             raise _broken(folder, f"it does not fit this network ({reason})") from None
         return record["step"], record["state"]
 
+    def sha256(self) -> str:
+        """Return a hash of the newest checkpoint's tensors."""
+        record = _read_state(self._folder(self.steps()[-1]))
+        files = json.dumps(record["files"], sort_keys=True)
+        return hashlib.sha256(files.encode()).hexdigest()
+
     def _folder(self, step: int) -> str:
         return os.path.join(self._path, f"step_{step:08d}")
 

@@ -45,6 +45,7 @@ class SearchProblem(NamedTuple):
     evaluator: Any  # protocols.Evaluator
     dataset: Any  # protocols.ImageDataset
     supernet: Any = None  # None: a new Supernet of the space
+    is_warm: bool = False  # whether `supernet` is trained: the search leaves out its warm-up
 
 
 class DanceSearch:
@@ -126,7 +127,9 @@ class _Run:
             self.supernet.arch_logits.numpy(),
             is_limited=self.judge.limits is not None,
         )
-        self.step = 0
+        self.first_step = self.plan.warmup_steps if problem.is_warm else 0
+        self.step = self.first_step
+        self.steps.weight_optimizer.iterations.assign(self.first_step)
         self.sums: dict[str, list[float]] = {}  # name -> [sum, count] since the last record
         self.elapsed_s = 0.0
 
@@ -320,7 +323,7 @@ class _Run:
                 for row, allowed_ops in zip(logits.tolist(), mask, strict=True)
             ),
             seed=self.seed,
-            num_weight_steps=self.plan.total_steps,
+            num_weight_steps=self.plan.total_steps - self.first_step,
             num_architecture_steps=self.plan.num_architecture_steps(self.plan.total_steps),
             times={"search_s": self.elapsed_s},
             history=history,

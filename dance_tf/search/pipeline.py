@@ -22,16 +22,24 @@ from dance_tf.evaluator.loading import load_evaluator
 from dance_tf.hardware.cost_source import cost_source
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
+from dance_tf.protocols import ImageDataset
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.judge import Judge
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.search.steps import SearchPlan
+from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.strict_json import read_json, write_json, write_text
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.search_space import NetworkSpace, make_space
 
-__all__ = ["check_output_dir", "load_finished", "prepare", "run_experiment"]
+__all__ = [
+    "check_output_dir",
+    "load_finished",
+    "load_space_and_images",
+    "prepare",
+    "run_experiment",
+]
 
 _NUM_CALIBRATION_IMAGES = 200
 _NUM_COMPARED_IMAGES = 200
@@ -83,14 +91,11 @@ def prepare(
         UserError: If data or evaluator are missing or do not fit, a file is damaged, or
             no network keeps to the limits on any accelerator.
     """
-    dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
-    space = make_space(config.space, dataset.num_classes)
-    if space.num_classes < dataset.num_classes:
-        raise UserError(
-            f"space.num_classes is {space.num_classes}, but {dataset.name} has"
-            f" {dataset.num_classes} classes"
-        )
+    space, dataset = load_space_and_images(config)
     SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
+    supernet = None
+    if config.search.supernet_dir is not None:
+        supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
     with reporting.progress("cost table") as report:
         table = load_or_build_table(
             space,
@@ -98,9 +103,27 @@ def prepare(
             cache_dir=cache_dir,
             on_progress=report if use_progress else None,
         )
-    problem = SearchProblem(space, table, load_evaluator(config.evaluator, table), dataset)
+    evaluator = load_evaluator(config.evaluator, table)
+    is_warm = supernet is not None
+    problem = SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
     Judge(config.search, problem)  # Refuses limits out of reach, and what is not in the space.
     return problem
+
+
+def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, ImageDataset]:
+    """Return the network space and the images of a config.
+
+    Raises:
+        UserError: If the data are missing, or have more classes than the space.
+    """
+    dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
+    space = make_space(config.space, dataset.num_classes)
+    if space.num_classes < dataset.num_classes:
+        raise UserError(
+            f"space.num_classes is {space.num_classes}, but {dataset.name} has"
+            f" {dataset.num_classes} classes"
+        )
+    return space, dataset
 
 
 def run_experiment(
@@ -143,6 +166,12 @@ def run_experiment(
         "num_classes": problem.space.num_classes,
     }
     _check_costs(paths["run_info"], problem.table.content_hash)
+    if problem.is_warm:
+        record = read_supernet_record(
+            str(config.search.supernet_dir), problem.space, problem.dataset, config
+        )
+        costs["supernet_sha256"] = record["weights_sha256"]
+        _check_supernet(paths["run_info"], record["weights_sha256"])
     costs_text = ", ".join(
         f"{metric} {low:.4g} to {high:.4g}"
         for metric, (low, high) in Judge(config.search, problem).reachable.items()
@@ -257,6 +286,16 @@ def _check_costs(path: str, content_hash: str) -> None:
             f"--resume: costs have changed since the run in {os.path.dirname(path)} began; they"
             f" came from {source.get('name')} as it was then (SHA-256 {source.get('sha256')}):"
             " bring it back, or name another --output_dir"
+        )
+
+
+def _check_supernet(path: str, weights_sha256: str) -> None:
+    """Refuse to go on with a run that started from another supernet; `path` as above."""
+    info = read_json(path) if os.path.exists(path) else {}
+    if info.get("supernet_sha256", weights_sha256) != weights_sha256:
+        raise UserError(
+            f"--resume: the supernet of the run in {os.path.dirname(path)} had other weights"
+            f" (SHA-256 {info['supernet_sha256']}): bring it back, or name another --output_dir"
         )
 
 

@@ -25,6 +25,7 @@ from dance_tf.structs import Layer
 from dance_tf.supernet.primitives import batch_norm_training, depthwise_conv, pointwise_conv
 
 __all__ = [
+    "MOMENTUM",
     "PackedOp",
     "apply_layers",
     "conv_bn_layers",
@@ -37,7 +38,7 @@ __all__ = [
 
 #: Share of the old value that the moving statistics keep at each step. Lower than
 #: Keras's 0.99 because an op of the supernet is trained only when it is sampled.
-_MOMENTUM = 0.9
+MOMENTUM = 0.9
 _EPSILON = 1e-3
 
 
@@ -96,7 +97,7 @@ class _DepthwiseConv(keras.layers.DepthwiseConv2D):
 
 def moved_statistics(old: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
     """Return moving statistics after a step."""
-    return old * _MOMENTUM + batch * (1.0 - _MOMENTUM)
+    return old * MOMENTUM + batch * (1.0 - MOMENTUM)
 
 
 def conv_bn_layers(
@@ -130,7 +131,7 @@ def conv_bn_layers(
     batch_norm = _BatchNorm if is_for_training else keras.layers.BatchNormalization
     layers = [
         convolution,
-        batch_norm(momentum=_MOMENTUM, epsilon=_EPSILON, name=f"{name}_bn"),
+        batch_norm(momentum=MOMENTUM, epsilon=_EPSILON, name=f"{name}_bn"),
     ]
     if use_relu6:
         layers.append(keras.layers.ReLU(max_value=6.0, name=f"{name}_relu6"))

@@ -1,0 +1,111 @@
+"""How accurate networks are with the weights that they inherit from a trained supernet.
+
+A network's own batch-norm statistics depend on all its ops, while the supernet's moving
+ones are averages over the paths of its training. So each network first finds its own, on
+training images, and is then judged on images that were held out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.protocols import ImageDataset
+from dance_tf.supernet.ops import MOMENTUM
+from dance_tf.supernet.supernet import Supernet
+
+__all__ = ["inherited_accuracy", "recalibrated"]
+
+_NUM_CALIBRATION_IMAGES = 512
+_CALIBRATION_BATCH_SIZE = 64
+_BATCH_SIZE = 250
+
+
+@tf.function(reduce_retracing=True)
+def _pass_on(supernet: Supernet, images: tf.Tensor, op_indices: tf.Tensor) -> None:
+    """Move the statistics of one path."""
+    supernet.call_path(images, op_indices, None, training=True)
+
+
+@tf.function(reduce_retracing=True)
+def _num_hits(
+    supernet: Supernet, images: tf.Tensor, labels: tf.Tensor, op_indices: tf.Tensor
+) -> tf.Tensor:
+    logits = supernet.call_path(images, op_indices, None, training=False)
+    hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+    return tf.reduce_sum(tf.cast(hits, tf.int32))
+
+
+def _statistics(supernet: Supernet) -> list[keras.Variable]:
+    names = ("moving_mean", "moving_variance", "statistics")
+    return [v for v in supernet.non_trainable_variables if v.name in names]
+
+
+@contextlib.contextmanager
+def recalibrated(
+    supernet: Supernet, op_indices: Any, batches: list[tf.Tensor]
+) -> Iterator[Supernet]:
+    """Give one network statistics of its own inside the context, as before outside.
+
+    They are means over the batches, the later ones weighted more: the supernet's own
+    moving averages, started from 0 and divided by the sum of their weights.
+
+    Args:
+        supernet: Its weights stay as they are.
+        op_indices: int32 [D]. Inside, statistics of other ops mean nothing.
+        batches: Training images, float32 [B, H, W, C] each.
+    """
+    variables = _statistics(supernet)
+    kept = [variable.numpy() for variable in variables]
+    try:
+        for variable in variables:
+            variable.assign(tf.zeros_like(variable.value))
+        for images in batches:
+            _pass_on(supernet, images, tf.convert_to_tensor(op_indices, tf.int32))
+        weight = 1.0 - MOMENTUM ** len(batches)
+        for variable in variables:
+            variable.assign(variable.value / weight)
+        yield supernet
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
+
+
+def inherited_accuracy(
+    supernet: Supernet, op_indices: Any, dataset: ImageDataset, num_images: int
+) -> np.ndarray:
+    """Return the accuracy of networks on held-out images with the supernet's weights.
+
+    Args:
+        supernet: Trained; left as it is.
+        op_indices: int32 [B, D], the networks.
+        dataset: Calibrates on `train`, without augmentation; judges on `architecture`.
+        num_images: How many held-out images to judge on, at most all.
+    Returns:
+        Shares of images that are classified right, float64 [B].
+    """
+    calibration = [
+        images
+        for images, _ in _first(dataset, "train", _CALIBRATION_BATCH_SIZE, _NUM_CALIBRATION_IMAGES)
+    ]
+    held_out = _first(dataset, "architecture", _BATCH_SIZE, num_images)
+    total = sum(len(labels) for _, labels in held_out)
+    accuracies = []
+    for path in tf.unstack(tf.convert_to_tensor(op_indices, tf.int32)):
+        with recalibrated(supernet, path, calibration):
+            hits = sum(int(_num_hits(supernet, *batch, path)) for batch in held_out)
+        accuracies.append(hits / total)
+    return np.asarray(accuracies)
+
+
+def _first(
+    dataset: ImageDataset, split: str, batch_size: int, num_images: int
+) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """Return the first images of a split with their labels, in batches."""
+    images = dataset.split(split, batch_size=batch_size).unbatch().take(num_images)
+    return list(images.batch(batch_size))

@@ -1,0 +1,72 @@
+"""Train the weights of a supernet once, for any number of searches.
+
+Paths are drawn uniformly for search.epochs epochs; --supernet_dir of the search starts
+from the result. Leaves in --output_dir: config.json, run_info.json, history.jsonl,
+checkpoints/, weights/ and supernet.json, which says of what space, supernet and images
+they are, and how accurate some networks are with them. Prints supernet.json. After SIGTERM
+or Ctrl-C, --resume goes on and ends as the uninterrupted training would have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from dance_tf.config import config_to_json
+from dance_tf.strict_json import write_json
+from tools import flags as common
+
+FLAGS = common.shared_flags(
+    "preset",
+    "config",
+    "set",
+    "space",
+    "dataset",
+    "data_dir",
+    "seed",
+    "supernet",
+    "output_dir",
+    "resume",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Train what the flags describe."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    output_dir = common.output_dir(FLAGS)
+    is_resuming = bool(FLAGS["resume"].value)
+
+    common.load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from dance_tf import run_info
+    from dance_tf.search import pipeline
+    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.search.supernet_training import train_supernet
+
+    started = run_info.now()
+    pipeline.check_output_dir(config, output_dir, is_resuming)
+    keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+    space, dataset = pipeline.load_space_and_images(config)
+    os.makedirs(output_dir, exist_ok=True)
+    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
+    try:
+        with StopSignals() as stop:
+            record = train_supernet(
+                space, dataset, config, output_dir, is_resuming=is_resuming, stop=stop
+            )
+    except Interrupted as error:
+        print(f"train_supernet: {error}: --resume goes on from here", file=sys.stderr)
+        return 128 + error.signum
+    info = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
+    run_info.write(os.path.join(output_dir, "run_info.json"), info)
+    print(json.dumps({"output_dir": output_dir, **record}, indent=2, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
