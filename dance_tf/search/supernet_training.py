@@ -149,7 +149,7 @@ def _identity(
     described["op_names"] = list(space.op_names)
     return {
         "space": described,
-        "supernet": config.search.supernet,
+        "kind": config.search.supernet,
         "data": {
             "name": dataset.name,
             "num_train": dataset.num_images("train"),

@@ -97,7 +97,7 @@ def test_a_search_starts_from_it_and_leaves_out_the_warm_up(trained):
 @pytest.mark.parametrize(
     ("what", "changes"),
     [
-        ("supernet", {"config": "proxyless"}),
+        ("kind", {"config": "proxyless"}),
         ("space", {"space": {"input_size": 16}}),
         ("space", {"space": {"op_names": ("mbconv3_e3", "zero")}}),
         ("data", {"dataset": (90, 38, 40)}),
