@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -54,15 +55,17 @@ def test_run(start: str):
     assert _row(start) == [_cells(run)[start] for run in RUNS.values()]
 
 
+def _figure(report: dict[str, Any], name: str, digits: int, scale: float = 1.0) -> str:
+    """Return a figure of a report of tools.benchmark: median, then smallest to largest."""
+    spread = report["spread"][name]
+    values = (report[name], spread["min"], spread["max"])
+    median, least, most = (f"{scale * value:,.{digits}f}" for value in values)
+    return f"{median} ({least} to {most})"
+
+
 def _benchmark_rows(report: dict[str, Any]) -> dict[str, str]:
-    """Return the rows of a report of tools.benchmark: median, then smallest to largest."""
-
-    def figure(name: str, digits: int, scale: float = 1.0) -> str:
-        spread = report["spread"][name]
-        values = (report[name], spread["min"], spread["max"])
-        median, least, most = (f"{scale * value:,.{digits}f}" for value in values)
-        return f"{median} ({least} to {most})"
-
+    """Return the rows of a report of the suite cost_model."""
+    figure = functools.partial(_figure, report)
     return {
         "mappings evaluated per second": f"{figure('mappings_per_s', 1, 1e-6)} million",
         "the same over the small layers": f"{figure('table_mappings_per_s', 1, 1e-6)} million",
@@ -85,6 +88,25 @@ def test_benchmark():
         assert _row(start) == [text]
     assert f"medians of {report['spread']['table_build_s']['runs']} runs" in MEASURED
     assert report["mappings_per_s"] > 1e6 > report["baseline"]["mappings_per_cpu_s"]
+
+
+def test_benchmark_of_the_evaluator():
+    path = ROOT / "examples/experiments/benchmark_evaluator.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    figure = functools.partial(_figure, report)
+    rows = {
+        "one query, TFLite": f"{figure('tflite_ms', 3)} ms",
+        "the same with the checks": f"{figure('tflite_checked_ms', 3)} ms",
+        "one query, SavedModel": f"{figure('saved_model_ms', 2)} ms",
+        "one query, exact table": f"{figure('exact_ms', 2)} ms",
+        "queries per second in batches, SavedModel": figure("batched_per_s", 0),
+        "queries per second in batches, exact table": figure("exact_batched_per_s", 0),
+        "labels of 50,000 architectures": f"{figure('labels_s', 1)} s",
+        "training of both networks": f"{report['train_s']:.0f} s",
+    }
+    for start, text in rows.items():
+        assert _row(start) == [text]
+    assert report["space"] == "cifar_mbconv" and report["batch_size"] == 1024
 
 
 def test_peers():
