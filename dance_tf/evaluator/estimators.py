@@ -119,6 +119,10 @@ class CostEstimationNetwork(keras.Model):
         outputs = self.outlet(self.trunk(accelerator))
         return keras.ops.exp(self.mean + self.deviation * outputs)
 
+    def costs(self, accelerator: Any) -> tuple[Any, Any]:
+        """Return coefficients [B, ...] and area [B] of heads [B, H]: all that metrics need."""
+        return self.coefficients(accelerator), self.area(accelerator)
+
     def pairwise(self, mixture_weights: Any, coefficients: Any) -> Any:
         """Return latency and energy of all pairs, float32 [B, N] each.
 
@@ -169,7 +173,7 @@ class CostEstimationNetwork(keras.Model):
             inputs: Mixture weights [B, D, O] and forwarded heads [B, H].
         """
         mixture_weights, accelerator = inputs
-        return self.combine(mixture_weights, self.coefficients(accelerator), self.area(accelerator))
+        return self.combine(mixture_weights, *self.costs(accelerator))
 
 
 class PlainCostEstimationNetwork(keras.Model):

@@ -95,11 +95,8 @@ class NeuralEvaluator:
         heads = head_one_hot(self._head_indices[self.candidates], self.head_sizes)
         self._candidate_heads = heads
         # The networks are frozen, so what they say of the candidates is computed once.
-        self._candidate_costs = (
-            (estimator.coefficients(heads), estimator.area(heads))
-            if isinstance(estimator, CostEstimationNetwork)
-            else None
-        )
+        is_linear = isinstance(estimator, CostEstimationNetwork)
+        self._candidate_costs = estimator.costs(heads) if is_linear else None
 
     def evaluate(
         self,

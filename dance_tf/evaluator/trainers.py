@@ -241,8 +241,7 @@ class EvaluatorTrainer:
         if self.config.generator_form != "ranked":
             return ()
         if self._candidate_costs is None:
-            heads = self._candidate_heads
-            self._candidate_costs = self.estimator.coefficients(heads), self.estimator.area(heads)
+            self._candidate_costs = self.estimator.costs(self._candidate_heads)
         return self._candidate_costs
 
     def _choice_loss(
