@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "importlib_resources": "importlib_resources",
     "jinja2": "jinja2",
     "keras": "keras",
+    "moocore": "moocore",
     "numpy": "numpy",
     "pandas": "pandas",
     "pytest": "pytest",

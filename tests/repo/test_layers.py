@@ -76,6 +76,7 @@ OWNERS = {
     "tensorflow_serving": ("dance_tf/serving_client",),
     "jinja2": ("dance_tf/report/page",),
     "h5py": ("dance_tf/interop/keras_files",),
+    "moocore": ("dance_tf/search/",),
     "yaml": ("dance_tf/interop/yaml_text",),
     "keras": (
         "dance_tf/supernet/",
