@@ -29,7 +29,7 @@ from dance_tf.search.judge import Judge, look_up
 from dance_tf.search.limits import LimitKeeper
 from dance_tf.search.objective import Lambda2Schedule
 from dance_tf.search.result import SearchRecord, SearchResult, op_counts, read_records
-from dance_tf.search.search_log import SearchLog
+from dance_tf.search.search_log import open_writers, shown_costs
 from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
 from dance_tf.structs import METRICS
 from dance_tf.supernet.supernet import Supernet, derive
@@ -73,21 +73,27 @@ class DanceSearch:
         self._is_resuming, self._stop = is_resuming, stop
 
     def search(
-        self, problem: SearchProblem, on_step: Callable[[SearchRecord], None] | None = None
+        self,
+        problem: SearchProblem,
+        on_step: Callable[[SearchRecord], None] | None = None,
+        *,
+        judge: Judge | None = None,
     ) -> SearchResult:
         """Search and return the result, without accuracy: nothing is retrained here.
 
         Args:
             problem: Space, table, evaluator and images.
             on_step: Called with each history record, every `log_every` steps.
+            judge: Of this config and this problem, if there is one already.
         Raises:
             UserError: If a loss is not finite, a checkpoint is damaged, the schedule does not
                 fit the data, or no network keeps to the limits on any accelerator.
             Interrupted: After a signal; a checkpoint has been written.
         """
-        if self._config.fixed_architecture is not None:
-            return look_up(self._config, problem, self._seed)
-        return _Run(self._config, problem, self._seed).run(
+        judge = judge or Judge(self._config, problem)
+        if judge.fixed_architecture is not None:
+            return look_up(judge, judge.fixed_architecture, self._seed)
+        return _Run(self._config, problem, judge, self._seed).run(
             self._output_dir, self._is_resuming, self._stop, on_step
         )
 
@@ -95,10 +101,11 @@ class DanceSearch:
 class _Run:
     """One search from its first step (or its checkpoint) to its result."""
 
-    def __init__(self, config: SearchConfig, problem: SearchProblem, seed: int) -> None:
-        self.config, self.problem, self.seed = config, problem, seed
+    def __init__(
+        self, config: SearchConfig, problem: SearchProblem, judge: Judge, seed: int
+    ) -> None:
+        self.config, self.problem, self.judge, self.seed = config, problem, judge, seed
         self.plan = SearchPlan.of(config, problem.dataset)
-        self.judge = Judge(config, problem)
         self.lambda_2 = Lambda2Schedule(
             config.lambda_2, config.lambda_2_warmup_epochs * self.plan.steps_per_epoch
         )
@@ -158,7 +165,8 @@ class _Run:
                 listeners = [records.append, *([on_step] if on_step else [])]
                 if output_dir is not None:
                     resume_step = self.step if is_resuming else None
-                    listeners += _writers(stack, output_dir, resume_step, self.supernet)
+                    writers = open_writers(output_dir, self.supernet, resume_step)
+                    listeners += stack.enter_context(writers)
                 stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
                 self._loop(folder, stop, listeners)
         if output_dir is not None:
@@ -196,7 +204,7 @@ class _Run:
                     record = self._record()
                     for listener in listeners:
                         listener(record)
-                progress.update(step, **shown, **_shown_costs(record))
+                progress.update(step, **shown, **shown_costs(record))
                 is_stopping = stop is not None and stop.requested is not None
                 if folder and (is_stopping or step % plan.steps_per_epoch == 0):
                     folder.save(step, self._state())
@@ -339,27 +347,3 @@ class _Run:
                 " search.lambda_2_warmup_epochs"
             )
         return tuple(warnings)
-
-
-def _writers(
-    stack: contextlib.ExitStack, output_dir: str, resume_step: int | None, supernet: Supernet
-) -> list[Callable[[SearchRecord], None]]:
-    """Return listeners that write history.jsonl and TensorBoard logs."""
-    history = stack.enter_context(
-        reporting.HistoryWriter(os.path.join(output_dir, "history.jsonl"), resume_step=resume_step)
-    )
-    folder = os.path.join(output_dir, "tensorboard")
-    log = SearchLog(folder, supernet.space, supernet.mixture_weights)
-    stack.callback(log.close)
-    return [lambda record: history.write(record.to_json()), log.write]
-
-
-def _shown_costs(record: SearchRecord | None) -> dict[str, float]:
-    """Return EDAP of the last record's architecture, predicted beside exact."""
-    if record is None:
-        return {}
-    data = record.to_json()
-    return {
-        f"{source}_edap": math.prod(data[f"{source}_{metric}"] for metric in METRICS)
-        for source in ("predicted", "exact")
-    }

@@ -35,6 +35,7 @@ class Judge:
     Attributes:
         objective: What is minimised.
         limits: What the result may cost; None: anything.
+        fixed_architecture: What the config fixes; None: the network is searched.
         reachable: See `reach.reachable_costs`; of what is not fixed.
         evaluator: The problem's, or around it a `choice.ChosenEvaluator`.
 
@@ -48,6 +49,7 @@ class Judge:
         self.objective = make_objective(config)
         self.limits = limits_of(config)
         self.evaluator = problem.evaluator
+        self.fixed_architecture: Architecture | None = None
         self._fixed_index, self._rows, op_mask = None, None, None
         table = problem.table
         if config.fixed_accelerator is not None:
@@ -57,6 +59,7 @@ class Judge:
                 raise UserError("search.fixed_accelerator cannot run every op of the space")
         if config.fixed_architecture is not None:
             fixed = Architecture(problem.space.name, config.fixed_architecture)
+            self.fixed_architecture = fixed
             op_mask = np.asarray(table.one_hot(problem.space.to_indices(fixed))) > 0
         self.reachable = reachable_costs(table, self._rows, op_mask)
         if self.limits is not None:
@@ -204,11 +207,9 @@ class Judge:
         )
 
 
-def look_up(config: SearchConfig, problem: Any, seed: int) -> SearchResult:
+def look_up(judge: Judge, architecture: Architecture, seed: int) -> SearchResult:
     """Return the exact best accelerator for a fixed architecture; nothing is trained."""
     began = time.monotonic()
-    judge = Judge(config, problem)
-    architecture = Architecture(problem.space.name, config.fixed_architecture or ())
     return judge.result(
         architecture,
         limits=judge.limits_record(architecture, False, 0.0),

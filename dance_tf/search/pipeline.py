@@ -88,8 +88,7 @@ def prepare(
     Writes nothing but the table's cache.
 
     Raises:
-        UserError: If data or evaluator are missing or do not fit, a file is damaged, or
-            no network keeps to the limits on any accelerator.
+        UserError: If data or evaluator are missing or do not fit, or a file is damaged.
     """
     space, dataset = load_space_and_images(config)
     SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
@@ -105,9 +104,7 @@ def prepare(
         )
     evaluator = load_evaluator(config.evaluator, table)
     is_warm = supernet is not None
-    problem = SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
-    Judge(config.search, problem)  # Refuses limits out of reach, and what is not in the space.
-    return problem
+    return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
 
 
 def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, ImageDataset]:
@@ -159,6 +156,7 @@ def run_experiment(
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = prepare(config, cache_dir=cache_dir)
+    judge = Judge(config.search, problem)  # Refuses what is out of reach or not in the space.
     paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
     costs = {
         "cost_table_sha256": problem.table.content_hash,
@@ -173,8 +171,7 @@ def run_experiment(
         costs["supernet_sha256"] = record["weights_sha256"]
         _check_supernet(paths["run_info"], record["weights_sha256"])
     costs_text = ", ".join(
-        f"{metric} {low:.4g} to {high:.4g}"
-        for metric, (low, high) in Judge(config.search, problem).reachable.items()
+        f"{metric} {low:.4g} to {high:.4g}" for metric, (low, high) in judge.reachable.items()
     )
     print(f"within reach of networks and accelerators: {costs_text}", file=sys.stderr)
 
@@ -193,7 +190,7 @@ def run_experiment(
         output_dir=output_dir,
         is_resuming=is_resuming,
         stop=stop,
-    ).search(problem)
+    ).search(problem, judge=judge)
     result = dataclasses.replace(result, versions=info["versions"], is_deterministic=True)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -1,19 +1,25 @@
-"""What TensorBoard shows of a search: losses, costs, mixture weights, and the accelerator."""
+"""What a search tells while it runs: its history, TensorBoard logs and the progress line.
+
+TensorBoard shows losses, costs, mixture weights, and the accelerator.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from dance_tf.reporting import TensorBoardLog
+from dance_tf.reporting import HistoryWriter, TensorBoardLog
 from dance_tf.search.result import SearchRecord
-from dance_tf.structs import DATAFLOWS
+from dance_tf.structs import DATAFLOWS, METRICS
 from dance_tf.supernet.search_space import NetworkSpace
+from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["SearchLog", "heat_map"]
+__all__ = ["SearchLog", "heat_map", "open_writers", "shown_costs"]
 
 # Pixels of a cell's side: TensorBoard shows an image in its own size.
 _CELL = 24
@@ -87,3 +93,32 @@ class SearchLog:
 def _describe(record: SearchRecord) -> str:
     array = record.accelerator
     return f"{array.pe_x} x {array.pe_y} PEs, {array.rf_bytes} B per PE, {array.dataflow}"
+
+
+@contextlib.contextmanager
+def open_writers(
+    output_dir: str, supernet: Supernet, resume_step: int | None
+) -> Iterator[list[Callable[[SearchRecord], None]]]:
+    """Give what writes a record to history.jsonl and to TensorBoard logs in a folder.
+
+    Args:
+        output_dir: Folder of the run.
+        supernet: Whose mixture weights are shown.
+        resume_step: Records after this step are dropped from an old history; None: all are.
+    """
+    path, folder = (os.path.join(output_dir, name) for name in ("history.jsonl", "tensorboard"))
+    with HistoryWriter(path, resume_step=resume_step) as history:
+        log = SearchLog(folder, supernet.space, supernet.mixture_weights)
+        with contextlib.closing(log):
+            yield [lambda record: history.write(record.to_json()), log.write]
+
+
+def shown_costs(record: SearchRecord | None) -> dict[str, float]:
+    """Return EDAP of the last record's architecture, predicted beside exact, for progress."""
+    if record is None:
+        return {}
+    data = record.to_json()
+    return {
+        f"{source}_edap": math.prod(data[f"{source}_{metric}"] for metric in METRICS)
+        for source in ("predicted", "exact")
+    }
