@@ -14,7 +14,7 @@ import typing
 from typing import Any
 
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.structs import DATAFLOWS, Accelerator
+from dance_tf.structs import DATAFLOWS, OBJECTIVES, Accelerator
 
 __all__ = [
     "AcceleratorSpaceConfig",
@@ -210,8 +210,8 @@ class SearchConfig:
     arch_gradient: str = "score_function"  # of the cross-entropy; or "straight_through"
     arch_paths: int = 4  # paths that a step of "score_function" compares
     gumbel_temperature: float = 1.0  # of the gates of "straight_through"
-    objective: str = "EDAP"  # or "linear"
-    lambda_latency: float = 1.0  # weights of "linear", on normalised metrics
+    objective: str = "EDAP"  # or another name in structs.OBJECTIVES
+    lambda_latency: float = 1.0  # weights of "linear" and powers of "product"
     lambda_energy: float = 1.0
     lambda_area: float = 1.0
     lambda_2: float = 0.1  # weight of the hardware cost in the loss; not confirmed
@@ -231,7 +231,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _one_of("search.supernet", self.supernet, ("proxyless", "superkernel"))
-        _one_of("search.objective", self.objective, ("EDAP", "linear"))
+        _one_of("search.objective", self.objective, tuple(OBJECTIVES))
         _one_of("search.arch_gradient", self.arch_gradient, ("score_function", "straight_through"))
         if self.arch_gradient == "score_function" and self.arch_paths < 2:
             raise UserError(f"search.arch_paths is {self.arch_paths}, which compares nothing")
@@ -253,10 +253,28 @@ class SearchConfig:
                 f"search.warmup_epochs ({self.warmup_epochs}) leaves no epoch of"
                 f" search.epochs ({self.epochs}) for the architecture"
             )
-        if self.objective == "linear" and not (
-            self.lambda_latency or self.lambda_energy or self.lambda_area
-        ):
-            raise UserError("search.objective is linear and all three of its weights are 0")
+        takes_weights = OBJECTIVES[self.objective][1] is None
+        if takes_weights and not (self.lambda_latency or self.lambda_energy or self.lambda_area):
+            raise UserError(
+                f"search.objective is {self.objective} and all three of its weights are 0"
+            )
+
+    def objective_terms(self) -> tuple[str, tuple[float, float, float]]:
+        """Return kind and weights of the objective, as hardware.objective.Objective takes them.
+
+        Raises:
+            UserError: If weights are given to an objective that has its own.
+        """
+        kind, weights = OBJECTIVES[self.objective]
+        given = (self.lambda_latency, self.lambda_energy, self.lambda_area)
+        if weights is None:
+            return kind, given
+        if given != (1.0, 1.0, 1.0):
+            raise UserError(
+                f"search.objective={self.objective} has its own weights, but lambda_latency,"
+                f" lambda_energy, lambda_area are {given}: they go with linear or product"
+            )
+        return kind, weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ __all__ = [
     "DIMENSIONS",
     "LOOPS",
     "METRICS",
+    "OBJECTIVES",
     "Accelerator",
     "Accelerators",
     "Architecture",
@@ -43,6 +44,21 @@ DATAFLOWS = ("weight_stationary", "output_stationary", "row_stationary")
 
 #: The order of every axis of length 3 that holds metrics.
 METRICS = ("latency_ms", "energy_mj", "area_mm2")
+
+#: Objectives by name: a linear sum, or a product of powers, of metrics that are divided by
+#: a reference's; and the weights or powers in the order of METRICS, None where the user
+#: gives them. In `latency`, `energy` and `area` one metric counts four times as much as
+#: each other one. All weights sum to 3: a change of all metrics at the reference by a per
+#: cent then changes each objective as much as it changes EDAP, and lambda_2 keeps its
+#: meaning. A metric alone is `linear` with the other weights 0.
+OBJECTIVES: dict[str, tuple[str, tuple[float, float, float] | None]] = {
+    "EDAP": ("product", (1.0, 1.0, 1.0)),
+    "latency": ("linear", (2.0, 0.5, 0.5)),
+    "energy": ("linear", (0.5, 2.0, 0.5)),
+    "area": ("linear", (0.5, 0.5, 2.0)),
+    "linear": ("linear", None),
+    "product": ("product", None),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_overrides_apply_in_order_and_are_checked_together():
         ("search.lambda_2=-1", "negative"),
         ("search.epochs=0", "not positive"),
         ("search.warmup_epochs=99", "leaves no epoch"),
-        ("search.objective=EDP", "not one of EDAP, linear"),
+        ("search.objective=EDP", "not one of EDAP, latency, energy, area, linear, product"),
         ("evaluator.kind=magic", "not one of neural, exact"),
         ("hardware.machine.clock_mhz=0", "not positive"),
         ("hardware.machine.dram_words_per_cycle=0", "not positive"),
@@ -144,10 +144,11 @@ def test_unknown_preset():
         preset("cifar10small")
 
 
-def test_linear_needs_a_weight():
+@pytest.mark.parametrize("objective", ["linear", "product"])
+def test_an_objective_needs_a_weight(objective):
     zeros = [f"search.lambda_{m}=0" for m in ("latency", "energy", "area")]
-    with pytest.raises(UserError, match="all three of its weights are 0"):
-        override(preset("tiny"), ["search.objective=linear", *zeros])
+    with pytest.raises(UserError, match=f"is {objective} and all three of its weights are 0"):
+        override(preset("tiny"), [f"search.objective={objective}", *zeros])
 
 
 def test_the_space_of_the_paper():

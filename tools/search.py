@@ -20,16 +20,11 @@ from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json
 from dance_tf.structs import Accelerator
 from tools import flags as common
+from tools.objective import define_objective_flags, objective_weights
 from tools.workload import parse_accelerator
 
 FLAGS = common.shared_flags(*common.EXPERIMENT, "supernet", "output_dir", "resume")
-_OBJECTIVE = flags.DEFINE_enum(
-    "objective",
-    None,
-    ["EDAP", "linear"],
-    "Hardware cost to minimise; the weights of linear are search.lambda_*.",
-    flag_values=FLAGS,
-)
+define_objective_flags(FLAGS, "Hardware cost that the search", default=None)
 _SUPERNET_DIR = flags.DEFINE_string(
     "supernet_dir",
     None,
@@ -84,8 +79,12 @@ def main(argv: list[str]) -> int:
     del argv
     config = common.experiment_config(FLAGS)
     # Named as the fields are.
-    given = (_OBJECTIVE, _MAX_LATENCY, _MAX_ENERGY, _MAX_AREA)
+    given = (FLAGS["objective"], _MAX_LATENCY, _MAX_ENERGY, _MAX_AREA)
     changes: dict[str, Any] = {flag.name: flag.value for flag in given if flag.value is not None}
+    weights = objective_weights(FLAGS)
+    if weights is not None:
+        names = (f"lambda_{metric}" for metric in ("latency", "energy", "area"))
+        changes |= dict(zip(names, weights, strict=True))
     if _SUPERNET_DIR.value:
         changes["supernet_dir"] = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
     if _FIXED_ACCELERATOR.value:
@@ -93,6 +92,7 @@ def main(argv: list[str]) -> int:
     if _FIXED_ARCHITECTURE.value:
         changes["fixed_architecture"] = _ops(_FIXED_ARCHITECTURE.value, config.space.name)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
+    config.search.objective_terms()  # Refuses weights that nothing takes.
     is_searching = config.search.fixed_architecture is None
     use_retrain = _RETRAIN.value and (is_searching or FLAGS["retrain"].present > 0)
     output_dir = common.output_dir(FLAGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from dance_tf.config import SearchConfig
-from dance_tf.hardware.objective import EDAP, Objective
+from dance_tf.hardware.objective import Objective
 
 __all__ = ["Lambda2Schedule", "make_objective"]
 
@@ -13,13 +13,19 @@ __all__ = ["Lambda2Schedule", "make_objective"]
 def make_objective(config: SearchConfig) -> Objective:
     """Return the objective that the config names.
 
-    EDAP is the product of the three metrics; `linear` their weighted sum. Both are of
-    metrics normalised by the cost table's reference, so that lambda_2 keeps its
-    meaning when the space or the machine changes.
+    EDAP is the product of the three metrics. `linear` is their sum with the weights
+    search.lambda_latency, lambda_energy and lambda_area, `product` their product with these
+    as powers. `latency`, `energy` and `area` are sums in which the named metric counts four
+    times as much as each other one; to ask for it alone, give `linear` with the other
+    weights 0. For area alone the accelerator is always the smallest of the space.
+
+    All are of metrics normalised by the cost table's reference, so that lambda_2 keeps
+    its meaning when the space or the machine changes.
+
+    Raises:
+        UserError: If weights are given to an objective that has its own.
     """
-    if config.objective == "EDAP":
-        return EDAP
-    return Objective("linear", (config.lambda_latency, config.lambda_energy, config.lambda_area))
+    return Objective(*config.objective_terms())
 
 
 @dataclasses.dataclass(frozen=True)

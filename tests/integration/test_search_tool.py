@@ -238,12 +238,15 @@ def test_terminated_and_resumed_it_gives_the_same_result(
 
 def test_without_retraining_there_is_no_accuracy_and_later_there_is(call, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert call(*QUICK, "--noretrain", "--objective=linear", f"--output_dir={folder}") == 0
+    product = ("--objective=product", "--objective_weights=2,1,0.5")
+    assert call(*QUICK, "--noretrain", *product, f"--output_dir={folder}") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["accuracy"] is None and "not retrained" in summary["accuracy_reason"]
     result = _result(folder)
-    assert result["num_trained_candidates"] == 0 and result["objective"]["kind"] == "linear"
-    resumed = (*QUICK, "--objective=linear", "--resume", "--noexport", f"--output_dir={folder}")
+    assert result["num_trained_candidates"] == 0 and result["objective"]["kind"] == "product"
+    weights = {"latency_ms": 2.0, "energy_mj": 1.0, "area_mm2": 0.5}
+    assert result["objective"]["weights"] == weights
+    resumed = (*QUICK, *product, "--resume", "--noexport", f"--output_dir={folder}")
     assert call(*resumed) == 0
     later = _result(folder)
     assert later["accuracy"]["split"] == "test" and later["arch_logits"] == result["arch_logits"]
@@ -262,6 +265,8 @@ def _snapshot(folder):
         (["--output_dir={out}", "--preset=tinny"], "did you mean 'tiny'"),
         (["--output_dir={out}", "--set=search.epoch=2"], "did you mean 'epochs'"),
         (["--output_dir={out}", "--set=search.arch_gradient=two_path"], "not one of"),
+        (["--output_dir={out}", *QUICK, "--objective_weights=2,1,1"], "EDAP has its own weights"),
+        (["--output_dir={out}", *QUICK, "--objective_weights=2,1"], "three numbers are needed"),
         (["--output_dir={out}", "--preset=tiny", "--set=search.warmup_epochs=2"], "leaves no"),
         (["--output_dir={out}", *QUICK, "--dataset=digit"], "did you mean 'digits'"),
         (["--output_dir={out}", *QUICK, "--dataset=cifar10", "--data_dir={tmp}"], "prepare_data"),

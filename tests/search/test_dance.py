@@ -93,8 +93,10 @@ def _assert_finds_the_optimum(seed, is_scored=False, table=None, **changes):
         {"objective": "EDAP"},
         {"objective": "linear", "lambda_latency": 1, "lambda_energy": 0, "lambda_area": 0},
         {"objective": "linear", "lambda_latency": 0.2, "lambda_energy": 1, "lambda_area": 0.5},
+        {"objective": "product", "lambda_latency": 2, "lambda_energy": 0.5, "lambda_area": 0.5},
+        {"objective": "energy"},
     ],
-    ids=["EDAP", "latency", "linear"],
+    ids=["EDAP", "latency alone", "linear", "product", "energy"],
 )
 def test_by_cost_alone_it_finds_the_cheapest_network(objective):
     _assert_finds_the_optimum(1, epochs=60, arch_learning_rate=0.1, **objective)

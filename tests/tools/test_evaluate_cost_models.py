@@ -193,6 +193,7 @@ class TestBest:
             (["--objective=product", "--objective_weights=2,1,0.5"], (2, 1, 0.5), "product"),
             (["--objective=linear", "--objective_weights=0,1,0"], (0, 1, 0), "linear"),
             (["--objective=linear"], (1, 1, 1), "linear"),
+            (["--objective=latency"], (2, 0.5, 0.5), "linear"),
         ],
     )
     def test_other_objectives(self, evaluate, path, metrics, flags, weights, kind):
@@ -331,6 +332,7 @@ BEST = ["--layer=dense:K=2", "--best_accelerator"]
         ([*BEST, "--objective=linear", "--objective_weights=0,0,0"], "weights"),
         ([*BEST, "--objective=linear", "--objective_weights=nan,1,1"], "weights"),
         ([*BEST, "--objective_weights=1,2,1"], "goes with --objective=linear"),
+        ([*BEST, "--objective=area", "--objective_weights=1,2,1"], "goes with --objective=linear"),
         (
             ["--layer=dense:K=2", "--set=hardware.measured_csv=my.csv"],
             "measured table has no parts",
