@@ -199,6 +199,7 @@ class SearchConfig:
 
     supernet: str = "proxyless"  # or "superkernel": the ops of a block share one set of weights
     supernet_dir: str | None = None  # of train_supernet: start from its weights, without warm-up
+    supernet_weights: str = "trained"  # or "frozen": only the architecture parameters move
     epochs: int = 120  # not confirmed
     warmup_epochs: int = 40  # weights only, paths drawn uniformly (ProxylessNAS)
     batch_size: int = 256
@@ -232,6 +233,12 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _one_of("search.supernet", self.supernet, ("proxyless", "superkernel"))
         _one_of("search.objective", self.objective, tuple(OBJECTIVES))
+        _one_of("search.supernet_weights", self.supernet_weights, ("trained", "frozen"))
+        if self.supernet_weights == "frozen" and self.supernet_dir is None:
+            raise UserError(
+                "search.supernet_weights=frozen needs search.supernet_dir: no op of an untrained"
+                " supernet is better than another"
+            )
         _one_of("search.arch_gradient", self.arch_gradient, ("score_function", "straight_through"))
         if self.arch_gradient == "score_function" and self.arch_paths < 2:
             raise UserError(f"search.arch_paths is {self.arch_paths}, which compares nothing")

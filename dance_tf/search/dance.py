@@ -134,6 +134,7 @@ class _Run:
             self.supernet.arch_logits.numpy(),
             is_limited=self.judge.limits is not None,
         )
+        self.is_frozen = config.supernet_weights == "frozen"
         self.first_step = self.plan.warmup_steps if problem.is_warm else 0
         self.step = self.first_step
         self.steps.weight_optimizer.iterations.assign(self.first_step)
@@ -234,13 +235,15 @@ class _Run:
         return reporting.ProgressLine(phase, end, start_step=self.step)
 
     def _one_step(self, step: int, train: Any, held_out: Any) -> dict[str, float]:
-        """Do weight step number `step` and the architecture step that may follow it."""
+        """Do weight step number `step`, unless weights are frozen, and what may follow it."""
         plan, seed = self.plan, self.seed
-        path_seed = stateless_seed(seed, "weight_path", step)
-        op_indices = self.steps.sample_path(path_seed, plan.phase(step) == "warmup")
-        cross_entropy, accuracy = self.steps.weight_step(*next(train), op_indices)
-        shown = {"loss": self._finite(cross_entropy, step, "the loss on train")}
-        self._add(cross_entropy=shown["loss"], accuracy=float(accuracy))
+        shown = {}
+        if not self.is_frozen:
+            path_seed = stateless_seed(seed, "weight_path", step)
+            op_indices = self.steps.sample_path(path_seed, plan.phase(step) == "warmup")
+            cross_entropy, accuracy = self.steps.weight_step(*next(train), op_indices)
+            shown["loss"] = self._finite(cross_entropy, step, "the loss on train")
+            self._add(cross_entropy=shown["loss"], accuracy=float(accuracy))
         if plan.has_architecture_step(step):
             lambda_2 = self.lambda_2(step - plan.warmup_steps) * self.guard.factor
             before = self.supernet.arch_logits.numpy()
@@ -300,8 +303,8 @@ class _Run:
             step=self.step,
             epoch=self.plan.epoch(self.step),
             phase=self.plan.phase(self.step),
-            cross_entropy=means["cross_entropy"],
-            accuracy=means["accuracy"],
+            cross_entropy=means.get("cross_entropy"),
+            accuracy=means.get("accuracy"),
             architecture_cross_entropy=means.get("architecture_cross_entropy"),
             lambda_2=means.get("lambda_2"),
             objective=means.get("objective"),
@@ -331,7 +334,7 @@ class _Run:
                 for row, allowed_ops in zip(logits.tolist(), mask, strict=True)
             ),
             seed=self.seed,
-            num_weight_steps=self.plan.total_steps - self.first_step,
+            num_weight_steps=0 if self.is_frozen else self.plan.total_steps - self.first_step,
             num_architecture_steps=self.plan.num_architecture_steps(self.plan.total_steps),
             times={"search_s": self.elapsed_s},
             history=history,

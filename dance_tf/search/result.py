@@ -68,14 +68,14 @@ class SearchRecord:
 
     Holds no times, so that two runs with one seed write the same lines. The fields from
     `architecture_cross_entropy` to `objective` are None during warm-up, where there are
-    no architecture steps.
+    no architecture steps; those of `train` are None where weights are frozen.
     """
 
     step: int  # weight steps done
     epoch: int  # epochs begun, from 1
     phase: str  # "warmup" or "search"
-    cross_entropy: float  # on train
-    accuracy: float  # on train
+    cross_entropy: float | None  # on train
+    accuracy: float | None  # on train
     architecture_cross_entropy: float | None  # on architecture
     lambda_2: float | None
     objective: float | None  # predicted, of the mixture: what lambda_2 multiplies

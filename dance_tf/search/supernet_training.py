@@ -126,13 +126,12 @@ def load_supernet(
     """
     record = read_supernet_record(supernet_dir, space, dataset, config)
     supernet = Supernet(space, config.seed, config.search.supernet)
-    logits = supernet.arch_logits.numpy()
     folder = _weights_of(supernet_dir, supernet)
     if folder.restore() is None:
         raise UserError(f"{supernet_dir}: the weights are missing; train the supernet anew")
     if folder.sha256() != record.get("weights_sha256"):
         raise UserError(f"{supernet_dir}: the weights are not those that {_RECORD} is of")
-    supernet.arch_logits.assign(logits)
+    supernet.reset_architecture(config.seed)
     return supernet
 
 

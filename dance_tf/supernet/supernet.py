@@ -65,15 +65,21 @@ class Supernet(keras.Model):
         self.arch_logits = self.add_weight(
             name="arch_logits",
             shape=(space.num_blocks, space.num_ops),
-            initializer=keras.initializers.RandomNormal(
-                stddev=_LOGIT_STDDEV, seed=layer_seed(seed, "arch_logits")
-            ),
+            initializer="zeros",
             trainable=False,
         )
+        self.reset_architecture(seed)
         last = space.blocks[-1]
         _build_chain(self._before, space.input_size, space.image_channels)
         _build_chain(self._after, last.output_size, last.out_channels)
         self.built = True
+
+    def reset_architecture(self, seed: int) -> None:
+        """Set the architecture parameters to those that a new supernet of the seed has."""
+        initialise = keras.initializers.RandomNormal(
+            stddev=_LOGIT_STDDEV, seed=layer_seed(seed, "arch_logits")
+        )
+        self.arch_logits.assign(initialise(self.arch_logits.shape))
 
     def _block(self, block_index: int, seed: int) -> MixedOp:
         return SUPERNETS[self.kind](self.space, block_index, seed=seed)

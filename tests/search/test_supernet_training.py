@@ -94,6 +94,27 @@ def test_a_search_starts_from_it_and_leaves_out_the_warm_up(trained):
     assert not np.array_equal(supernet.arch_logits.numpy(), logits)
 
 
+def test_frozen_weights_stay_and_the_architecture_moves(trained):
+    supernet = _load(trained[0])
+    weights = [v.numpy() for v in supernet.network_weights]
+    logits = supernet.arch_logits.numpy()
+    config = dataclasses.replace(
+        CONFIG.search, supernet_dir=str(trained[0]), supernet_weights="frozen"
+    )
+    result = DanceSearch(config, seed=4).search(make_problem(supernet=supernet, is_warm=True))
+    assert result.num_weight_steps == 0 and result.num_architecture_steps == 3
+    assert [record.cross_entropy for record in result.history] == 3 * [None]
+    assert None not in [record.architecture_cross_entropy for record in result.history]
+    for after, before in zip(supernet.network_weights, weights, strict=True):
+        np.testing.assert_array_equal(after.numpy(), before)
+    assert not np.array_equal(supernet.arch_logits.numpy(), logits)
+
+
+def test_an_untrained_supernet_is_not_frozen():
+    with pytest.raises(UserError, match=r"frozen needs search\.supernet_dir"):
+        SearchConfig(supernet_weights="frozen")
+
+
 @pytest.mark.parametrize(
     ("what", "changes"),
     [
