@@ -1,4 +1,4 @@
-"""Points of which less is better in every coordinate: who is beaten, and where there is room.
+"""Points of which less is better in every coordinate: who is beaten, where there is room, how much.
 
 A point is beaten by another that is no worse in all coordinates and better in one.
 
@@ -12,7 +12,7 @@ from typing import Any
 import moocore
 import numpy as np
 
-__all__ = ["crowding_distances", "front_ranks", "front_rows"]
+__all__ = ["crowding_distances", "front_ranks", "front_rows", "hypervolume"]
 
 
 def front_rows(points: Any) -> np.ndarray:
@@ -63,6 +63,20 @@ def crowding_distances(points: Any, ranks: Any) -> np.ndarray:
             if extent > 0:
                 distances[at[1:-1]] += (values[2:] - values[:-2]) / extent
     return distances
+
+
+def hypervolume(points: Any, reference: Any) -> float:
+    """Return the volume that some point beats or equals, up to a reference point.
+
+    Args:
+        points: Finite, [N, M]. Those that do not beat the reference in every coordinate add
+            nothing.
+        reference: Finite, [M].
+    """
+    points = _checked(points)
+    reference = np.asarray(reference, np.float64)
+    points = points[(points < reference).all(axis=1)]
+    return float(moocore.hypervolume(points, ref=reference)) if len(points) else 0.0
 
 
 def _checked(points: Any) -> np.ndarray:

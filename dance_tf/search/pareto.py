@@ -1,48 +1,32 @@
-"""Sweeps of searches over one trained supernet, their fronts, and what retraining makes of them.
+"""What a sweep found: points of (error, latency, energy, area), their fronts and hypervolume.
 
-Each search of a sweep has an objective, a lambda_2 and a seed, and ends with one network
-on its exact best accelerator: a point of (error, latency, energy, area). The supernet's
-weights are frozen, so that all searches, and the errors of what they find, are of the same
-weights. Errors are of inherited weights on held-out images, and of real trainings where a
-point has been retrained.
+A point is a network on its exact best accelerator. Its error is that of inherited weights
+on held-out images, and of a training from scratch where it has been retrained; the second
+is the true one, so both fronts are reported, and how they differ.
+
+The hypervolume is of (error, log shares): with c between the least cost and the largest
+that networks and accelerators of the space reach, log(c / least) / log(largest / least).
+All four are in 0..1, lower is better, and it is measured from (1, 1, 1, 1), so that 1 would
+be no error at no more than the least cost, and sweeps of one space can be compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import moocore
 import numpy as np
+import scipy.stats
 
-from dance_tf.config import ExperimentConfig, SearchConfig
-from dance_tf.errors import UserError
+from dance_tf.config import ExperimentConfig
 from dance_tf.hardware.accelerator import accelerator_to_json
-from dance_tf.search.dance import DanceSearch, SearchProblem
-from dance_tf.search.interruption import StopSignals
+from dance_tf.search.fronts import front_rows, hypervolume
 from dance_tf.search.result import SearchResult
-from dance_tf.search.retrain import retrain
-from dance_tf.strict_json import write_json
-from dance_tf.structs import METRICS, Architecture
+from dance_tf.structs import METRICS
 
-__all__ = [
-    "Point",
-    "SweepSearch",
-    "front",
-    "hypervolume",
-    "log_shares",
-    "plan_sweep",
-    "retrain_point",
-    "run_search",
-]
-
-#: Error of guessing, from which the hypervolume is measured.
-_GUESSING = 1.0
+__all__ = ["Point", "SweepSearch", "coordinates", "point_of", "summary", "worth_retraining"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +42,20 @@ class SweepSearch:
         """Of its folder."""
         return f"{self.objective}_lambda{self.lambda_2:g}_seed{self.seed}"
 
-    def config(self, base: SearchConfig) -> SearchConfig:
+    def config(self, base: ExperimentConfig) -> ExperimentConfig:
         """Return the config of this search."""
-        return dataclasses.replace(
-            base, objective=self.objective, lambda_2=self.lambda_2, supernet_weights="frozen"
+        search = dataclasses.replace(
+            base.search,
+            objective=self.objective,
+            lambda_2=self.lambda_2,
+            supernet_weights="frozen",
         )
+        return dataclasses.replace(base, search=search, seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What one search found. Costs are exact unless they say otherwise.
-
-    Errors are shares of images, of the networks with inherited weights on `architecture`
-    and after training from scratch on `test`; None where that has not been measured.
-    """
+    """What one search found. Costs are exact unless they say otherwise."""
 
     search: SweepSearch
     ops: tuple[str, ...]
@@ -80,11 +64,12 @@ class Point:
     energy_mj: float
     area_mm2: float
     edap_ms_mj_mm2: float
+    objective: float  # of its search, on metrics normalised by the table's reference
     predicted_edap_ms_mj_mm2: float  # by the evaluator, on the accelerator that it chose
     evaluator_edap_ms_mj_mm2: float  # exact, on that accelerator
-    zero_share: float
-    inherited_error: float
-    retrained_error: float | None = None
+    zero_share: float  # of the skippable blocks
+    inherited_error: float  # share of held-out images (`architecture`)
+    retrained_error: float | None = None  # share of `test`; None: not retrained
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -96,63 +81,6 @@ class Point:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
-def plan_sweep(
-    objectives: Iterable[str], lambdas: Iterable[float], seeds: Iterable[int]
-) -> tuple[SweepSearch, ...]:
-    """Return the searches of a sweep, without repetitions: seeds outermost, cheap to cut short.
-
-    Raises:
-        UserError: If there is none, or a lambda_2 is negative or not finite.
-    """
-    lambdas = tuple(lambdas)
-    for value in lambdas:
-        if not 0 <= value < math.inf:
-            raise UserError(f"--lambdas: {value:g} is not a finite number from 0 up")
-    objectives = tuple(objectives)
-    searches = dict.fromkeys(
-        SweepSearch(objective, lambda_2, seed)
-        for seed in seeds
-        for objective in objectives
-        for lambda_2 in lambdas
-    )
-    if not searches:
-        raise UserError("a sweep needs an objective, a lambda_2 and a seed")
-    return tuple(searches)
-
-
-def run_search(
-    search: SweepSearch,
-    config: ExperimentConfig,
-    problem: SearchProblem,
-    output_dir: str,
-    stop: StopSignals | None = None,
-) -> SearchResult:
-    """Run one search of a sweep, or go on with it, or read what it found.
-
-    Args:
-        search: Which one.
-        config: Of the sweep.
-        problem: With a trained supernet, whose architecture parameters are reset.
-        output_dir: Folder of this search; its checkpoints are removed at its end.
-        stop: Signals to honour.
-    Raises:
-        UserError, Interrupted: See DanceSearch.search.
-    """
-    if os.path.exists(os.path.join(output_dir, "result.json")):
-        return SearchResult.load(output_dir)
-    problem.supernet.reset_architecture(search.seed)
-    result = DanceSearch(
-        search.config(config.search),
-        seed=search.seed,
-        output_dir=output_dir,
-        is_resuming=True,
-        stop=stop,
-    ).search(problem)
-    result.save(output_dir)
-    shutil.rmtree(os.path.join(output_dir, "checkpoints"), ignore_errors=True)
-    return result
-
-
 def point_of(search: SweepSearch, result: SearchResult, inherited_error: float) -> Point:
     """Return what a search found as a point."""
     exact = result.exact_cost
@@ -160,12 +88,101 @@ def point_of(search: SweepSearch, result: SearchResult, inherited_error: float) 
         search=search,
         ops=result.architecture.ops,
         accelerator=accelerator_to_json(result.accelerator),
-        latency_ms=exact.latency_ms,
-        energy_mj=exact.energy_mj,
-        area_mm2=exact.area_mm2,
-        edap_ms_mj_mm2=exact.edap_ms_mj_mm2,
+        **{name: getattr(exact, name) for name in (*METRICS, "edap_ms_mj_mm2", "objective")},
         predicted_edap_ms_mj_mm2=result.predicted_cost.edap_ms_mj_mm2,
         evaluator_edap_ms_mj_mm2=result.evaluator_accelerator_exact_cost.edap_ms_mj_mm2,
         zero_share=result.zero_share,
         inherited_error=inherited_error,
     )
+
+
+def coordinates(
+    errors: Sequence[float],
+    points: Sequence[Point],
+    reachable: Mapping[str, tuple[float, float]],
+) -> np.ndarray:
+    """Return what the hypervolume is of, float64 [N, 4].
+
+    Args:
+        errors: Shares of images, one for each point.
+        points: Their costs are used.
+        reachable: (least, largest) of each metric, see reach.reachable_costs. A metric that
+            cannot vary has the share 0.
+    """
+    costs = np.asarray([point.costs for point in points], np.float64).reshape(-1, len(METRICS))
+    least, largest = np.asarray([reachable[name] for name in METRICS], np.float64).T
+    extent = np.log(largest / least)
+    # Reached costs are rounded to float32: the least of all may be below its own bound.
+    shares = np.clip(np.log(costs / least) / np.where(extent > 0, extent, 1.0), 0.0, 1.0)
+    return np.concatenate([np.asarray(errors, np.float64)[:, None], shares], axis=1)
+
+
+def summary(
+    points: Sequence[Point], reachable: Mapping[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """Return the points, their fronts and the hypervolume as JSON data.
+
+    Points are given by their number in `points`. `retrained` is None where nothing has been
+    retrained; there, `front_by_inherited` and its hypervolume are of the same points.
+    """
+    inherited = coordinates([p.inherited_error for p in points], points, reachable)
+    return {
+        "reachable": {name: list(pair) for name, pair in reachable.items()},
+        "points": [point.to_json() for point in points],
+        "front": front_rows(inherited).tolist(),
+        "hypervolume": hypervolume(inherited, np.ones(4)),
+        "retrained": _retrained(points, inherited, reachable),
+    }
+
+
+def _retrained(
+    points: Sequence[Point], inherited: np.ndarray, reachable: Mapping[str, tuple[float, float]]
+) -> dict[str, Any] | None:
+    rows = [i for i, point in enumerate(points) if point.retrained_error is not None]
+    if not rows:
+        return None
+    chosen = [points[i] for i in rows]
+    true = coordinates([p.retrained_error or 0.0 for p in chosen], chosen, reachable)
+    before = [rows[i] for i in front_rows(inherited[rows])]
+    after = [rows[i] for i in front_rows(true)]
+    return {
+        "num_points": len(rows),
+        "front_by_inherited": before,
+        "front": after,
+        "left": sorted(set(before) - set(after)),
+        "entered": sorted(set(after) - set(before)),
+        "hypervolume_by_inherited": hypervolume(inherited[rows], np.ones(4)),
+        "hypervolume": hypervolume(true, np.ones(4)),
+        "spearman": _spearman(inherited[rows, 0], true[:, 0]),
+    }
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return the rank correlation; None where one of them does not vary."""
+    if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
+        return None
+    return float(scipy.stats.spearmanr(a, b).statistic)
+
+
+def worth_retraining(
+    points: Sequence[Point], reachable: Mapping[str, tuple[float, float]], num: int
+) -> list[int]:
+    """Return the points to retrain, by number: those of the front first, then the others.
+
+    Within both the order spreads them: first the ends in EDAP, then again and again the one
+    that is furthest in log EDAP from those already taken.
+    """
+    inherited = coordinates([p.inherited_error for p in points], points, reachable)
+    on_front = front_rows(inherited).tolist()
+    others = [i for i in range(len(points)) if i not in on_front]
+    log_edap = np.log([point.edap_ms_mj_mm2 for point in points])
+    taken: list[int] = []
+    for group in (on_front, others):
+        left = list(group)
+        while left and len(taken) < num:
+            distances = [
+                min((abs(log_edap[i] - log_edap[j]) for j in taken), default=0.0) for i in left
+            ]
+            best = int(np.argmax(distances)) if taken else int(np.argmax(log_edap[left]))
+            taken.append(left.pop(best))
+    return taken

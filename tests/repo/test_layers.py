@@ -76,7 +76,9 @@ OWNERS = {
     "tensorflow_serving": ("dance_tf/serving_client",),
     "jinja2": ("dance_tf/report/page",),
     "h5py": ("dance_tf/interop/keras_files",),
+    "matplotlib": ("dance_tf/search/pareto_plot",),
     "moocore": ("dance_tf/search/",),
+    "scipy": ("dance_tf/search/pareto",),
     "yaml": ("dance_tf/interop/yaml_text",),
     "keras": (
         "dance_tf/supernet/",

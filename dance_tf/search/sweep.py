@@ -1,0 +1,226 @@
+"""Many searches over one trained supernet, what they find, and its retraining.
+
+The supernet's weights are frozen, so that all searches, and the inherited accuracies of
+what they find, are of the same weights. Each search and each retraining has a folder of its
+own and is interrupted and resumed as a single one is; pareto.json says after each what there
+is so far.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dance_tf.config import ExperimentConfig, config_to_json
+from dance_tf.errors import UserError
+from dance_tf.search.dance import DanceSearch, SearchProblem
+from dance_tf.search.interruption import StopSignals
+from dance_tf.search.pareto import Point, SweepSearch, point_of, summary, worth_retraining
+from dance_tf.search.reach import reachable_costs
+from dance_tf.search.result import SearchResult
+from dance_tf.search.retrain import retrain
+from dance_tf.search.supernet_training import read_supernet_record
+from dance_tf.strict_json import read_json, write_json
+from dance_tf.structs import Architecture
+from dance_tf.supernet.inherited import inherited_accuracy
+
+__all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep"]
+
+#: File that holds what a sweep found.
+PARETO = "pareto.json"
+SCHEMA_VERSION = 1
+
+
+def plan_sweep(
+    objectives: Iterable[str], lambdas: Iterable[float], num_seeds: int, first_seed: int = 0
+) -> tuple[SweepSearch, ...]:
+    """Return the searches of a sweep, one seed after the other.
+
+    Raises:
+        UserError: If there is none, or a lambda_2 is not a finite number from 0 up.
+    """
+    objectives, lambdas = tuple(objectives), tuple(lambdas)
+    for value in lambdas:
+        if not 0 <= value < math.inf:
+            raise UserError(f"a sweep's lambda_2 is {value}, not a finite number from 0 up")
+    names = [f"{value:g}" for value in lambdas]
+    if len(set(names)) < len(names) or len(set(objectives)) < len(objectives):
+        raise UserError("a sweep's values of lambda_2 and its objectives must differ")
+    if not (objectives and lambdas and num_seeds > 0):
+        raise UserError("a sweep needs an objective, a lambda_2 and a seed")
+    return tuple(
+        SweepSearch(objective, lambda_2, seed)
+        for seed in range(first_seed, first_seed + num_seeds)
+        for lambda_2 in lambdas
+        for objective in objectives
+    )
+
+
+def run_sweep(
+    searches: Sequence[SweepSearch],
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    output_dir: str,
+    *,
+    num_images: int,
+    num_retrained: int = 0,
+    stop: StopSignals | None = None,
+) -> dict[str, Any]:
+    """Run searches, retrain the best of what they find, and return pareto.json.
+
+    What is finished in `output_dir` is read and not done again.
+
+    Args:
+        searches: Of `plan_sweep`. May be more than in an earlier call on the same folder.
+        config: What all of them share.
+        problem: Its supernet is trained.
+        output_dir: Gets searches/, retrained/ and pareto.json.
+        num_images: Held-out images for the inherited accuracy; at most all are used.
+        num_retrained: How many points to train from scratch, see `worth_retraining`.
+        stop: Signals to honour at the next step boundary.
+    Raises:
+        UserError: If the sweep in the folder is of other costs, weights or images; see also
+            DanceSearch.search and retrain.retrain.
+        Interrupted: After a signal; what has been done is saved.
+    """
+    facts = _facts(config, problem, num_images)
+    _check_facts(os.path.join(output_dir, PARETO), facts)
+    reachable = reachable_costs(problem.table)
+    points: list[Point] = []
+
+    def write(num_to_retrain: int, num_done: int) -> dict[str, Any]:
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            **facts,
+            "num_searches": {"planned": len(searches), "done": len(points)},
+            "num_retrained": {"planned": num_to_retrain, "done": num_done},
+            **summary(points, reachable),
+        }
+        write_json(os.path.join(output_dir, PARETO), data)
+        return data
+
+    for number, search in enumerate(searches, start=1):
+        print(f"sweep: search {number} of {len(searches)}, {search.name}", file=sys.stderr)
+        result = _search(search, config, problem, os.path.join(output_dir, "searches"), stop)
+        op_indices = problem.space.to_indices(result.architecture)[None]
+        error = 1.0 - float(
+            inherited_accuracy(problem.supernet, op_indices, problem.dataset, num_images)[0]
+        )
+        points.append(point_of(search, result, error))
+        data = write(num_retrained, 0)
+    rows = worth_retraining(points, reachable, num_retrained)
+    for number, row in enumerate(rows, start=1):
+        print(
+            f"sweep: retraining {number} of {len(rows)}, {points[row].search.name}",
+            file=sys.stderr,
+        )
+        error = 1.0 - _retrained_accuracy(points[row], config, problem, output_dir, stop)
+        points[row] = dataclasses.replace(points[row], retrained_error=error)
+        data = write(len(rows), number)
+    return data
+
+
+def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Any]:
+    """Return what the numbers of a sweep are of."""
+    record = read_supernet_record(
+        str(config.search.supernet_dir), problem.space, problem.dataset, config
+    )
+    return {
+        "space": problem.space.name,
+        "dataset": problem.dataset.name,
+        "cost_table_sha256": problem.table.content_hash,
+        "supernet_sha256": record["weights_sha256"],
+        "num_images": min(num_images, problem.dataset.num_images("architecture")),
+    }
+
+
+def _check_facts(path: str, facts: dict[str, Any]) -> None:
+    """Refuse to go on with a sweep that was of something else; `path` may not exist."""
+    old = read_json(path) if os.path.exists(path) else facts
+    for name, value in facts.items():
+        if old.get(name) != value:
+            raise UserError(
+                f"--resume: {path} has {name} = {old.get(name)!r}, this sweep {value!r}: bring"
+                " back what it was made with, or name another --output_dir"
+            )
+
+
+def _search(
+    search: SweepSearch,
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    sweep_dir: str,
+    stop: StopSignals | None,
+) -> SearchResult:
+    """Run one search, or go on with it, or read what it found.
+
+    Without a cost in the loss (lambda_2 = 0) all objectives find one network, so it is
+    searched once and then only its accelerator is looked up.
+    """
+    folder = os.path.join(sweep_dir, search.name)
+    if os.path.exists(os.path.join(folder, "result.json")):
+        return SearchResult.load(folder)
+    own = search.config(config)
+    ops = _ops_found_without_cost(search, sweep_dir)
+    if ops is not None:
+        own = dataclasses.replace(
+            own, search=dataclasses.replace(own.search, fixed_architecture=ops)
+        )
+    os.makedirs(folder, exist_ok=True)
+    write_json(os.path.join(folder, "config.json"), config_to_json(own))
+    problem.supernet.reset_architecture(search.seed)
+    result = DanceSearch(
+        own.search, seed=search.seed, output_dir=folder, is_resuming=True, stop=stop
+    ).search(problem)
+    result.save(folder)
+    shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
+    return result
+
+
+def _ops_found_without_cost(search: SweepSearch, sweep_dir: str) -> Any:
+    """Return what the sweep has found for this seed with lambda_2 = 0; None: nothing yet."""
+    if search.lambda_2 > 0 or not os.path.isdir(sweep_dir):
+        return None
+    ending = f"_lambda0_seed{search.seed}"
+    for name in sorted(os.listdir(sweep_dir)):
+        path = os.path.join(sweep_dir, name, "result.json")
+        if name.endswith(ending) and os.path.exists(path):
+            return SearchResult.load(path).architecture.ops
+    return None
+
+
+def _retrained_accuracy(
+    point: Point,
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    output_dir: str,
+    stop: StopSignals | None,
+) -> float:
+    """Train a point's network with its search's seed, or read what that gave."""
+    seed = point.search.seed
+    digest = hashlib.sha256(",".join(point.ops).encode()).hexdigest()[:12]
+    folder = os.path.join(output_dir, "retrained", f"{digest}_seed{seed}")
+    path = os.path.join(folder, "retrain.json")
+    if os.path.exists(path):
+        return float(read_json(path)["accuracy"]["value"])
+    space = problem.space
+    architecture = Architecture(space.name, point.ops)
+    result = retrain(
+        space, architecture, problem.dataset, config.retrain, seed, folder, resume=True, stop=stop
+    )
+    record = {
+        "architecture": dataclasses.asdict(architecture),
+        "accuracy": dataclasses.asdict(result.accuracy),
+        "seed": seed,
+        "training_time_s": round(result.elapsed_s, 3),
+    }
+    result.network.save(os.path.join(folder, "network.keras"))
+    write_json(path, record)  # Last: it says that the training is finished.
+    shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
+    return result.accuracy.value

@@ -1,0 +1,179 @@
+"""Search again and again on one trained supernet, and show what accuracy costs.
+
+Runs a search for each objective, lambda_2 and seed, from the supernet of train_supernet,
+whose weights stay as they are, so that each takes minutes. Leaves in --output_dir:
+config.json, run_info.json, pareto.json with every point, the front of (error, latency,
+energy, area) and its hypervolume, pareto.svg, searches/ and retrained/. Prints the front
+as a table. After SIGTERM or Ctrl-C, --resume goes on; with other objectives, values or
+seeds it adds to the sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from dance_tf.config import config_to_json
+from dance_tf.errors import UserError
+from dance_tf.strict_json import write_json
+from tools import flags as common
+
+FLAGS = common.shared_flags(*common.EXPERIMENT, "supernet", "output_dir", "resume")
+_SUPERNET_DIR = flags.DEFINE_string(
+    "supernet_dir", None, "Folder of train_supernet.", flag_values=FLAGS
+)
+_OBJECTIVES = flags.DEFINE_list(
+    "objectives", ["EDAP"], "Values of search.objective to sweep.", flag_values=FLAGS
+)
+_LAMBDAS = flags.DEFINE_list(
+    "lambdas",
+    ["0", "0.01", "0.03", "0.1", "0.3", "1"],
+    "Values of search.lambda_2 to sweep; 0 searches for accuracy alone.",
+    flag_values=FLAGS,
+)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 1, "Searches of each kind: seeds from --seed up.", lower_bound=1, flag_values=FLAGS
+)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images",
+    2000,
+    "Held-out images on which the networks found are compared; all, if there are fewer.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_NUM_RETRAINED = flags.DEFINE_integer(
+    "num_retrained",
+    0,
+    "How many of the points to train from scratch, those of the front first.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+
+_HEADERS = (
+    "objective",
+    "lambda_2",
+    "seed",
+    "inherited error",
+    "retrained error",
+    "latency_ms",
+    "energy_mj",
+    "area_mm2",
+    "EDAP",
+    "predicted EDAP",
+    "accelerator",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Sweep what the flags describe."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    if not _SUPERNET_DIR.value:
+        raise UserError(
+            "--supernet_dir is missing: name the folder of a `python -m tools.train_supernet`"
+        )
+    supernet_dir = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
+    config = dataclasses.replace(
+        config,
+        search=dataclasses.replace(
+            config.search, supernet_dir=supernet_dir, supernet_weights="frozen"
+        ),
+    )
+    lambdas = _numbers(_LAMBDAS.value)
+    output_dir = common.output_dir(FLAGS)
+    is_resuming = bool(FLAGS["resume"].value)
+
+    common.load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from dance_tf import run_info
+    from dance_tf.search import pipeline, sweep
+    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.search.pareto_plot import plot_sweep
+
+    started = run_info.now()
+    searches = sweep.plan_sweep(_OBJECTIVES.value, lambdas, _NUM_SEEDS.value, config.seed)
+    for search in searches:
+        search.config(config)  # Refuses an unknown objective.
+    pipeline.check_output_dir(config, output_dir, is_resuming)
+    keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+    problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
+    os.makedirs(output_dir, exist_ok=True)
+    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
+    info = os.path.join(output_dir, "run_info.json")
+    run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))
+    try:
+        with StopSignals() as stop:
+            found = sweep.run_sweep(
+                searches,
+                config,
+                problem,
+                output_dir,
+                num_images=_NUM_IMAGES.value,
+                num_retrained=_NUM_RETRAINED.value,
+                stop=stop,
+            )
+    except Interrupted as error:
+        print(f"pareto: {error}: --resume goes on from here", file=sys.stderr)
+        return 128 + error.signum
+    plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
+    collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
+    run_info.write(info, collected)
+    _show(found)
+    print(f"{output_dir}: pareto.json, pareto.svg")
+    return 0
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise UserError(f"--lambdas={','.join(texts)}: not numbers") from None
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Print the front, by error, and the hypervolume."""
+    from dance_tf.reporting import format_table
+
+    retrained = found["retrained"]
+    rows = [_row(found["points"][i]) for i in (retrained or found)["front"]]
+    print(format_table(_HEADERS, rows))
+    print(
+        f"hypervolume {found['hypervolume']:.4f} by inherited error, {len(found['points'])} points"
+    )
+    if retrained:
+        print(
+            f"hypervolume {retrained['hypervolume']:.4f} by retrained error,"
+            f" {retrained['num_points']} points; {len(retrained['left'])} of"
+            f" {len(retrained['front_by_inherited'])} left the front, {len(retrained['entered'])}"
+            " entered it"
+        )
+
+
+def _row(point: dict[str, Any]) -> list[Any]:
+    search, accelerator = point["search"], point["accelerator"]
+    retrained = point["retrained_error"]
+    return [
+        search["objective"],
+        search["lambda_2"],
+        search["seed"],
+        point["inherited_error"],
+        "" if retrained is None else retrained,
+        point["latency_ms"],
+        point["energy_mj"],
+        point["area_mm2"],
+        point["edap_ms_mj_mm2"],
+        point["predicted_edap_ms_mj_mm2"],
+        "{pe_x}x{pe_y} {rf_bytes}B {dataflow}".format(**accelerator),
+    ]
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
