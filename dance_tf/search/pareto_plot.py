@@ -14,7 +14,7 @@ __all__ = ["plot_points", "plot_sweep"]
 
 # The same data give the same file: no date, no random names.
 _METADATA = {"Date": None, "Creator": None}
-_RC = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
+_RC: Any = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
 
 
 def plot_points(series: dict[str, list[tuple[float, float]]], path: str, *, y_label: str) -> None:
