@@ -74,6 +74,10 @@ _STRINGS = {
     "data_dir": "Folder of prepared TFDS data sets. Otherwise TFDS_DATA_DIR, otherwise TFDS's own.",
     "cache_dir": "Folder where cost tables are kept between runs.",
     "output_dir": "Folder to write results to.",
+    "fixed_accelerator": (
+        "Search the network alone, for this accelerator: fields with commas, such as"
+        " pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary, or a JSON file."
+    ),
 }
 
 

@@ -22,8 +22,11 @@ from dance_tf.config import config_to_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import write_json
 from tools import flags as common
+from tools.workload import fixed_accelerator
 
-FLAGS = common.shared_flags(*common.EXPERIMENT, "supernet", "output_dir", "resume")
+FLAGS = common.shared_flags(
+    *common.EXPERIMENT, "supernet", "fixed_accelerator", "output_dir", "resume"
+)
 _SUPERNET_DIR = flags.DEFINE_string(
     "supernet_dir", None, "Folder of train_supernet.", flag_values=FLAGS
 )
@@ -78,12 +81,10 @@ def main(argv: list[str]) -> int:
             "--supernet_dir is missing: name the folder of a `python -m tools.train_supernet`"
         )
     supernet_dir = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
-    config = dataclasses.replace(
-        config,
-        search=dataclasses.replace(
-            config.search, supernet_dir=supernet_dir, supernet_weights="frozen"
-        ),
-    )
+    changes: dict[str, Any] = {"supernet_dir": supernet_dir, "supernet_weights": "frozen"}
+    if FLAGS["fixed_accelerator"].value:
+        changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
+    config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
     lambdas = _numbers(_LAMBDAS.value)
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)

@@ -18,12 +18,13 @@ from absl import flags
 
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json
-from dance_tf.structs import Accelerator
 from tools import flags as common
 from tools.objective import define_objective_flags, objective_weights
-from tools.workload import parse_accelerator
+from tools.workload import fixed_accelerator
 
-FLAGS = common.shared_flags(*common.EXPERIMENT, "supernet", "output_dir", "resume")
+FLAGS = common.shared_flags(
+    *common.EXPERIMENT, "supernet", "fixed_accelerator", "output_dir", "resume"
+)
 define_objective_flags(FLAGS, "Hardware cost that the search", default=None)
 _SUPERNET_DIR = flags.DEFINE_string(
     "supernet_dir",
@@ -39,13 +40,6 @@ _MAX_ENERGY = flags.DEFINE_float(
 )
 _MAX_AREA = flags.DEFINE_float(
     "max_area_mm2", None, "Hard limit on the accelerator's area.", flag_values=FLAGS
-)
-_FIXED_ACCELERATOR = flags.DEFINE_string(
-    "fixed_accelerator",
-    None,
-    "Search the network alone, for this accelerator: fields with commas, such as"
-    " pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary, or a JSON file.",
-    flag_values=FLAGS,
 )
 _FIXED_ARCHITECTURE = flags.DEFINE_string(
     "fixed_architecture",
@@ -87,8 +81,8 @@ def main(argv: list[str]) -> int:
         changes |= dict(zip(names, weights, strict=True))
     if _SUPERNET_DIR.value:
         changes["supernet_dir"] = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
-    if _FIXED_ACCELERATOR.value:
-        changes["fixed_accelerator"] = _accelerator(_FIXED_ACCELERATOR.value)
+    if FLAGS["fixed_accelerator"].value:
+        changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     if _FIXED_ARCHITECTURE.value:
         changes["fixed_architecture"] = _ops(_FIXED_ARCHITECTURE.value, config.space.name)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
@@ -134,18 +128,6 @@ def main(argv: list[str]) -> int:
     }
     print(json.dumps(summary, indent=2, allow_nan=False))
     return 0
-
-
-def _accelerator(text: str) -> Accelerator:
-    """Return the accelerator that --fixed_accelerator names."""
-    if not text.endswith(".json"):
-        return parse_accelerator(text, "--fixed_accelerator")
-    data = read_json(os.path.expanduser(text))
-    fields = data.get("accelerator", data) if isinstance(data, dict) else None
-    names = [field.name for field in dataclasses.fields(Accelerator)]
-    if not isinstance(fields, dict) or not set(names) <= set(fields):
-        raise UserError(f"{text}: has no accelerator with {', '.join(names)}")
-    return Accelerator(**{name: fields[name] for name in names})
 
 
 def _ops(text: str, space: str) -> tuple[str, ...]:

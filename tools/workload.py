@@ -35,6 +35,7 @@ __all__ = [
     "Request",
     "Workload",
     "define_workload_flags",
+    "fixed_accelerator",
     "load_workload",
     "parse_accelerator",
     "parse_layer",
@@ -229,6 +230,21 @@ def parse_accelerator(text: str, flag: str = "--accelerator") -> Accelerator:
     for name in _FIELDS[:3]:
         values[name] = _integer(flag, name, values[name])
     return Accelerator(**values)
+
+
+def fixed_accelerator(text: str) -> Accelerator:
+    """Return the accelerator that --fixed_accelerator names.
+
+    Raises:
+        UserError: If a field is missing, unknown or bad, or the file has no accelerator.
+    """
+    if not text.endswith(".json"):
+        return parse_accelerator(text, "--fixed_accelerator")
+    data = read_json(os.path.expanduser(text))
+    fields = data.get("accelerator", data) if isinstance(data, dict) else None
+    if not isinstance(fields, dict) or not set(_FIELDS) <= set(fields):
+        raise UserError(f"{text}: has no accelerator with {', '.join(_FIELDS)}")
+    return Accelerator(**{name: fields[name] for name in _FIELDS})
 
 
 def _assignments(flag: str, text: str, names: tuple[str, ...]) -> dict[str, str]:

@@ -1,0 +1,255 @@
+"""What a sweep says of DANCE's claims, held against the exact table.
+
+    python -m examples.analyse_sweep --sweep_dir=runs/sweep --output=findings.json
+
+Reads pareto.json of `tools.pareto`; trains nothing. Four parts:
+
+- `against_the_baseline`: the points found with a hardware cost beside those found for
+  accuracy alone and given their exact best accelerator, at equal accuracy of real trainings.
+- `one_accelerator`: every network on its own best accelerator beside all on the one that is
+  best for them together.
+- `found`: kernels, expansions, Zero and accelerators by objective.
+- `uniform_networks`: networks of one op everywhere on the exact best accelerator of each
+  dataflow, by objective: what there was to be found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dance_tf.config import ExperimentConfig, config_from_json
+from dance_tf.errors import UserError
+from dance_tf.strict_json import read_json, write_json
+from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES
+
+_COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Analyse what the arguments name and write the file."""
+    parser = argparse.ArgumentParser(
+        prog="analyse_sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sweep_dir", required=True, help="folder of a `tools.pareto`")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.007, help="what accuracies may differ by as equal"
+    )
+    options = parser.parse_args(argv)
+    try:
+        config = config_from_json(read_json(os.path.join(options.sweep_dir, "config.json")))
+        sweep = read_json(os.path.join(options.sweep_dir, "pareto.json"))
+        report = analyse(config, sweep, options.tolerance)
+    except UserError as error:
+        print(f"analyse_sweep: {error}", file=sys.stderr)
+        return 1
+    write_json(options.output, report)
+    print(f"wrote {options.output}")
+    return 0
+
+
+def analyse(config: ExperimentConfig, sweep: dict[str, Any], tolerance: float) -> dict[str, Any]:
+    """Return the report of a sweep as JSON data.
+
+    Args:
+        config: Of the sweep: its space and hardware.
+        sweep: Content of pareto.json.
+        tolerance: Shares of images by which two accuracies may differ and count as equal.
+    """
+    # Late: a mistake is told before TensorFlow is waited for.
+    from dance_tf.hardware.cost_table import load_or_build_table
+    from dance_tf.supernet.search_space import make_space
+
+    table = load_or_build_table(make_space(config.space), config.hardware)
+    if table.content_hash != sweep["cost_table_sha256"]:
+        raise UserError("the costs of this space and hardware are not those of the sweep")
+    points = sweep["points"]
+    return {
+        "tolerance": tolerance,
+        "against_the_baseline": against_the_baseline(points, tolerance),
+        "one_accelerator": {
+            name: one_accelerator(table, name, _networks(table, points, name))
+            for name in _objectives(points)
+        },
+        "found": found(points),
+        "uniform_networks": uniform_networks(table, _objectives(points)),
+    }
+
+
+def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list[dict[str, Any]]:
+    """Compare means over seeds, for each objective and lambda_2, with those of lambda_2 = 0.
+
+    Ratios are of geometric means, baseline / found: above 1, what was found costs less.
+    """
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = collections.defaultdict(list)
+    for point in points:
+        groups[point["search"]["objective"], point["search"]["lambda_2"]].append(point)
+    rows = []
+    for (objective, lambda_2), group in groups.items():
+        baseline = groups.get((objective, 0.0))
+        if not lambda_2 or baseline is None:
+            continue
+        row: dict[str, Any] = {
+            "objective": objective,
+            "lambda_2": lambda_2,
+            "num_seeds": len(group),
+            "inherited_error": _mean(group, "inherited_error"),
+            "baseline_inherited_error": _mean(baseline, "inherited_error"),
+            "retrained_error": _mean(group, "retrained_error"),
+            "baseline_retrained_error": _mean(baseline, "retrained_error"),
+        }
+        errors = row["retrained_error"], row["baseline_retrained_error"]
+        is_measured = None not in errors
+        row["is_equally_accurate"] = errors[0] <= errors[1] + tolerance if is_measured else None
+        for cost in _COSTS:
+            ratio = _log_mean(baseline, cost) - _log_mean(group, cost)
+            row[f"{cost}_ratio"] = float(np.exp(ratio))
+        rows.append(row)
+    return rows
+
+
+def one_accelerator(table: Any, objective: str, networks: np.ndarray) -> dict[str, Any]:
+    """Hold each network on its own best accelerator against all on one.
+
+    Args:
+        table: hardware.cost_table.CostTable.
+        objective: Name of one with weights of its own.
+        networks: Op indices, int32 [B, D].
+    Returns:
+        The accelerator with the least geometric mean of the objective over the networks, and
+        what the objective is on it, as a multiple of that on each network's own best.
+    """
+    values = _values(table, objective, networks)  # [B, A]
+    ratios = values / values.min(axis=1, keepdims=True)
+    means = np.log(ratios).mean(axis=0)
+    best = int(np.argmin(means))
+    own = {int(index) for index in np.argmin(values, axis=1)}
+    return {
+        "num_networks": len(networks),
+        "num_own_accelerators": len(own),
+        "accelerator": _fields(table, best),
+        "mean_ratio": float(np.exp(means[best])),
+        "largest_ratio": float(ratios[:, best].max()),
+    }
+
+
+def found(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Describe what was found, by objective and lambda_2, as means over seeds."""
+    rows = []
+    keys = {(p["search"]["objective"], p["search"]["lambda_2"]): None for p in points}
+    for objective, lambda_2 in keys:
+        group = [
+            point
+            for point in points
+            if (point["search"]["objective"], point["search"]["lambda_2"]) == (objective, lambda_2)
+        ]
+        accelerators = [point["accelerator"] for point in group]
+        shapes = [shape for point in group for shape in map(_shape, point["ops"]) if shape]
+        rows.append(
+            {
+                "objective": objective,
+                "lambda_2": lambda_2,
+                "num_seeds": len(group),
+                "kernel": statistics.mean(kernel for kernel, _ in shapes) if shapes else None,
+                "expansion": statistics.mean(e for _, e in shapes) if shapes else None,
+                "zero_share": _mean(group, "zero_share"),
+                "num_pes": statistics.mean(a["pe_x"] * a["pe_y"] for a in accelerators),
+                "rf_bytes": statistics.mean(a["rf_bytes"] for a in accelerators),
+                "dataflows": dict(collections.Counter(a["dataflow"] for a in accelerators)),
+                "inherited_error": _mean(group, "inherited_error"),
+                **{name: float(np.exp(_log_mean(group, name))) for name in _COSTS},
+            }
+        )
+    return rows
+
+
+def uniform_networks(table: Any, objectives: Sequence[str]) -> list[dict[str, Any]]:
+    """Cost networks of one op in every block on the best accelerator of each dataflow."""
+    space = table.space
+    names = [name for name in space.op_names if _shape(name)]
+    networks = np.asarray([[space.op_names.index(name)] * space.num_blocks for name in names])
+    metrics = np.asarray(table.metrics_of(networks), np.float64)
+    dataflows = [table.accelerators.decode(i).dataflow for i in range(len(table.accelerators))]
+    rows = []
+    for objective in objectives:
+        values = _values(table, objective, networks)
+        for (row, name), dataflow in itertools.product(enumerate(names), DATAFLOWS):
+            is_of = np.asarray([own == dataflow for own in dataflows])
+            if not is_of.any():
+                continue
+            best = int(np.argmin(np.where(is_of, values[row], np.inf)))
+            rows.append(
+                {
+                    "objective": objective,
+                    "op": name,
+                    "accelerator": _fields(table, best),
+                    "is_best": bool(values[row, best] == values[row].min()),
+                    "times_the_best": float(values[row, best] / values[row].min()),
+                    **dict(zip(METRICS, metrics[row, best].tolist(), strict=True)),
+                }
+            )
+    return rows
+
+
+def _values(table: Any, objective: str, networks: np.ndarray) -> np.ndarray:
+    """Return the objective of networks on all accelerators, float64 [B, A]; inf: cannot run."""
+    from dance_tf.hardware.objective import Objective, objective_values
+
+    kind, weights = OBJECTIVES[objective]
+    if weights is None:
+        raise UserError(f"objective {objective} has no weights of its own")
+    vector = Objective(kind, weights).vector
+    values = objective_values(vector, table.metrics_of(networks), table.reference)
+    return np.asarray(values, np.float64)
+
+
+def _networks(table: Any, points: list[dict[str, Any]], objective: str) -> np.ndarray:
+    """Return the different networks that searches of an objective found, [B, D]."""
+    names = list(table.space.op_names)
+    rows = {
+        tuple(names.index(op) for op in point["ops"])
+        for point in points
+        if point["search"]["objective"] == objective
+    }
+    return np.asarray(sorted(rows), np.int32)
+
+
+def _objectives(points: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(point["search"]["objective"] for point in points))
+
+
+def _fields(table: Any, index: int) -> dict[str, Any]:
+    from dance_tf.hardware.accelerator import accelerator_to_json
+
+    return accelerator_to_json(table.accelerators.decode(index))
+
+
+def _shape(op_name: str) -> tuple[int, int] | None:
+    from dance_tf.supernet.search_space import op_kernel_expansion
+
+    return op_kernel_expansion(op_name)
+
+
+def _mean(group: list[dict[str, Any]], name: str) -> float | None:
+    """Return the mean; None where some have not been measured."""
+    values = [point[name] for point in group]
+    return None if None in values else statistics.mean(values)
+
+
+def _log_mean(group: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean(np.log([point[name] for point in group])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The analysis of a sweep, on made-up points and a made-up table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dance_tf.config import config_to_json
+from dance_tf.hardware import cost_table
+from dance_tf.hardware.accelerator import accelerator_to_json
+from dance_tf.presets import preset
+from examples import analyse_sweep
+from tests.evaluator.fake_table import make_fake_table
+
+TABLE = make_fake_table()
+
+
+def _point(lambda_2, seed, ops, error, edap, objective="EDAP", retrained=None):
+    accelerator = accelerator_to_json(TABLE.accelerators.decode(seed))
+    return {
+        "search": {"objective": objective, "lambda_2": lambda_2, "seed": seed},
+        "ops": ops,
+        "accelerator": accelerator,
+        "latency_ms": edap,
+        "energy_mj": 1.0,
+        "area_mm2": 1.0,
+        "edap_ms_mj_mm2": edap,
+        "zero_share": ops.count("zero") / 1,
+        "inherited_error": error,
+        "retrained_error": retrained,
+    }
+
+
+@pytest.fixture
+def sweep():
+    points = [
+        _point(0.0, 0, ["mbconv7_e6", "mbconv7_e6"], 0.10, 8.0, retrained=0.10),
+        _point(0.0, 1, ["mbconv7_e6", "mbconv5_e6"], 0.12, 2.0, retrained=0.12),
+        _point(0.5, 0, ["mbconv3_e3", "zero"], 0.11, 1.0, retrained=0.115),
+        _point(0.5, 1, ["mbconv3_e3", "mbconv5_e3"], 0.13, 4.0, retrained=0.117),
+        _point(1.0, 0, ["mbconv3_e3", "zero"], 0.2, 1.0),
+        _point(1.0, 0, ["mbconv3_e6", "mbconv3_e3"], 0.2, 1.0, objective="latency"),
+    ]
+    return {"cost_table_sha256": TABLE.content_hash, "points": points}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, sweep):
+    monkeypatch.setattr(cost_table, "load_or_build_table", lambda *a, **k: TABLE)
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(preset("tiny"))))
+
+    def run(*arguments):
+        (tmp_path / "pareto.json").write_text(json.dumps(sweep))
+        output = tmp_path / "findings.json"
+        command = [f"--sweep_dir={tmp_path}", f"--output={output}", *arguments]
+        status = analyse_sweep.main(command)
+        return json.loads(output.read_text()) if status == 0 else status
+
+    return run
+
+
+def test_ratios_are_of_geometric_means_and_say_whether_accuracy_is_equal(run):
+    rows = run()["against_the_baseline"]
+    assert [(r["objective"], r["lambda_2"]) for r in rows] == [("EDAP", 0.5), ("EDAP", 1.0)]
+    first, second = rows
+    assert first["edap_ms_mj_mm2_ratio"] == pytest.approx(4.0 / 2.0)
+    assert first["energy_mj_ratio"] == 1.0 and first["num_seeds"] == 2
+    assert first["retrained_error"] == pytest.approx(0.116)
+    assert first["is_equally_accurate"] is True
+    assert run("--tolerance=0.005")["against_the_baseline"][0]["is_equally_accurate"] is False
+    assert second["retrained_error"] is None and second["is_equally_accurate"] is None
+
+
+def test_one_accelerator_for_all_is_the_least_of_enumeration(run, sweep):
+    rows = run()["one_accelerator"]
+    found = rows["EDAP"]
+    networks = {tuple(p["ops"]) for p in sweep["points"] if p["search"]["objective"] == "EDAP"}
+    assert found["num_networks"] == len(networks) == 4
+    names = list(TABLE.space.op_names)
+    metrics = np.asarray(TABLE.metrics_of([[names.index(o) for o in ops] for ops in networks]))
+    values = metrics.astype(np.float64).prod(axis=-1)
+    ratios = values / values.min(axis=1, keepdims=True)
+    means = np.exp(np.log(ratios).mean(axis=0))
+    assert found["mean_ratio"] == pytest.approx(means.min(), rel=1e-5)
+    assert found["largest_ratio"] == pytest.approx(ratios[:, means.argmin()].max(), rel=1e-5)
+    assert found["accelerator"] == accelerator_to_json(TABLE.accelerators.decode(means.argmin()))
+    assert rows["latency"]["mean_ratio"] == 1.0, "one network has one best"
+
+
+def test_what_was_found_is_described_by_objective(run):
+    rows = {(r["objective"], r["lambda_2"]): r for r in run()["found"]}
+    row = rows["EDAP", 0.5]
+    assert row["kernel"] == pytest.approx((3 + 3 + 5) / 3) and row["expansion"] == 3
+    assert row["zero_share"] == 0.5 and sum(row["dataflows"].values()) == row["num_seeds"] == 2
+    assert rows["latency", 1.0]["expansion"] == 4.5
+
+
+def test_uniform_networks_have_the_best_of_each_dataflow(run):
+    rows = run()["uniform_networks"]
+    assert len(rows) == 2 * 6 * 3  # objectives, ops, dataflows
+    for objective in ("EDAP", "latency"):
+        for op in ("mbconv3_e3", "mbconv7_e6"):
+            group = [r for r in rows if (r["objective"], r["op"]) == (objective, op)]
+            assert sum(r["is_best"] for r in group) == 1
+            assert min(r["times_the_best"] for r in group) == 1.0
+            assert len({r["accelerator"]["dataflow"] for r in group}) == 3
+
+
+def test_a_sweep_of_other_costs_is_refused(run, sweep, capsys):
+    sweep["cost_table_sha256"] = "other"
+    assert run() == 1
+    assert "are not those of the sweep" in capsys.readouterr().err
