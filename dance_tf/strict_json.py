@@ -10,12 +10,21 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from dance_tf.errors import UserError
 
-__all__ = ["parse_json", "read_json", "read_text", "strict_data", "write_json", "write_text"]
+__all__ = [
+    "is_partial",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "strict_data",
+    "write_json",
+    "write_text",
+]
 
 
 def _reason(value: float) -> str:
@@ -79,6 +88,11 @@ def _plain(value: Any) -> tuple[Any, list[str]]:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     raise TypeError(f"JSON cannot hold a {type(value).__name__}: {value!r}")
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file's name is that of one that `write_text` has not finished."""
+    return re.search(r"\.\d+\.partial$", name) is not None
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -13,8 +13,6 @@ import json
 import os
 import sys
 
-from dance_tf.config import config_to_json
-from dance_tf.strict_json import write_json
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -52,8 +50,7 @@ def main(argv: list[str]) -> int:
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     space, dataset = pipeline.load_space_and_images(config)
-    os.makedirs(output_dir, exist_ok=True)
-    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
+    pipeline.start_output_dir(config, output_dir)
     try:
         with StopSignals() as stop:
             record = train_supernet(

@@ -30,7 +30,7 @@ from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
-from dance_tf.strict_json import read_json, write_json, write_text
+from dance_tf.strict_json import is_partial, read_json, write_json, write_text
 from dance_tf.supernet.search_space import NetworkSpace, make_space
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "load_space_and_images",
     "prepare",
     "run_experiment",
+    "start_output_dir",
 ]
 
 _NUM_CALIBRATION_IMAGES = 200
@@ -56,7 +57,7 @@ def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: boo
         return
     if not os.path.isdir(output_dir):
         raise UserError(f"--output_dir={output_dir} is a file: name a folder")
-    if not os.listdir(output_dir):
+    if all(map(is_partial, os.listdir(output_dir))):  # What a kill at the very start has left.
         return
     if not is_resuming:
         raise UserError(
@@ -105,6 +106,14 @@ def prepare(
     evaluator = load_evaluator(config.evaluator, table)
     is_warm = supernet is not None
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
+
+
+def start_output_dir(config: ExperimentConfig, output_dir: str) -> None:
+    """Make the run folder, rid it of files that a kill left half-written, write config.json."""
+    os.makedirs(output_dir, exist_ok=True)
+    for name in filter(is_partial, os.listdir(output_dir)):
+        os.remove(os.path.join(output_dir, name))
+    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
 
 
 def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, ImageDataset]:
@@ -175,8 +184,7 @@ def run_experiment(
     )
     print(f"within reach of networks and accelerators: {costs_text}", file=sys.stderr)
 
-    os.makedirs(output_dir, exist_ok=True)
-    write_json(paths["config"], config_to_json(config))
+    start_output_dir(config, output_dir)
     info = run_info.collect(config.seed, started, is_deterministic=True)
     run_info.write(paths["run_info"], info | costs)
     if config.hardware.measured_csv is None:
