@@ -1,0 +1,237 @@
+"""python -m tools.train_supernet, and the searches that start from what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import tensorflow as tf
+
+from dance_tf import reporting
+from dance_tf.config import config_from_json
+from tools import flags as common
+from tools import search, train_supernet
+
+#: One step an epoch.
+TRAIN = (
+    "--preset=tiny",
+    "--supernet=superkernel",
+    "--set=search.batch_size=1000",
+    "--set=search.epochs=3",
+)
+SEARCH = (*TRAIN, "--noretrain")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_tracing():
+    """Tracing takes most of the time of a few steps."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def train(*arguments):
+    arguments = ["train_supernet", *arguments]
+    return common.call(train_supernet.main, train_supernet.FLAGS, arguments)
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Call the search."""
+    cache_dir = tmp_path_factory.mktemp("cache")
+
+    def call(*arguments):
+        arguments = ["search", *arguments, f"--cache_dir={cache_dir}"]
+        return common.call(search.main, search.FLAGS, arguments)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a finished training."""
+    folder = tmp_path_factory.mktemp("trained") / "my supernet"
+    assert train(*TRAIN, f"--output_dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(call, trained, tmp_path_factory):
+    """Folder of a search from it."""
+    folder = tmp_path_factory.mktemp("searched") / "run"
+    assert call(*SEARCH, f"--supernet_dir={trained}", f"--output_dir={folder}") == 0
+    return folder
+
+
+def _snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} | {
+        path: None for path in sorted(folder.rglob("*")) if path.is_dir()
+    }
+
+
+def _record(folder):
+    record = reporting.read_json(folder / "supernet.json")
+    assert record.pop("train_s") > 0
+    return record
+
+
+def test_a_training_leaves_everything(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "history.jsonl",
+        "run_info.json",
+        "supernet.json",
+        "weights",
+    }
+    record = _record(trained)
+    assert record["kind"] == "superkernel" and record["num_steps"] == 3 and record["seed"] == 0
+    assert record["space"]["name"] == "tiny_mbconv" and record["data"]["name"] == "digits"
+    values = record["accuracy"]["values"]
+    assert len(values) == len(record["accuracy"]["networks"]) and all(0 <= v <= 1 for v in values)
+    assert [line["step"] for line in reporting.read_history(trained / "history.jsonl")] == [1, 2, 3]
+    info = reporting.read_json(trained / "run_info.json")
+    assert info["is_deterministic"] is True and info["wall_time_s"] > 0
+
+
+def test_a_search_starts_from_it_and_says_from_which(trained, searched):
+    history = reporting.read_history(searched / "history.jsonl")
+    # The warm-up's step is left out, and so are its records.
+    assert [(line["step"], line["phase"]) for line in history] == [(2, "search"), (3, "search")]
+    assert reporting.read_json(searched / "result.json")["num_weight_steps"] == 2
+    config = config_from_json(reporting.read_json(searched / "config.json"))
+    assert config.search.supernet_dir == str(trained)
+    info = reporting.read_json(searched / "run_info.json")
+    assert info["supernet_sha256"] == _record(trained)["weights_sha256"]
+
+
+def test_terminated_and_resumed_it_leaves_the_same_supernet(trained, tmp_path, capsys, monkeypatch):
+    folder, update = tmp_path / "run", reporting.ProgressLine.update
+
+    def interrupt(self, step, **values):
+        update(self, step, **values)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(reporting.ProgressLine, "update", interrupt)
+    assert train(*TRAIN, f"--output_dir={folder}") == 128 + signal.SIGTERM
+    captured = capsys.readouterr()
+    assert captured.out == "" and "--resume goes on from here" in captured.err
+    assert not (folder / "supernet.json").exists() and not (folder / "weights").exists()
+    monkeypatch.undo()
+    assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("output_dir") == str(folder)
+    assert printed == reporting.read_json(folder / "supernet.json")
+    # The weights are the same too: the record has their hash.
+    assert _record(folder) == _record(trained)
+    assert (folder / "history.jsonl").read_bytes() == (trained / "history.jsonl").read_bytes()
+    # A finished training stays what it is.
+    assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 0
+    assert json.loads(capsys.readouterr().out) == {"output_dir": str(folder), **printed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*TRAIN], "--output_dir is missing"),
+        (["--output_dir={out}", "--preset=tinny"], "did you mean 'tiny'"),
+        (["--output_dir={out}", *TRAIN, "--dataset=digit"], "did you mean 'digits'"),
+        (["--output_dir={out}", *TRAIN, "--set=space.num_classes=4"], "has 10 classes"),
+        (["--output_dir={old}", *TRAIN], "is not empty: add --resume"),
+        (["--output_dir={old}", *TRAIN, "--resume", "--seed=1"], "seed = 0, this run 1"),
+        (["--output_dir={tmp}", *TRAIN, "--resume"], "no config.json"),
+    ],
+)
+def test_mistakes_in_training_end_in_one_line(trained, tmp_path, capsys, arguments, says):
+    (tmp_path / "a file").write_text("mine")
+    before = _snapshot(tmp_path), _snapshot(trained)
+    names = {"tmp": tmp_path, "out": tmp_path / "out", "old": trained}
+    assert train(*(argument.format(**names) for argument in arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and says in captured.err and captured.err.count("\n") == 1
+    assert (_snapshot(tmp_path), _snapshot(trained)) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["--supernet_dir={tmp}"], "has no supernet.json"),
+        (["--supernet_dir={tmp}/none"], "has no supernet.json"),
+        (["--supernet=proxyless"], "of another kind: superkernel, this search has proxyless"),
+        (["--set=space.width_multiplier=2.0"], "of another space: "),
+        (["--space=cifar_mbconv_small"], "of another space: name tiny_mbconv"),
+        (["--set=data.architecture_fraction=0.3"], "of another data: "),
+    ],
+)
+def test_a_supernet_that_does_not_fit_is_refused(call, trained, tmp_path, capsys, changes, says):
+    before = _snapshot(trained)
+    arguments = [*SEARCH, f"--supernet_dir={trained}", f"--output_dir={tmp_path / 'run'}"]
+    assert call(*arguments, *(change.format(tmp=tmp_path) for change in changes)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and says in captured.err and captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir()) and _snapshot(trained) == before
+
+
+def _truncate(folder):
+    (path,) = folder.glob("weights/*/tensors.data*")
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _alter(folder):
+    (path,) = folder.glob("weights/*/tensors.data*")
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _alter_record(folder):
+    path = folder / "supernet.json"
+    path.write_text(path.read_text().replace(_record(folder)["weights_sha256"], "0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_truncate, "1000 bytes instead of"),
+        (_alter, "checksum"),
+        (_alter_record, "not those that supernet.json is of"),
+        (lambda folder: shutil.rmtree(folder / "weights"), "the weights are missing"),
+        (lambda folder: (folder / "supernet.json").write_text('{"schema'), "not JSON"),
+        (lambda folder: (folder / "supernet.json").write_text("[]"), "not a supernet's record"),
+    ],
+)
+def test_a_damaged_supernet_is_refused(call, trained, tmp_path, capsys, damage, says):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    damage(folder)
+    assert call(*SEARCH, f"--supernet_dir={folder}", f"--output_dir={tmp_path / 'run'}") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and says in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_goes_on_from_the_weights_it_began_with_only(
+    call, trained, searched, tmp_path, capsys
+):
+    supernet, run = tmp_path / "supernet", tmp_path / "run"
+    shutil.copytree(trained, supernet)
+    arguments = (*SEARCH, f"--supernet_dir={supernet}", f"--output_dir={run}")
+    assert call(*arguments) == 0
+    (run / "result.json").unlink()  # as of a search that was killed just before
+    shutil.rmtree(supernet)
+    assert train(*TRAIN, "--seed=1", f"--output_dir={supernet}") == 0
+    capsys.readouterr()
+    before = _snapshot(run)
+    assert call(*arguments, "--resume") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "had other weights" in captured.err
+    assert captured.err.count("\n") == 1 and _snapshot(run) == before
+    shutil.rmtree(supernet)
+    shutil.copytree(trained, supernet)
+    assert call(*arguments, "--resume") == 0
+    for name in ("history.jsonl", "accelerator.json"):
+        assert (run / name).read_bytes() == (searched / name).read_bytes()
