@@ -14,7 +14,7 @@ from typing import Any
 from dance_tf.strict_json import write_json
 from dance_tf.version import __version__
 
-__all__ = ["collect", "machine", "now", "versions", "write"]
+__all__ = ["collect", "machine", "now", "num_threads", "versions", "write"]
 
 #: Distributions whose version can change a result.
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "ai-edge-litert")
@@ -48,6 +48,7 @@ def collect(
         "git_commit": _git_commit(),
         "platform": platform.platform(),
         "num_cpus": _num_cpus(),
+        "num_threads": num_threads(),
         "devices": _devices(),
         "seed": seed,
         "is_deterministic": is_deterministic,
@@ -69,6 +70,20 @@ def machine() -> dict[str, Any]:
         "memory_gib": None if memory_gib is None else round(memory_gib, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def num_threads() -> int | None:
+    """Return how many threads TensorFlow splits an operation among, on the CPU.
+
+    A sum that is split otherwise is rounded otherwise, so a result depends on this number.
+    """
+    import tensorflow as tf  # late: importing this module stays cheap
+
+    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    if chosen == 0:  # The system chooses, unless the environment does.
+        text = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+        chosen = int(text) if text.isdecimal() else 0
+    return chosen or _num_cpus()
 
 
 def versions() -> dict[str, str | None]:

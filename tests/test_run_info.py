@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from dance_tf import reporting, run_info
 
@@ -31,6 +32,20 @@ def test_collected_information_is_complete_and_strict_json(tmp_path):
 def test_a_run_under_way_has_no_end():
     info = run_info.collect(None, run_info.now())
     assert info["ended_at"] is None and info["wall_time_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "environment", "expected"),
+    [(3, "2", 3), (0, "2", 2), (0, "0", None), (0, "", None), (0, None, None)],
+)
+def test_the_number_of_threads_is_what_tensorflow_takes(monkeypatch, chosen, environment, expected):
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: chosen)
+    if environment is None:
+        monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    else:
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", environment)
+    info = run_info.collect(None, run_info.now())
+    assert info["num_threads"] == (expected or info["num_cpus"])
 
 
 def test_the_machine_has_a_name_cores_and_memory():

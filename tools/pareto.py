@@ -18,9 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from dance_tf.config import config_to_json
 from dance_tf.errors import UserError
-from dance_tf.strict_json import write_json
 from tools import flags as common
 from tools.workload import fixed_accelerator
 
@@ -106,8 +104,7 @@ def main(argv: list[str]) -> int:
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
-    os.makedirs(output_dir, exist_ok=True)
-    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
+    pipeline.start_output_dir(config, output_dir)
     info = os.path.join(output_dir, "run_info.json")
     run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))
     try:

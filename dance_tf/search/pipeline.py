@@ -109,10 +109,23 @@ def prepare(
 
 
 def start_output_dir(config: ExperimentConfig, output_dir: str) -> None:
-    """Make the run folder, rid it of files that a kill left half-written, write config.json."""
+    """Make a run folder, or get that of an interrupted run ready, and write config.json.
+
+    What a kill left half-written is removed, and a number of threads other than the
+    interrupted run's is warned of.
+    """
     os.makedirs(output_dir, exist_ok=True)
-    for name in filter(is_partial, os.listdir(output_dir)):
-        os.remove(os.path.join(output_dir, name))
+    for folder, _, names in os.walk(output_dir):
+        for name in filter(is_partial, names):
+            os.remove(os.path.join(folder, name))
+    path, now = os.path.join(output_dir, "run_info.json"), run_info.num_threads()
+    before = read_json(path).get("num_threads", now) if os.path.exists(path) else now
+    if before != now:
+        print(
+            f"warning: {path} is of {before} threads, this is of {now}, which round otherwise, so"
+            f" the result may be another; TF_NUM_INTRAOP_THREADS={before} brings them back",
+            file=sys.stderr,
+        )
     write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
 
 
