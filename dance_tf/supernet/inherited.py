@@ -19,11 +19,11 @@ from dance_tf.protocols import ImageDataset
 from dance_tf.supernet.ops import MOMENTUM
 from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["inherited_accuracy", "recalibrated"]
+__all__ = ["InheritedAccuracy", "inherited_accuracy", "recalibrated"]
 
 _NUM_CALIBRATION_IMAGES = 512
 _CALIBRATION_BATCH_SIZE = 64
-_BATCH_SIZE = 250
+_BATCH_SIZE = 100  # whose activations stay in the caches of a core
 
 
 @tf.function(reduce_retracing=True)
@@ -76,31 +76,45 @@ def recalibrated(
             variable.assign(value)
 
 
-def inherited_accuracy(
-    supernet: Supernet, op_indices: Any, dataset: ImageDataset, num_images: int
-) -> np.ndarray:
-    """Return the accuracy of networks on held-out images with the supernet's weights.
+class InheritedAccuracy:
+    """Accuracy of networks on held-out images with a supernet's weights.
+
+    The images are read once; one traced function serves all networks. A network of
+    `cifar_mbconv_small` takes about 0.9 s of a core with 2,000 images.
 
     Args:
         supernet: Trained; left as it is.
-        op_indices: int32 [B, D], the networks.
         dataset: Calibrates on `train`, without augmentation; judges on `architecture`.
         num_images: How many held-out images to judge on, at most all.
-    Returns:
-        Shares of images that are classified right, float64 [B].
     """
-    calibration = [
-        images
-        for images, _ in _first(dataset, "train", _CALIBRATION_BATCH_SIZE, _NUM_CALIBRATION_IMAGES)
-    ]
-    held_out = _first(dataset, "architecture", _BATCH_SIZE, num_images)
-    total = sum(len(labels) for _, labels in held_out)
-    accuracies = []
-    for path in tf.unstack(tf.convert_to_tensor(op_indices, tf.int32)):
-        with recalibrated(supernet, path, calibration):
-            hits = sum(int(_num_hits(supernet, *batch, path)) for batch in held_out)
-        accuracies.append(hits / total)
-    return np.asarray(accuracies)
+
+    def __init__(self, supernet: Supernet, dataset: ImageDataset, num_images: int) -> None:
+        self._supernet = supernet
+        calibration = _first(dataset, "train", _CALIBRATION_BATCH_SIZE, _NUM_CALIBRATION_IMAGES)
+        self._calibration = [images for images, _ in calibration]
+        self._held_out = _first(dataset, "architecture", _BATCH_SIZE, num_images)
+        self.num_images = sum(len(labels) for _, labels in self._held_out)
+
+    def __call__(self, op_indices: Any) -> np.ndarray:
+        """Return the shares of images that are classified right, float64 [B].
+
+        Args:
+            op_indices: int32 [B, D], the networks.
+        """
+        accuracies = []
+        for path in tf.unstack(tf.convert_to_tensor(op_indices, tf.int32)):
+            with recalibrated(self._supernet, path, self._calibration):
+                # The numbers are fetched at the end, so that no batch waits for another.
+                hits = [_num_hits(self._supernet, *batch, path) for batch in self._held_out]
+                accuracies.append(sum(map(int, hits)) / self.num_images)
+        return np.asarray(accuracies, np.float64)
+
+
+def inherited_accuracy(
+    supernet: Supernet, op_indices: Any, dataset: ImageDataset, num_images: int
+) -> np.ndarray:
+    """Return what `InheritedAccuracy` does, for networks that are all there at once."""
+    return InheritedAccuracy(supernet, dataset, num_images)(op_indices)
 
 
 def _first(

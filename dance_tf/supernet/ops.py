@@ -22,7 +22,13 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.structs import Layer
-from dance_tf.supernet.primitives import batch_norm_training, depthwise_conv, pointwise_conv
+from dance_tf.supernet.primitives import (
+    batch_norm_training,
+    biased_depthwise_conv,
+    biased_pointwise_conv,
+    depthwise_conv,
+    pointwise_conv,
+)
 
 __all__ = [
     "MOMENTUM",
@@ -247,6 +253,8 @@ class PackedOp:
             Outputs, float32 [B, H', W', K], and the statistics that were used.
         """
         parts, (*moments, padding) = self.split(weights, statistics)
+        if not training:
+            return self._infer(inputs, parts, moments), statistics
         x = inputs
         for index, layer in enumerate(self.layers):
             kernel, gamma, beta = parts[3 * index : 3 * index + 3]
@@ -260,6 +268,23 @@ class PackedOp:
             if index + 1 < len(self.layers):
                 x = tf.nn.relu6(x)
         return x, tf.stop_gradient(tf.concat([*moments, padding], axis=0))
+
+    def _infer(
+        self, x: tf.Tensor, parts: Sequence[tf.Tensor], moments: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
+        """Run the op with each normalisation by `moments` folded into the kernel before it."""
+        for index, layer in enumerate(self.layers):
+            kernel, gamma, beta = parts[3 * index : 3 * index + 3]
+            mean, variance = moments[2 * index : 2 * index + 2]
+            scale = gamma * tf.math.rsqrt(variance + _EPSILON)
+            bias, use_relu6 = beta - mean * scale, index + 1 < len(self.layers)
+            if layer.kind == "depthwise":
+                kernel = tf.reshape(kernel, kernel_shape(layer)) * scale[:, None]
+                x = biased_depthwise_conv(x, kernel, bias, layer.stride[0], use_relu6)
+            else:
+                kernel = tf.reshape(kernel, [layer.C, layer.K]) * scale
+                x = biased_pointwise_conv(x, kernel, bias, use_relu6)
+        return x
 
 
 def normalise(

@@ -3,7 +3,9 @@
 Measured on one AVX-512 core, 128 images of 16x16x96 (TensorFlow 2.21, oneDNN on, which
 is its default on Linux): a 1x1 convolution's filter gradient takes 4.1 ms as a
 convolution and 0.7 ms as a matrix product; a 7x7 depthwise filter gradient takes 22 ms
-whole and 10 ms in strips. XLA is slower than either for depthwise convolutions.
+whole and 10 ms in strips. XLA is slower than either for depthwise convolutions. In
+inference an MBConv from 16 over 96 to 16 channels takes 8.5 ms (7x7: 9.7 ms) with its
+normalisations apart and 4.5 ms (5.7 ms) with them folded into the kernels (100 images).
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["batch_norm_training", "blended_depthwise_conv", "depthwise_conv", "pointwise_conv"]
+__all__ = [
+    "batch_norm_training",
+    "biased_depthwise_conv",
+    "biased_pointwise_conv",
+    "blended_depthwise_conv",
+    "depthwise_conv",
+    "pointwise_conv",
+]
 
 #: Widest filter whose gradient oneDNN computes with its fast depthwise kernel.
 _FAST_FILTER_WIDTH = 3
@@ -25,6 +34,32 @@ def pointwise_conv(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.reshape(
         tf.matmul(rows, kernel), [-1, inputs.shape[1], inputs.shape[2], kernel.shape[1]]
     )
+
+
+def biased_pointwise_conv(
+    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, use_relu6: bool
+) -> tf.Tensor:
+    """Return the 1x1 convolution plus bias [K] and, where asked, ReLU6.
+
+    In a tf.function, TensorFlow makes one operation of product, bias and ReLU6 as long as
+    nothing, not even a change of shape, comes between them.
+    """
+    rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[3]]), kernel)
+    rows = _with_bias(rows, bias, use_relu6)
+    return tf.reshape(rows, [-1, inputs.shape[1], inputs.shape[2], kernel.shape[1]])
+
+
+def biased_depthwise_conv(
+    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, stride: int, use_relu6: bool
+) -> tf.Tensor:
+    """Return the depthwise convolution plus bias [C] and, where asked, ReLU6; as above."""
+    outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, stride, stride, 1], "SAME")
+    return _with_bias(outputs, bias, use_relu6)
+
+
+def _with_bias(outputs: tf.Tensor, bias: tf.Tensor, use_relu6: bool) -> tf.Tensor:
+    outputs = tf.nn.bias_add(outputs, bias)
+    return tf.nn.relu6(outputs) if use_relu6 else outputs
 
 
 def batch_norm_training(

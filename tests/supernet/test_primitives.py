@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from dance_tf.supernet.primitives import (
     batch_norm_training,
+    biased_depthwise_conv,
+    biased_pointwise_conv,
     blended_depthwise_conv,
     depthwise_conv,
     pointwise_conv,
@@ -81,6 +83,19 @@ def test_pointwise_conv():
             lambda x, w: tf.nn.conv2d(x, w[None, None], 1, "SAME"), inputs, kernel
         ),
     )
+
+
+@pytest.mark.parametrize("use_relu6", [False, True])
+def test_convolutions_with_bias(use_relu6):
+    inputs, bias = _normal(3, 4, 4, 5), _normal(6)
+    clip = tf.nn.relu6 if use_relu6 else tf.identity
+    kernel, filters = _normal(5, 6), _normal(3, 3, 5, 1)
+    expected = clip(pointwise_conv(inputs, kernel) + bias)
+    found = tf.function(biased_pointwise_conv)(inputs, kernel, bias, use_relu6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = clip(depthwise_conv(inputs, filters, 2) + bias[:5])
+    found = tf.function(biased_depthwise_conv)(inputs, filters, bias[:5], 2, use_relu6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_batch_norm_training():
