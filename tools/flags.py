@@ -251,8 +251,10 @@ def call(
 
 def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:
     """Return the tool's docstring and its flags, own ones first."""
-    text = (sys.modules[main.__module__].__doc__ or "").strip()
-    lines = [text, "", f"usage: python -m tools.{name} [--FLAG=VALUE ...]", "", "flags:"]
+    module = sys.modules[main.__module__]
+    folder = os.path.basename(os.path.dirname(module.__file__ or "")) or "tools"
+    text = (module.__doc__ or "").strip()
+    lines = [text, "", f"usage: python -m {folder}.{name} [--FLAG=VALUE ...]", "", "flags:"]
     is_shared = {*_STRINGS, *EXPERIMENT, "supernet", "resume"}
     for flag_name in sorted(values, key=lambda n: (n in is_shared, n)):
         flag = values[flag_name]
