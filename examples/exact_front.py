@@ -24,7 +24,7 @@ from absl import flags
 
 from dance_tf.errors import UserError
 from dance_tf.strict_json import write_json
-from dance_tf.structs import METRICS
+from dance_tf.structs import METRICS, OBJECTIVES
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -43,8 +43,8 @@ _MEMO = flags.DEFINE_string(
 _OBJECTIVE = flags.DEFINE_multi_string(
     "objective",
     ["EDAP"],
-    "EDAP, latency, energy, area, or weights of the three such as linear:1,2,1 or product:2,1,1."
-    " Repeatable.",
+    f"One of {', '.join(OBJECTIVES)}, the last two with weights of latency, energy and area such"
+    " as linear:1,0,0. Repeatable.",
     flag_values=FLAGS,
 )
 _NUM_EVALUATIONS = flags.DEFINE_integer(
@@ -59,13 +59,6 @@ _POPULATION_SIZE = flags.DEFINE_integer(
 _TOURNAMENT_SIZE = flags.DEFINE_integer(
     "tournament_size", 8, "Networks of which the best becomes a parent.", flag_values=FLAGS
 )
-
-_PRODUCTS = {
-    "EDAP": (1.0, 1.0, 1.0),
-    "latency": (1.0, 0.0, 0.0),
-    "energy": (0.0, 1.0, 0.0),
-    "area": (0.0, 0.0, 1.0),
-}
 
 
 def main(argv: list[str]) -> int:
@@ -191,17 +184,20 @@ def _objective(text: str) -> Any:
     """Return the Objective that a value of --objective names."""
     from dance_tf.hardware.objective import Objective
 
-    kind, _, texts = text.partition(":")
+    name, _, texts = text.partition(":")
+    kind, weights = OBJECTIVES.get(name, (None, None))
     try:
-        if not texts:
-            return Objective("product", _PRODUCTS[kind])
-        latency, energy, area = map(float, texts.split(","))
-    except (KeyError, ValueError):
+        if kind is None or (texts and weights is not None):
+            raise ValueError
+        if texts:
+            latency, energy, area = map(float, texts.split(","))
+            weights = (latency, energy, area)
+    except ValueError:
         raise UserError(
-            f"--objective={text}: neither {', '.join(_PRODUCTS)} nor a kind with three weights,"
-            " such as linear:1,2,1"
+            f"--objective={text}: neither one of {', '.join(OBJECTIVES)} nor linear or product"
+            " with three weights, such as linear:1,0,0"
         ) from None
-    return Objective(kind, (latency, energy, area))
+    return Objective(kind, weights or (1.0, 1.0, 1.0))
 
 
 def _cells(point: dict[str, Any]) -> tuple[Any, ...]:

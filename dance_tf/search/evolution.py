@@ -6,13 +6,15 @@ differs in the op of one block, the child enters the queue and the oldest leaves
 is who has the lower rank among (error, log cost), then who is less crowded. Each network
 costs what its own exact best accelerator makes of it.
 
-Differs from the source in one thing: a network that nothing so far beats stays a possible
+One thing is not as in the source: a network that nothing so far beats stays a possible
 parent after it has left the queue. Aging is there so that a lucky noisy measurement dies
-out; here an accuracy is the same whenever it is asked for. On made-up accuracies
-(tests/search/test_evolution.py) this found more of the front's hypervolume than aging
-alone, than tournaments by random weightings of error and cost, and than keeping the best
-by rank and crowding; after 1200 of 25 million networks it was within 0.4 % of what all of
-them found together.
+out; here an accuracy is the same whenever it is asked for.
+
+Measured on three made-up accuracies over the 25 million networks of `cifar_mbconv_small`,
+as shares of the hypervolume that all methods found together, after 300 and 1200 networks:
+0.972 and 0.996. Aging alone had 0.953 and 0.990, the best 64 by rank and crowding 0.945 and
+0.996, tournaments by random weightings of error and cost 0.908 and 0.947, random networks
+0.739 and 0.797.
 
 Source: Real et al. (2019), Regularized Evolution for Image Classifier Architecture
 Search, algorithm 1; ranks and crowding from Deb et al. (2002), NSGA-II.

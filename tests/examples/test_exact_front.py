@@ -98,8 +98,9 @@ def test_asks_the_memo_before_the_supernet(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--objective=speed"], "--objective=speed: neither EDAP"),
+        (["--objective=speed"], "--objective=speed: neither one of EDAP"),
         (["--objective=linear:1,2"], "three weights"),
+        (["--objective=EDAP:1,2,1"], "three weights"),
         (["--objective=linear:1,2,-1"], "non-negative"),
         (["--num_evaluations=1"], "num_evaluations is 1"),
         (["--memo="], "--memo is missing"),
