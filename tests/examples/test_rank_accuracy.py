@@ -44,6 +44,11 @@ def test_a_small_space_gives_different_networks_too():
     assert len(set(map(tuple, networks.tolist()))) == 30
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(rank_accuracy, "_NUM_RESAMPLES", 60)
+
+
 def test_correlation_is_of_ranks_and_its_interval_holds_it():
     random = np.random.RandomState(0)
     trained = random.rand(20)
