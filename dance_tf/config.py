@@ -17,6 +17,7 @@ from dance_tf.errors import UserError, did_you_mean
 from dance_tf.structs import DATAFLOWS, OBJECTIVES, Accelerator
 
 __all__ = [
+    "ARCH_GRADIENTS",
     "AcceleratorSpaceConfig",
     "DataConfig",
     "EvaluatorConfig",
@@ -30,6 +31,10 @@ __all__ = [
     "config_to_json",
     "override",
 ]
+
+
+#: Estimators of the gradient of the architecture parameters, see search.arch_gradients.
+ARCH_GRADIENTS = ("score_function", "straight_through", "one_path", "two_path")
 
 
 def _one_of(where: str, value: str, allowed: typing.Sequence[str]) -> None:
@@ -204,11 +209,12 @@ class SearchConfig:
     warmup_epochs: int = 40  # weights only, paths drawn uniformly (ProxylessNAS)
     batch_size: int = 256
     weight_learning_rate: float = 0.025  # SGD, Nesterov 0.9, cosine (ProxylessNAS)
+    warmup_learning_rate: float | None = None  # of a cosine of the warm-up's own; None: one for all
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
     arch_learning_rate: float = 1e-3  # Adam, betas (0, 0.999) (ProxylessNAS)
     arch_every: int = 5  # weight steps for each architecture step (ProxylessNAS)
-    arch_gradient: str = "score_function"  # of the cross-entropy; or "straight_through"
+    arch_gradient: str = "score_function"  # of the cross-entropy; see ARCH_GRADIENTS
     arch_paths: int = 4  # paths that a step of "score_function" compares
     gumbel_temperature: float = 1.0  # of the gates of "straight_through"
     objective: str = "EDAP"  # or another name in structs.OBJECTIVES
@@ -239,11 +245,13 @@ class SearchConfig:
                 "search.supernet_weights=frozen needs search.supernet_dir: no op of an untrained"
                 " supernet is better than another"
             )
-        _one_of("search.arch_gradient", self.arch_gradient, ("score_function", "straight_through"))
+        _one_of("search.arch_gradient", self.arch_gradient, ARCH_GRADIENTS)
         if self.arch_gradient == "score_function" and self.arch_paths < 2:
             raise UserError(f"search.arch_paths is {self.arch_paths}, which compares nothing")
         _positive(self, "search", "epochs", "batch_size", "weight_learning_rate", "arch_every")
         _positive(self, "search", "arch_learning_rate", "gumbel_temperature", "log_every")
+        if self.warmup_learning_rate is not None:
+            _positive(self, "search", "warmup_learning_rate")
         _not_negative(self, "search", "warmup_epochs", "lambda_2", "lambda_2_warmup_epochs")
         _not_negative(self, "search", "lambda_latency", "lambda_energy", "lambda_area")
         _not_negative(self, "search", "weight_decay", "label_smoothing")

@@ -117,6 +117,7 @@ class _Run:
             reference=problem.table.reference,
             config=config,
             total_steps=self.plan.total_steps,
+            warmup_steps=self.plan.warmup_steps,
         )
         self.keeper = None
         if self.judge.limits is not None and config.limits == "gradient":

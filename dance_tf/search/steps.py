@@ -7,13 +7,7 @@ Architecture step:  alpha <- alpha - Adam(d/dalpha [CE_architecture(w, paths(alp
 Source: DANCE (2020), L = L_CE + lambda_1 ||w|| + lambda_2 Cost_HW; optimizers and the
 alternation from ProxylessNAS (2019).
 
-Differs from the paper: the gradient of the cross-entropy in the logits comes from comparing
-the losses of a few sampled paths on one batch ("score_function"). Measured against the
-effect of each op on a trained supernet of `cifar_mbconv_small`, it has the right size
-(slope 0.98, correlation 0.91 over 150 steps), while one path with straight-through gates
-("straight_through", what ProxylessNAS's binary gates become with Gumbel noise) has a
-twentieth of it (slope 0.06, correlation 0.33) at the same time per step, so that any
-hardware cost would outweigh it.
+How the gradient of the cross-entropy in the logits is estimated: arch_gradients.py.
 """
 
 from __future__ import annotations
@@ -29,6 +23,7 @@ import tensorflow as tf
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import Objective
+from dance_tf.search.arch_gradients import cross_entropy, estimate, keep_totals
 from dance_tf.search.limits import limits_of
 from dance_tf.supernet.sgd import RowSGD
 
@@ -125,6 +120,8 @@ class CoSearchSteps:
         objective: On metrics normalised by `reference`, float32 [3].
         config: Learning rates, smoothing, temperature, a penalty for exceeding limits.
         total_steps: Length of the cosine of the weights' learning rate.
+        warmup_steps: How many of them have a cosine of their own, where the config has a
+            learning rate for it.
     """
 
     def __init__(
@@ -136,19 +133,18 @@ class CoSearchSteps:
         reference: Any,
         config: SearchConfig,
         total_steps: int,
+        warmup_steps: int = 0,
     ) -> None:
         self._supernet, self._evaluator = supernet, evaluator
         self._objective, self._reference = objective, tf.constant(reference, tf.float32)
         self._objective_vectors = tf.constant(objective.vector[None])
-        self._temperature = config.gumbel_temperature
-        self._label_smoothing = config.label_smoothing
-        self._arch_gradient, self._arch_paths = config.arch_gradient, config.arch_paths
+        self._config = config
         limits = limits_of(config)
         self._limits = None if limits is None else limits.vector
         is_penalised = limits is not None and config.limits == "penalty"
         self._penalty = config.limit_penalty if is_penalised else 0.0
         self.weight_optimizer = RowSGD(
-            keras.optimizers.schedules.CosineDecay(config.weight_learning_rate, total_steps),
+            _learning_rate(config, warmup_steps, total_steps),
             weight_decay=config.weight_decay,
             is_kernel=supernet.is_kernel,
         )
@@ -163,7 +159,7 @@ class CoSearchSteps:
         """Draw op indices, int32 [D]: uniform in the warm-up, from the mixture afterwards."""
         if is_uniform:
             return self._supernet.sample_uniform(seed)
-        return self._supernet.sample_gates(seed, self._temperature)[0]
+        return self._supernet.sample_gates(seed, self._config.gumbel_temperature)[0]
 
     def restart_architecture(self, arch_logits: np.ndarray) -> None:
         """Set the architecture parameters, [D, O], and let their optimizer forget its past."""
@@ -180,7 +176,7 @@ class CoSearchSteps:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([w.value for w in weights])
             logits = self._supernet.call_path(images, op_indices, None, training=True)
-            loss = _cross_entropy(labels, logits, self._label_smoothing)
+            loss = cross_entropy(labels, logits, self._config.label_smoothing)
         self.weight_optimizer.apply(tape.gradient(loss, [w.value for w in weights]), weights)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
         return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
@@ -191,70 +187,41 @@ class CoSearchSteps:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Train the logits; return cross-entropy and the predicted objective of the mixture."""
         arch_logits = self._supernet.arch_logits
-        estimate = {
-            "score_function": self._score_function,
-            "straight_through": self._straight_through,
-        }[self._arch_gradient]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(arch_logits.value)
-            cross_entropy, surrogate = estimate(images, labels, seed)
-            mixture_weights = self._supernet.mixture_weights()
-            evaluation = self._evaluator.evaluate(mixture_weights[None], self._objective_vectors)
+            found = estimate(self._supernet, self._config, images, labels, seed)
+            evaluation = self._evaluator.evaluate(
+                found.mixture_weights[None], self._objective_vectors
+            )
             cost = self._objective(evaluation.metrics[0], self._reference)
-            loss = surrogate + lambda_2 * cost
+            loss = found.surrogate + lambda_2 * cost
             if self._penalty:
                 excess = evaluation.metrics[0] / self._limits - 1.0
                 loss += self._penalty * tf.reduce_sum(tf.nn.relu(excess))
+        before = tf.identity(arch_logits.value)
         self.arch_optimizer.apply([tape.gradient(loss, arch_logits.value)], [arch_logits])
-        return cross_entropy, cost
-
-    def _score_function(
-        self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the mean cross-entropy of K paths on one batch, and its unbiased surrogate.
-
-            surrogate = sum_k (CE_k - mean of the others' CE) * log p(path_k) / K
-
-        Source: Williams (1992), REINFORCE, with the leave-one-out baseline of Kool et al.
-        (2019). Zero gets its gradient like any other op: from the paths that hold it.
-        """
-        seeds = tf.random.stateless_uniform([self._arch_paths, 2], seed, None, None, tf.int32)
-
-        def run(path_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            op_indices, _ = self._supernet.sample_gates(path_seed, self._temperature)
-            logits = self._supernet.call_path(images, op_indices, None, training=True)
-            return op_indices, _cross_entropy(labels, logits, 0.0)
-
-        op_indices, losses = tf.nest.map_structure(
-            tf.stop_gradient,
-            # One after the other: a path costs as much memory as a batch.
-            tf.map_fn(
-                run, seeds, parallel_iterations=1, fn_output_signature=(tf.int32, tf.float32)
-            ),
-        )
-        mean = tf.reduce_mean(losses)
-        advantages = (losses - mean) / (self._arch_paths - 1)  # (CE_k - others' mean) / K
-        mixture_weights = self._supernet.mixture_weights()
-        one_hot = tf.one_hot(op_indices, mixture_weights.shape[-1])
-        log_p = tf.reduce_sum(tf.math.log(tf.reduce_sum(one_hot * mixture_weights, -1)), axis=-1)
-        return mean, tf.reduce_sum(advantages * log_p)
-
-    def _straight_through(
-        self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the cross-entropy of one path, twice: its gates carry the gradient."""
-        op_indices, gates = self._supernet.sample_gates(seed, self._temperature)
-        logits = self._supernet.call_path(images, op_indices, gates, training=True)
-        cross_entropy = _cross_entropy(labels, logits, 0.0)
-        return cross_entropy, cross_entropy
+        if found.pair is not None:
+            arch_logits.assign(keep_totals(before, arch_logits.value, found.pair))
+        return found.cross_entropy, cost
 
 
-def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float) -> tf.Tensor:
-    num_classes = logits.shape[-1]
-    targets = tf.one_hot(
-        labels,
-        num_classes,
-        on_value=1.0 - label_smoothing + label_smoothing / num_classes,
-        off_value=label_smoothing / num_classes,
-    )
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """A cosine to 0 over the warm-up, then another one over the rest, as in ProxylessNAS."""
+
+    def __init__(self, config: SearchConfig, warmup_steps: int, total_steps: int) -> None:
+        cosine = keras.optimizers.schedules.CosineDecay
+        self._warmup_steps = warmup_steps
+        self._warmup = cosine(config.warmup_learning_rate, warmup_steps)
+        self._search = cosine(config.weight_learning_rate, total_steps - warmup_steps)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Return the learning rate after `step` steps."""
+        is_warmup = step < self._warmup_steps
+        return tf.where(is_warmup, self._warmup(step), self._search(step - self._warmup_steps))
+
+
+def _learning_rate(config: SearchConfig, warmup_steps: int, total_steps: int) -> Any:
+    """Return the schedule of the weights' learning rate."""
+    if config.warmup_learning_rate is None or not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(config.weight_learning_rate, total_steps)
+    return _WarmupCosine(config, warmup_steps, total_steps)

@@ -23,7 +23,15 @@ _NUM_WARM = 2
 class _AllOfBlock(MixedOp):
     """Runs every op of the block, and adds the outputs up by their gates."""
 
-    def call(self, inputs: Any, op_index: Any, gates: Any = None, training: bool = False) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        op_index: Any,
+        gates: Any = None,
+        training: bool = False,
+        inactive_index: Any = None,
+    ) -> Any:
+        del op_index, inactive_index
         outputs = []
         for o, op in enumerate(self._ops):
             if op.num_weights:

@@ -64,7 +64,12 @@ class MixedOp(keras.layers.Layer):
         return tf.gather(self.packed.value, op_index)
 
     def call(
-        self, inputs: tf.Tensor, op_index: tf.Tensor, gates: Any = None, training: bool = False
+        self,
+        inputs: tf.Tensor,
+        op_index: tf.Tensor,
+        gates: Any = None,
+        training: bool = False,
+        inactive_index: Any = None,
     ) -> tf.Tensor:
         """Return the outputs of op `op_index`; in training, move its statistics.
 
@@ -73,9 +78,16 @@ class MixedOp(keras.layers.Layer):
             op_index: int32 [].
             gates: float32 [O] or None: factors of the ops' outputs.
             training: Batch statistics instead of the moving ones.
+            inactive_index: int32 [] or None: another op, whose outputs times its gate are
+                added. They pass a gradient to the gate, but not to inputs and weights.
         """
         outputs = self._run_one(inputs, op_index, training)
-        return outputs if gates is None else outputs * tf.gather(gates, op_index)
+        if gates is not None:
+            outputs *= tf.gather(gates, op_index)
+        if inactive_index is not None:
+            others = self._run_one(tf.stop_gradient(inputs), inactive_index, training)
+            outputs += tf.stop_gradient(others) * tf.gather(gates, inactive_index)
+        return outputs
 
     def _run_one(self, inputs: tf.Tensor, op_index: tf.Tensor, training: bool) -> tf.Tensor:
         weights = self._weights_of(op_index)

@@ -97,7 +97,12 @@ class SuperkernelOp(MixedOp):
         return tf.gather(self.packed.value, positions)
 
     def call(
-        self, inputs: tf.Tensor, op_index: tf.Tensor, gates: Any = None, training: bool = False
+        self,
+        inputs: tf.Tensor,
+        op_index: tf.Tensor,
+        gates: Any = None,
+        training: bool = False,
+        inactive_index: Any = None,
     ) -> tf.Tensor:
         """Return the outputs of op `op_index`; in training, move its statistics.
 
@@ -111,9 +116,11 @@ class SuperkernelOp(MixedOp):
             op_index: int32 []; whose statistics are used, or moved.
             gates: float32 [O] or None.
             training: Batch statistics instead of the moving ones.
+            inactive_index: int32 [] or None: another op. Then there are no masks: the two
+                slices are run one by one, and their gates alone have a gradient.
         """
-        if gates is None:
-            return self._run_one(inputs, op_index, training)
+        if gates is None or inactive_index is not None:
+            return super().call(inputs, op_index, gates, training, inactive_index)
         num_statistics = self._largest.num_statistics
         places = tf.gather(self._statistics_at, op_index)
         statistics = tf.gather(self.statistics.value, op_index)

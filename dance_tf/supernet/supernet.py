@@ -3,11 +3,11 @@
 A step runs one path: in each block `tf.switch_case` runs the sampled op alone, inside
 one traced function for all paths. The weights of a block's ops are the rows of one
 variable, so the gradient of a step, and an optimizer that honours it, touches the rows
-of the sampled ops only. Architecture parameters get their gradient through
-straight-through gates on the sampled ops.
+of the sampled ops only. Gates on the ops that are computed may have a gradient, of which
+search/arch_gradients.py makes one of the architecture parameters.
 
-Source: single sampled paths from Cai et al. (2019), ProxylessNAS; gates from Dong and
-Yang (2019), GDAS, equation 5.
+Source: sampled paths and pairs from Cai et al. (2019), ProxylessNAS; gates of the Gumbel
+softmax from Dong and Yang (2019), GDAS, equation 5.
 """
 
 from __future__ import annotations
@@ -103,7 +103,12 @@ class Supernet(keras.Model):
         return self.call_path(images, op_indices, None, bool(training))
 
     def call_path(
-        self, images: Any, op_indices: Any, gates: Any = None, training: bool = False
+        self,
+        images: Any,
+        op_indices: Any,
+        gates: Any = None,
+        training: bool = False,
+        inactive: Any = None,
     ) -> tf.Tensor:
         """Run one network of the space; no other op is computed or changed.
 
@@ -113,14 +118,22 @@ class Supernet(keras.Model):
             gates: float32 [D, O] or None: factors of the ops' outputs, inside the identity
                 of a skippable block. The gate of `zero` has gradient 0: so has its output.
             training: Batch statistics instead of the moving ones, which are updated.
+            inactive: int32 [D] or None: ops that are computed as well, beside those of
+                `op_indices`, for the gradient of their gates. Where a block has one op
+                alone, it is computed once.
         Returns:
             Logits, float32 [B, classes].
         """
         op_indices = tf.convert_to_tensor(op_indices, tf.int32)
         x = apply_layers(self._before, images, training)
         for d, mixed_op in enumerate(self._blocks):
+            has_inactive = inactive is not None and self._op_mask[d].sum() > 1
             outputs = mixed_op(
-                x, op_indices[d], None if gates is None else gates[d], training=training
+                x,
+                op_indices[d],
+                None if gates is None else gates[d],
+                training=training,
+                inactive_index=inactive[d] if has_inactive else None,
             )
             x = x + outputs if mixed_op.block.is_skippable else outputs
         return apply_layers(self._after, x, training)
@@ -160,6 +173,29 @@ class Supernet(keras.Model):
         op_indices = tf.argmax(noisy, axis=-1, output_type=tf.int32)
         one_hot = tf.one_hot(op_indices, self.space.num_ops)
         return op_indices, one_hot + (soft - tf.stop_gradient(soft))
+
+    def sample_pair(self, seed: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Draw two ops of each block, without replacement, by the mixture weights.
+
+        Args:
+            seed: int32 [2]; the draw is a function of it.
+        Returns:
+            The pair, float32 [D, O], 1 at its ops; of these the op that is active, drawn by
+            the mixture weights of the two alone, and the other one, int32 [D] each. A block
+            with one op alone has it as both.
+        """
+        num_blocks, num_ops = self._op_mask.shape
+        uniform = tf.random.stateless_uniform([num_blocks, num_ops + 1], seed, minval=_TINY)
+        noisy = self.arch_logits.value - tf.math.log(-tf.math.log(uniform[:, :num_ops]))
+        # The two largest of noisy logits are a sample without replacement.
+        two = tf.math.top_k(tf.where(self._op_mask, noisy, -math.inf), k=2).indices
+        two = tf.where(self._op_mask.sum(axis=1)[:, None] > 1, two, two[:, :1])
+        logits = tf.gather(self.arch_logits.value, two, batch_dims=1)
+        is_first = uniform[:, num_ops] < tf.sigmoid(logits[:, 0] - logits[:, 1])
+        active = tf.where(is_first, two[:, 0], two[:, 1])
+        inactive = tf.where(is_first, two[:, 1], two[:, 0])
+        pair = tf.reduce_max(tf.one_hot(two, num_ops), axis=1)
+        return pair, active, inactive
 
     def inherited_network(self, architecture: Architecture) -> keras.Model:
         """Build a network of stock layers with copies of the shared weights."""

@@ -264,7 +264,7 @@ def _snapshot(folder):
         ([], "--output_dir is missing"),
         (["--output_dir={out}", "--preset=tinny"], "did you mean 'tiny'"),
         (["--output_dir={out}", "--set=search.epoch=2"], "did you mean 'epochs'"),
-        (["--output_dir={out}", "--set=search.arch_gradient=two_path"], "not one of"),
+        (["--output_dir={out}", "--set=search.arch_gradient=three_path"], "not one of"),
         (["--output_dir={out}", *QUICK, "--objective_weights=2,1,1"], "EDAP has its own weights"),
         (["--output_dir={out}", *QUICK, "--objective_weights=2,1"], "three numbers are needed"),
         (["--output_dir={out}", "--preset=tiny", "--set=search.warmup_epochs=2"], "leaves no"),

@@ -63,7 +63,7 @@ class ScoredSupernet(Supernet):
     def network_weights(self):
         return super().network_weights[:1]  # one suffices: there is nothing to learn
 
-    def call_path(self, images, op_indices, gates=None, training=False):
+    def call_path(self, images, op_indices, gates=None, training=False, inactive=None):
         one_hot = tf.one_hot(op_indices, self.space.num_ops) if gates is None else gates
         score = tf.reduce_sum(one_hot * self.scores)
         nothing = 0.0 * tf.reduce_sum(self.network_weights[0].value)

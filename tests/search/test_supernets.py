@@ -1,4 +1,4 @@
-"""A search on shared weights, by each gradient: it moves the logits, and it resumes."""
+"""Searches on each supernet, by several gradients: they move the logits, and they resume."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def _moved_logits(result, space):
     return np.ptp(logits[space.op_mask])
 
 
-def test_a_search_on_shared_weights_resumes_to_the_same_result(tmp_path):
-    config = dataclasses.replace(CONFIG, arch_gradient="straight_through")
+@pytest.mark.parametrize(
+    ("supernet", "gradient"), [("superkernel", "straight_through"), ("proxyless", "two_path")]
+)
+def test_a_search_resumes_to_the_same_result(tmp_path, supernet, gradient):
+    config = dataclasses.replace(CONFIG, supernet=supernet, arch_gradient=gradient)
     problem, folder = make_problem(), str(tmp_path)
     whole = DanceSearch(config, seed=2).search(problem)
     stop = _StopAfter(4)
