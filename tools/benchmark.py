@@ -37,6 +37,14 @@ Suite `supernet`; warm steps on one batch of random images, which take turns:
                            (`score_function_s`)
     all_candidates_...     of a step that evaluates every op of every block, for its
                            weights (`train_s`) or for its gates (`gate_gradient_s`)
+
+Suite `search`; warm steps of the co-search on one batch of random images, which take turns:
+
+    weight_step_s          a step of the weights
+    architecture_step_..._s   of the architecture parameters, with the neural and the exact
+                           evaluator and without a cost (`no_cost`)
+    neural_added, exact_added   what the evaluator adds to all the steps between one
+                           architecture step and the next, as a share
 """
 
 from __future__ import annotations
@@ -287,6 +295,43 @@ def supernet(num_runs: int, is_quick: bool) -> Measured:
     return Measured(samples, facts)
 
 
+def search(num_runs: int, is_quick: bool) -> Measured:
+    """Measure the steps of the co-search with each evaluator, and without any."""
+    config = preset("tiny" if is_quick else "cifar10_small")
+    num_steps = 2 if is_quick else 40
+    common.load_tensorflow()
+    from dance_tf.evaluator.exact import ExactEvaluator
+    from dance_tf.evaluator.loading import load_evaluator
+    from dance_tf.hardware.cost_table import load_or_build_table
+    from dance_tf.search.benchmark import measure_search_steps
+    from dance_tf.supernet.search_space import make_space
+
+    space = make_space(config.space)
+    table = load_or_build_table(space, config.hardware)
+    evaluators: dict[str, Any] = {"exact": ExactEvaluator(table)}
+    if not is_quick:  # none is shipped for the tiny space
+        evaluators["neural"] = load_evaluator(config.evaluator, table)
+    samples: dict[str, list[float]] = {}
+    for run in range(num_runs):
+        seconds = measure_search_steps(
+            space, evaluators, table.reference, config.search, num_steps=num_steps, seed=run
+        )
+        for name, value in seconds.items():
+            samples.setdefault(f"{name}_s", []).append(value)
+        alone = seconds["architecture_step_no_cost"]
+        period = config.search.arch_every * seconds["weight_step"] + alone
+        for name in evaluators:
+            added = seconds[f"architecture_step_{name}"] - alone
+            samples.setdefault(f"{name}_added", []).append(added / period)
+    facts = {
+        "space": space.name,
+        "batch_size": config.search.batch_size,
+        "arch_every": config.search.arch_every,
+        "num_steps": num_steps,
+    }
+    return Measured(samples, facts)
+
+
 #: Holds TensorFlow to one thread, which it reads as it starts.
 _ONE_CORE = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -345,6 +390,7 @@ SUITES: dict[str, Callable[[int, bool], Measured]] = {
     "evaluator": evaluator,
     "evaluator_queries": evaluator_queries,
     "supernet": supernet,
+    "search": search,
 }
 
 FLAGS = common.shared_flags()

@@ -185,6 +185,17 @@ def test_steps_of_both_supernets_are_measured(capsys):
 
 
 @pytest.mark.slow
+def test_steps_of_the_search_are_measured_with_and_without_a_cost(capsys):
+    status, out, error = _call(capsys, "--suite=search", "--quick")
+    assert status == 0, error
+    report = json.loads(out, parse_constant=pytest.fail)
+    steps = {"weight_step_s", "architecture_step_no_cost_s", "architecture_step_exact_s"}
+    added = report["spread"].pop("exact_added")  # noise can make it negative
+    assert added["min"] == added["max"] == report["exact_added"] < 10
+    _check_spread(report, steps, 1)
+
+
+@pytest.mark.slow
 def test_quick_run_of_the_evaluator_measures_everything(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     status, out, error = _call(capsys, "--suite=evaluator", "--quick")
