@@ -30,7 +30,7 @@ from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Architecture
 from dance_tf.supernet.inherited import inherited_accuracy
 
-__all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep"]
+__all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep", "search_in"]
 
 #: File that holds what a sweep found.
 PARETO = "pareto.json"
@@ -93,6 +93,7 @@ def run_sweep(
     _check_facts(os.path.join(output_dir, PARETO), facts)
     reachable = reachable_costs(problem.table)
     points: list[Point] = []
+    searches_dir = os.path.join(output_dir, "searches")
 
     def write(num_to_retrain: int, num_done: int) -> dict[str, Any]:
         data = {
@@ -107,7 +108,8 @@ def run_sweep(
 
     for number, search in enumerate(searches, start=1):
         print(f"sweep: search {number} of {len(searches)}, {search.name}", file=sys.stderr)
-        result = _search(search, config, problem, os.path.join(output_dir, "searches"), stop)
+        own = _with_known_network(search, search.config(config), searches_dir)
+        result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
         op_indices = problem.space.to_indices(result.architecture)[None]
         error = 1.0 - float(
             inherited_accuracy(problem.supernet, op_indices, problem.dataset, num_images)[0]
@@ -151,48 +153,50 @@ def _check_facts(path: str, facts: dict[str, Any]) -> None:
             )
 
 
-def _search(
-    search: SweepSearch,
-    config: ExperimentConfig,
-    problem: SearchProblem,
-    sweep_dir: str,
-    stop: StopSignals | None,
+def search_in(
+    folder: str, config: ExperimentConfig, problem: SearchProblem, stop: StopSignals | None = None
 ) -> SearchResult:
-    """Run one search, or go on with it, or read what it found.
+    """Run a search in a folder of its own, or go on with it, or read what it found.
 
-    Without a cost in the loss (lambda_2 = 0) all objectives find one network, so it is
-    searched once and then only its accelerator is looked up.
+    Args:
+        folder: Gets config.json, history.jsonl, TensorBoard logs and, at the end, result.json.
+        config: Of this search, with frozen weights.
+        problem: Its supernet is trained; the architecture parameters are reset to those of
+            the config's seed.
+        stop: Signals to honour at the next step boundary.
+    Raises:
+        UserError, Interrupted: See DanceSearch.search.
     """
-    folder = os.path.join(sweep_dir, search.name)
     if os.path.exists(os.path.join(folder, "result.json")):
         return SearchResult.load(folder)
-    own = search.config(config)
-    ops = _ops_found_without_cost(search, sweep_dir)
-    if ops is not None:
-        own = dataclasses.replace(
-            own, search=dataclasses.replace(own.search, fixed_architecture=ops)
-        )
     os.makedirs(folder, exist_ok=True)
-    write_json(os.path.join(folder, "config.json"), config_to_json(own))
-    problem.supernet.reset_architecture(search.seed)
+    write_json(os.path.join(folder, "config.json"), config_to_json(config))
+    problem.supernet.reset_architecture(config.seed)
     result = DanceSearch(
-        own.search, seed=search.seed, output_dir=folder, is_resuming=True, stop=stop
+        config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
     ).search(problem)
     result.save(folder)
     shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
     return result
 
 
-def _ops_found_without_cost(search: SweepSearch, sweep_dir: str) -> Any:
-    """Return what the sweep has found for this seed with lambda_2 = 0; None: nothing yet."""
-    if search.lambda_2 > 0 or not os.path.isdir(sweep_dir):
-        return None
+def _with_known_network(
+    search: SweepSearch, config: ExperimentConfig, searches_dir: str
+) -> ExperimentConfig:
+    """Fix the network where it is known already, so that its accelerator alone is looked up.
+
+    Without a cost in the loss all objectives find one network: that of the first of them.
+    """
+    if search.lambda_2 > 0 or not os.path.isdir(searches_dir):
+        return config
     ending = f"_lambda0_seed{search.seed}"
-    for name in sorted(os.listdir(sweep_dir)):
-        path = os.path.join(sweep_dir, name, "result.json")
-        if name.endswith(ending) and os.path.exists(path):
-            return SearchResult.load(path).architecture.ops
-    return None
+    for name in sorted(os.listdir(searches_dir)):
+        path = os.path.join(searches_dir, name, "result.json")
+        if name.endswith(ending) and name != search.name and os.path.exists(path):
+            ops = SearchResult.load(path).architecture.ops
+            fixed = dataclasses.replace(config.search, fixed_architecture=ops)
+            return dataclasses.replace(config, search=fixed)
+    return config
 
 
 def _retrained_accuracy(
