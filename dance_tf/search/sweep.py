@@ -19,6 +19,7 @@ from typing import Any
 
 from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
+from dance_tf.search.accuracy_memo import AccuracyMemo
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.pareto import Point, SweepSearch, point_of, summary, worth_retraining
@@ -28,7 +29,7 @@ from dance_tf.search.retrain import retrain
 from dance_tf.search.supernet_training import read_supernet_record
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Architecture
-from dance_tf.supernet.inherited import inherited_accuracy
+from dance_tf.supernet.inherited import InheritedAccuracy
 
 __all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep", "search_in"]
 
@@ -80,7 +81,7 @@ def run_sweep(
         searches: Of `plan_sweep`. May be more than in an earlier call on the same folder.
         config: What all of them share.
         problem: Its supernet is trained.
-        output_dir: Gets searches/, retrained/ and pareto.json.
+        output_dir: Gets searches/, retrained/, accuracies.jsonl and pareto.json.
         num_images: Held-out images for the inherited accuracy; at most all are used.
         num_retrained: How many points to train from scratch, see `worth_retraining`.
         stop: Signals to honour at the next step boundary.
@@ -90,6 +91,7 @@ def run_sweep(
         Interrupted: After a signal; what has been done is saved.
     """
     facts = _facts(config, problem, num_images)
+    accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
     _check_facts(os.path.join(output_dir, PARETO), facts)
     reachable = reachable_costs(problem.table)
     points: list[Point] = []
@@ -106,16 +108,16 @@ def run_sweep(
         write_json(os.path.join(output_dir, PARETO), data)
         return data
 
-    for number, search in enumerate(searches, start=1):
-        print(f"sweep: search {number} of {len(searches)}, {search.name}", file=sys.stderr)
-        own = _with_known_network(search, search.config(config), searches_dir)
-        result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
-        op_indices = problem.space.to_indices(result.architecture)[None]
-        error = 1.0 - float(
-            inherited_accuracy(problem.supernet, op_indices, problem.dataset, num_images)[0]
-        )
-        points.append(point_of(search, result, error))
-        data = write(num_retrained, 0)
+    identity = {name: facts[name] for name in ("supernet_sha256", "dataset", "num_images")}
+    with AccuracyMemo(os.path.join(output_dir, "accuracies.jsonl"), accuracy, identity) as memo:
+        for number, search in enumerate(searches, start=1):
+            print(f"sweep: search {number} of {len(searches)}, {search.name}", file=sys.stderr)
+            own = _with_known_network(search, search.config(config), searches_dir)
+            result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
+            op_indices = problem.space.to_indices(result.architecture)[None]
+            error = 1.0 - float(memo.accuracies(op_indices)[0])
+            points.append(point_of(search, result, error))
+            data = write(num_retrained, 0)
     rows = worth_retraining(points, reachable, num_retrained)
     for number, row in enumerate(rows, start=1):
         print(
