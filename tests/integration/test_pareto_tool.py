@@ -1,0 +1,70 @@
+"""The sweep's command line: what it refuses, and what a whole run leaves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tools import flags as common
+from tools import pareto, train_supernet
+
+QUICK = ("--preset=tiny", "--supernet=superkernel", "--set=search.batch_size=500")
+
+
+def _call(tool, name, *arguments):
+    return common.call(tool.main, tool.FLAGS, [name, *arguments])
+
+
+@pytest.fixture(scope="module")
+def supernet_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("supernet")
+    assert _call(train_supernet, "train_supernet", *QUICK, f"--output_dir={folder}") == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--supernet_dir is missing"),
+        (("--supernet_dir=nowhere",), "has no supernet.json"),
+        (("--supernet_dir=nowhere", "--lambdas=0,much"), "not numbers"),
+        (("--supernet_dir=nowhere", "--lambdas=-1"), "from 0 up"),
+        (("--supernet_dir=nowhere", "--objectives=EDAP,EDP"), "'EDP'"),
+        (("--supernet_dir=nowhere", "--objectives="), "needs an objective"),
+        (("--supernet_dir=nowhere", "--fixed_accelerator=pe_x=8"), "missing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    assert _call(pareto, "pareto", *QUICK, *arguments, f"--output_dir={folder}") == 1
+    error = capsys.readouterr().err.splitlines()
+    assert message in error[-1] and error[-1].startswith("pareto: ")
+    assert not folder.exists()
+
+
+def test_a_run_leaves_the_front_its_picture_and_every_search(supernet_dir, tmp_path, capsys):
+    arguments = (
+        *QUICK,
+        f"--supernet_dir={supernet_dir}",
+        f"--output_dir={tmp_path / 'sweep'}",
+        "--objectives=EDAP,latency",
+        "--lambdas=0,0.5",
+        "--num_images=64",
+    )
+    assert _call(pareto, "pareto", *arguments) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "sweep" / "pareto.json").read_text())
+    assert len(found["points"]) == 4 and found["num_images"] == 64 and not found["retrained"]
+    assert out.splitlines()[0].startswith("objective") and "hypervolume" in out
+    for point in found["points"]:
+        search = point["search"]
+        name = f"{search['objective']}_lambda{search['lambda_2']:g}_seed{search['seed']}"
+        assert (tmp_path / "sweep" / "searches" / name / "result.json").exists()
+    assert (tmp_path / "sweep" / "pareto.svg").read_text().startswith("<?xml")
+    assert _call(pareto, "pareto", *arguments) == 1, "without --resume the folder is kept"
+    assert "is not empty" in capsys.readouterr().err
+    assert _call(pareto, "pareto", *arguments, "--resume", "--num_retrained=1") == 0
+    again = json.loads((tmp_path / "sweep" / "pareto.json").read_text())
+    assert again["retrained"]["num_points"] == 1
+    assert "by retrained error" in capsys.readouterr().out
