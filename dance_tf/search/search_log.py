@@ -102,11 +102,12 @@ def open_writers(
     """Give what writes a record to history.jsonl and to TensorBoard logs in a folder.
 
     Args:
-        output_dir: Folder of the run.
+        output_dir: Folder of the run; made if it is not there.
         supernet: Whose mixture weights are shown.
         resume_step: Records after this step are dropped from an old history; None: all are.
     """
     path, folder = (os.path.join(output_dir, name) for name in ("history.jsonl", "tensorboard"))
+    os.makedirs(output_dir, exist_ok=True)
     with HistoryWriter(path, resume_step=resume_step) as history:
         log = SearchLog(folder, supernet.space, supernet.mixture_weights)
         with contextlib.closing(log):
