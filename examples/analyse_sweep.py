@@ -2,7 +2,7 @@
 
     python -m examples.analyse_sweep --sweep_dir=runs/sweep --output=findings.json
 
-Reads pareto.json of `tools.pareto`; trains nothing. Four parts:
+Reads pareto.json of `tools.pareto`; trains nothing. Its parts:
 
 - `against_the_baseline`: the points found with a hardware cost beside those found for
   accuracy alone and given their exact best accelerator, at equal accuracy of real trainings.
@@ -11,6 +11,10 @@ Reads pareto.json of `tools.pareto`; trains nothing. Four parts:
 - `found`: kernels, expansions, Zero and accelerators by objective.
 - `uniform_networks`: networks of one op everywhere on the exact best accelerator of each
   dataflow, by objective: what there was to be found.
+- `beside`, with `--beside=FOLDER`: the same searches of another sweep, such as one with the
+  exact evaluator or for a fixed accelerator.
+- `of_the_exact_front`, with `--exact_front=FILE` of `examples.exact_front`: the hypervolume of
+  the points found as a share of that front's, and what each has cost in images run.
 """
 
 from __future__ import annotations
@@ -46,11 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=float, default=0.007, help="what accuracies may differ by as equal"
     )
+    parser.add_argument("--beside", help="folder of another `tools.pareto`")
+    parser.add_argument("--exact_front", help="JSON file of examples.exact_front")
     options = parser.parse_args(argv)
     try:
         config = config_from_json(read_json(os.path.join(options.sweep_dir, "config.json")))
         sweep = read_json(os.path.join(options.sweep_dir, "pareto.json"))
         report = analyse(config, sweep, options.tolerance)
+        if options.beside:
+            other = read_json(os.path.join(options.beside, "pareto.json"))
+            report["beside"] = beside(sweep["points"], other["points"])
+        if options.exact_front:
+            front = read_json(options.exact_front)
+            report["of_the_exact_front"] = of_the_exact_front(config, sweep, front)
     except UserError as error:
         print(f"analyse_sweep: {error}", file=sys.stderr)
         return 1
@@ -174,6 +186,82 @@ def found(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def beside(points: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare searches with those of the same objective, lambda_2 and seed in another sweep.
+
+    Ratios are other / this. The hypervolume is of error and log EDAP, up to the largest of
+    each that any point has.
+    """
+    of_other = {_key(point): point for point in others}
+    pairs = [(point, of_other[_key(point)]) for point in points if _key(point) in of_other]
+    if not pairs:
+        raise UserError("the sweeps have no search in common")
+    rows = [
+        {
+            **this["search"],
+            "edap_ms_mj_mm2_ratio": other["edap_ms_mj_mm2"] / this["edap_ms_mj_mm2"],
+            "objective_ratio": other["objective"] / this["objective"],
+            "inherited_error": this["inherited_error"],
+            "other_inherited_error": other["inherited_error"],
+            "is_same_network": this["ops"] == other["ops"],
+        }
+        for this, other in pairs
+    ]
+    logs = np.log([row["edap_ms_mj_mm2_ratio"] for row in rows])
+    spots = [np.asarray([_spot(pair[i], "edap_ms_mj_mm2") for pair in pairs]) for i in (0, 1)]
+    corner = np.concatenate(spots).max(axis=0)
+    return {
+        "num_searches": len(rows),
+        "num_same_networks": sum(row["is_same_network"] for row in rows),
+        "mean_edap_ratio": float(np.exp(logs.mean())),
+        "mean_inherited_error_difference": statistics.mean(
+            row["other_inherited_error"] - row["inherited_error"] for row in rows
+        ),
+        "hypervolume_ratio": _volume(spots[1], corner) / _volume(spots[0], corner),
+        "searches": rows,
+    }
+
+
+def of_the_exact_front(
+    config: ExperimentConfig, sweep: dict[str, Any], front: dict[str, Any]
+) -> dict[str, Any]:
+    """Return, by objective, the share of the exact front's hypervolume that a sweep found.
+
+    Of error and log objective, within the box of the exact front: up to its largest error
+    and its largest objective, both of which only its ends have.
+    """
+    from dance_tf.supernet.inherited import NUM_CALIBRATION_IMAGES
+
+    if front["supernet"]["supernet_sha256"] != sweep["supernet_sha256"]:
+        raise UserError("the exact front is of another supernet than the sweep")
+    if front["supernet"]["num_images"] != sweep["num_images"]:
+        raise UserError("the exact front and the sweep are judged on other numbers of images")
+    found_by: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for point in sweep["points"]:
+        found_by[point["search"]["objective"]].append(point)
+    rows: dict[str, Any] = {}
+    for name, exact in front["objectives"].items():
+        if name not in found_by:
+            continue
+        best = np.asarray([[p["error"], np.log(p["objective"])] for p in exact["front"]])
+        spots = np.asarray([_spot(point, "objective") for point in found_by[name]])
+        corner = best.max(axis=0)
+        rows[name] = {
+            "share": _volume(spots, corner) / _volume(best, corner),
+            "num_found": len(spots),
+            "num_on_exact_front": len(best),
+            "num_exact_evaluations": exact["num_evaluations"],
+        }
+    evaluations = sum(row["num_exact_evaluations"] for row in rows.values())
+    images = sweep["num_images"] + NUM_CALIBRATION_IMAGES
+    steps = sum(point["num_architecture_steps"] for point in sweep["points"])
+    return {
+        "objectives": rows,
+        "sweep_images": steps * config.search.arch_paths * config.search.batch_size,
+        "exact_images": evaluations * images,
+    }
+
+
 def uniform_networks(table: Any, objectives: Sequence[str]) -> list[dict[str, Any]]:
     """Cost networks of one op in every block on the best accelerator of each dataflow."""
     space = table.space
@@ -223,6 +311,20 @@ def _networks(table: Any, points: list[dict[str, Any]], objective: str) -> np.nd
         if point["search"]["objective"] == objective
     }
     return np.asarray(sorted(rows), np.int32)
+
+
+def _key(point: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(point["search"].values())
+
+
+def _spot(point: dict[str, Any], cost: str) -> tuple[float, float]:
+    return point["inherited_error"], float(np.log(point[cost]))
+
+
+def _volume(spots: np.ndarray, corner: np.ndarray) -> float:
+    from dance_tf.search.fronts import hypervolume
+
+    return hypervolume(spots, corner)
 
 
 def _objectives(points: list[dict[str, Any]]) -> list[str]:

@@ -68,6 +68,7 @@ class Point:
     predicted_edap_ms_mj_mm2: float  # by the evaluator, on the accelerator that it chose
     evaluator_edap_ms_mj_mm2: float  # exact, on that accelerator
     zero_share: float  # of the skippable blocks
+    num_architecture_steps: int  # that the search took; 0: its accelerator alone was looked up
     inherited_error: float  # share of held-out images (`architecture`)
     retrained_error: float | None = None  # share of `test`; None: not retrained
 
@@ -92,6 +93,7 @@ def point_of(search: SweepSearch, result: SearchResult, inherited_error: float) 
         predicted_edap_ms_mj_mm2=result.predicted_cost.edap_ms_mj_mm2,
         evaluator_edap_ms_mj_mm2=result.evaluator_accelerator_exact_cost.edap_ms_mj_mm2,
         zero_share=result.zero_share,
+        num_architecture_steps=result.num_architecture_steps,
         inherited_error=inherited_error,
     )
 

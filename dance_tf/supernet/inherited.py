@@ -19,9 +19,10 @@ from dance_tf.protocols import ImageDataset
 from dance_tf.supernet.ops import MOMENTUM
 from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["InheritedAccuracy", "inherited_accuracy", "recalibrated"]
+__all__ = ["NUM_CALIBRATION_IMAGES", "InheritedAccuracy", "inherited_accuracy", "recalibrated"]
 
-_NUM_CALIBRATION_IMAGES = 512
+#: Of `train`, from which a network finds its batch-norm statistics.
+NUM_CALIBRATION_IMAGES = 512
 _CALIBRATION_BATCH_SIZE = 64
 _BATCH_SIZE = 100  # whose activations stay in the caches of a core
 
@@ -90,7 +91,7 @@ class InheritedAccuracy:
 
     def __init__(self, supernet: Supernet, dataset: ImageDataset, num_images: int) -> None:
         self._supernet = supernet
-        calibration = _first(dataset, "train", _CALIBRATION_BATCH_SIZE, _NUM_CALIBRATION_IMAGES)
+        calibration = _first(dataset, "train", _CALIBRATION_BATCH_SIZE, NUM_CALIBRATION_IMAGES)
         self._calibration = [images for images, _ in calibration]
         self._held_out = _first(dataset, "architecture", _BATCH_SIZE, num_images)
         self.num_images = sum(len(labels) for _, labels in self._held_out)

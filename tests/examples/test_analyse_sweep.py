@@ -27,7 +27,9 @@ def _point(lambda_2, seed, ops, error, edap, objective="EDAP", retrained=None):
         "energy_mj": 1.0,
         "area_mm2": 1.0,
         "edap_ms_mj_mm2": edap,
+        "objective": edap,
         "zero_share": ops.count("zero") / 1,
+        "num_architecture_steps": 5,
         "inherited_error": error,
         "retrained_error": retrained,
     }
@@ -43,7 +45,12 @@ def sweep():
         _point(1.0, 0, ["mbconv3_e3", "zero"], 0.2, 1.0),
         _point(1.0, 0, ["mbconv3_e6", "mbconv3_e3"], 0.2, 1.0, objective="latency"),
     ]
-    return {"cost_table_sha256": TABLE.content_hash, "points": points}
+    return {
+        "cost_table_sha256": TABLE.content_hash,
+        "supernet_sha256": "s",
+        "num_images": 100,
+        "points": points,
+    }
 
 
 @pytest.fixture
@@ -112,3 +119,46 @@ def test_a_sweep_of_other_costs_is_refused(run, sweep, capsys):
     sweep["cost_table_sha256"] = "other"
     assert run() == 1
     assert "are not those of the sweep" in capsys.readouterr().err
+
+
+def test_searches_are_compared_with_the_same_ones_of_another_sweep(run, sweep, tmp_path):
+    others = [dict(point) for point in sweep["points"][1:4]]
+    others[0] |= {"edap_ms_mj_mm2": 1.0, "inherited_error": 0.15}
+    others[1] |= {"ops": ["zero", "zero"], "edap_ms_mj_mm2": 2.0}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pareto.json").write_text(json.dumps({"points": others}))
+    found = run(f"--beside={tmp_path / 'other'}")["beside"]
+    assert found["num_searches"] == 3 and found["num_same_networks"] == 2
+    assert [r["edap_ms_mj_mm2_ratio"] for r in found["searches"]] == [0.5, 2.0, 1.0]
+    assert found["mean_edap_ratio"] == pytest.approx(1.0)
+    assert found["mean_inherited_error_difference"] == pytest.approx(0.01)
+    # Up to the corner (0.15, log 4): two boxes that overlap, and one.
+    this = 0.03 * np.log(2) + 0.04 * np.log(4) - 0.03 * np.log(2)
+    assert found["hypervolume_ratio"] == pytest.approx(0.04 * np.log(2) / this)
+
+
+def test_the_share_of_the_exact_front(run, sweep, tmp_path):
+    front = [{"error": 0.09, "objective": 8.0}, {"error": 0.19, "objective": 0.5}]
+    exact = {
+        "supernet": {"supernet_sha256": "s", "num_images": 100},
+        "objectives": {
+            "EDAP": {"front": front, "num_evaluations": 50},
+            "area": {"front": front, "num_evaluations": 50},
+        },
+    }
+    # Inside the exact front's box, up to (0.19, log 8), lie no points of itself: add one.
+    front.append({"error": 0.10, "objective": 1.0})
+    path = tmp_path / "front.json"
+    path.write_text(json.dumps(exact))
+    found = run(f"--exact_front={path}")["of_the_exact_front"]
+    (name,) = found["objectives"]
+    row = found["objectives"][name]
+    assert name == "EDAP" and (row["num_found"], row["num_on_exact_front"]) == (5, 3)
+    best = 0.09 * np.log(8)
+    ours = 0.08 * np.log(8) + 0.0
+    assert row["share"] == pytest.approx(ours / best)
+    assert found["exact_images"] == 50 * (100 + 512)
+    assert found["sweep_images"] == 6 * 5 * 4 * 64
+    exact["supernet"]["supernet_sha256"] = "other"
+    path.write_text(json.dumps(exact))
+    assert run(f"--exact_front={path}") == 1

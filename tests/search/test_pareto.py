@@ -28,6 +28,7 @@ def _point(error, latency_ms, energy_mj=1.0, retrained=None, lambda_2=0.1):
         predicted_edap_ms_mj_mm2=2.0 * latency_ms * energy_mj,
         evaluator_edap_ms_mj_mm2=2.0 * latency_ms * energy_mj,
         zero_share=0.0,
+        num_architecture_steps=3,
         inherited_error=error,
         retrained_error=retrained,
     )
