@@ -29,7 +29,7 @@ NUM_KILLS = 20
 PATIENCE_S = 600
 
 #: What is not the same in two runs.
-TIMES = ("times", "train_s")
+TIMES = ("times", "train_s", "training_time_s")
 
 #: Two steps an epoch, and a checkpoint after each epoch.
 QUICK = ("--preset=tiny", "--set=search.epochs=6", "--set=search.batch_size=500")
@@ -40,7 +40,9 @@ SERVER.set_forkserver_preload(
         "tensorflow",
         "keras",
         "dance_tf.report.page",
+        "dance_tf.search.pareto_plot",
         "dance_tf.search.pipeline",
+        "dance_tf.search.sweep",
         "tests.integration.test_kills",
     ]
 )
@@ -72,6 +74,33 @@ def test_killed_at_random_moments_it_ends_in_the_uninterrupted_result(
     if tool == "search":
         arguments = (*arguments, f"--cache_dir={tmp_path / 'cache'}")
     check_kills(tool, arguments, compared, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_ends_in_the_uninterrupted_front(tmp_path):
+    supernet = tmp_path / "supernet"
+    process = _Process("train_supernet", (*QUICK, f"--output_dir={supernet}"), supernet)
+    assert process.end() == 0, process.log()
+    (tmp_path / "sweeps").mkdir()
+    arguments = (
+        *QUICK,
+        "--set=retrain.epochs=2",
+        "--set=retrain.batch_size=500",
+        f"--supernet_dir={supernet}",
+        f"--cache_dir={tmp_path / 'cache'}",
+        "--objectives=EDAP,latency",
+        "--lambdas=0,0.5",
+        "--num_images=100",
+        "--num_retrained=2",
+    )
+    compared = (
+        "pareto.json",
+        "pareto.svg",
+        "accuracies.jsonl",
+        "searches/*/*.json*",
+        "retrained/*/*.json*",
+    )
+    check_kills("pareto", arguments, compared, tmp_path / "sweeps")
 
 
 def check_kills(tool, arguments, compared, folder: Path, seed=0) -> None:

@@ -201,9 +201,9 @@ def texts() -> list[tuple[Path, str, str]]:
     rows = json.loads(ablation.read_text(encoding="utf-8"))["rows"]
     readme = ROOT / "saved_models/README.md"
     return [
-        (readme, "evaluators", _joined(full)),
-        (readme, "ablation", _joined([markdown(rows).splitlines()])),
-        (ROOT / "README.md", "evaluators", _joined([[*head[:2], *short]])),
+        (readme, "evaluators", joined(full)),
+        (readme, "ablation", joined([markdown(rows).splitlines()])),
+        (ROOT / "README.md", "evaluators", joined([[*head[:2], *short]])),
     ]
 
 
@@ -212,12 +212,18 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
-def _joined(tables: list[list[str]]) -> str:
+def joined(tables: list[list[str]]) -> str:
+    """Return tables as text, an empty line between them."""
     return "\n\n" + "\n\n".join("\n".join(lines) for lines in tables) + "\n\n"
 
 
-if __name__ == "__main__":
-    for path, name, between in texts():
+def write(texts_of_files: list[tuple[Path, str, str]]) -> None:
+    """Write texts between their marks."""
+    for path, name, between in texts_of_files:
         begin, end = marks(name)
         before, _, rest = path.read_text(encoding="utf-8").partition(begin)
         path.write_text(before + begin + between + end + rest.partition(end)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(texts())

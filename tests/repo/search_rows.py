@@ -1,0 +1,129 @@
+"""Write the README's tables of measured searches anew from their files; a test compares them.
+
+python -m tests.repo.search_rows
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.repo.evaluator_rows import joined, write
+from tests.repo.source import ROOT
+
+EXPERIMENTS = ROOT / "examples/experiments"
+
+_SHORT = {
+    "weight_stationary": "weight",
+    "output_stationary": "output",
+    "row_stationary": "row",
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return a file of examples/experiments."""
+    return json.loads((EXPERIMENTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:.1f} %"
+
+
+def _accelerator(fields: dict[str, Any]) -> str:
+    return "{pe_x} x {pe_y} PEs, {rf_bytes} B, {dataflow}".format(**fields)
+
+
+def baseline_table(findings: dict[str, Any]) -> list[str]:
+    """Return what a cost in the loss saves, by objective and lambda_2."""
+    lines = [
+        "| objective, lambda_2 (seeds) | inherited error; of the baseline"
+        " | retrained error; of the baseline | EDAP | latency | energy |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in findings["against_the_baseline"]:
+        ratios = (
+            f"1/{row[f'{name}_ratio']:.2f}"
+            for name in ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
+        )
+        cells = (
+            f"{row['objective']}, {row['lambda_2']:g} ({row['num_seeds']})",
+            "; ".join(_percent(row[f"{who}inherited_error"]) for who in ("", "baseline_")),
+            "; ".join(_percent(row[f"{who}retrained_error"]) for who in ("", "baseline_")),
+            *ratios,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def found_table(findings: dict[str, Any]) -> list[str]:
+    """Return what was found, by objective and lambda_2."""
+    lines = [
+        "| objective, lambda_2 | kernel | expansion | Zero, of blocks that may | PEs"
+        " | register file | dataflows |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in findings["found"]:
+        flows = ", ".join(f"{_SHORT[name]} {num}" for name, num in sorted(row["dataflows"].items()))
+        kernel, expansion = (
+            "none" if row[name] is None else f"{row[name]:.2f}" for name in ("kernel", "expansion")
+        )
+        lines.append(
+            f"| {row['objective']}, {row['lambda_2']:g} | {kernel} | {expansion}"
+            f" | {100 * row['zero_share']:.0f} % | {row['num_pes']:.0f}"
+            f" | {row['rf_bytes']:.0f} B | {flows} |"
+        )
+    return lines
+
+
+def one_accelerator_table(findings: dict[str, Any]) -> list[str]:
+    """Return what choosing an accelerator for each network buys."""
+    lines = [
+        "| objective | networks found | their own best accelerators | best for all of them"
+        " | loss on it, mean; largest |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in findings["one_accelerator"].items():
+        losses = "; ".join(f"{100 * (row[f'{x}_ratio'] - 1):.2f} %" for x in ("mean", "largest"))
+        lines.append(
+            f"| {name} | {row['num_networks']} | {row['num_own_accelerators']} different"
+            f" | {_accelerator(row['accelerator'])} | {losses} |"
+        )
+    return lines
+
+
+def dataflow_table(findings: dict[str, Any]) -> list[str]:
+    """Return what the best accelerator of each dataflow costs, for networks of one op."""
+    ops = ("mbconv3_e3", "mbconv3_e6", "mbconv7_e3", "mbconv7_e6")
+    lines = [
+        "| objective, dataflow | " + " | ".join(f"all `{op}`" for op in ops) + " |",
+        "|---|" + "---|" * len(ops),
+    ]
+    by_cell: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in findings["uniform_networks"]:
+        key = (row["objective"], row["accelerator"]["dataflow"])
+        by_cell.setdefault(key, {})[row["op"]] = row
+    for (objective, dataflow), rows in by_cell.items():
+        cells = [f"{rows[op]['times_the_best']:.3f}; {_size(rows[op])}" for op in ops]
+        lines.append(f"| {objective}, {_SHORT[dataflow]} | {' | '.join(cells)} |")
+    return lines
+
+
+def _size(row: dict[str, Any]) -> str:
+    return "{pe_x} x {pe_y}, {rf_bytes} B".format(**row["accelerator"])
+
+
+def texts() -> list[tuple[Path, str, str]]:
+    """Return file, name of the marks, and what belongs between them."""
+    findings = read("findings_cifar10_small")
+    tables = [
+        baseline_table(findings),
+        one_accelerator_table(findings),
+        found_table(findings),
+        dataflow_table(findings),
+    ]
+    return [(EXPERIMENTS / "README.md", "sweep", joined(tables))]
+
+
+if __name__ == "__main__":
+    write(texts())
