@@ -94,6 +94,7 @@ def main(argv: list[str]) -> int:
     from dance_tf import run_info
     from dance_tf.search import pipeline, sweep
     from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.search.judge import Judge
     from dance_tf.search.pareto_plot import plot_sweep
 
     started = run_info.now()
@@ -104,6 +105,7 @@ def main(argv: list[str]) -> int:
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
+    Judge(config.search, problem)  # Refuses limits out of reach, and what is not in the space.
     pipeline.start_output_dir(config, output_dir)
     info = os.path.join(output_dir, "run_info.json")
     run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))

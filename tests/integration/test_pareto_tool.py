@@ -43,6 +43,16 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     assert not folder.exists()
 
 
+def test_limits_out_of_reach_are_refused_before_the_folder_is_touched(
+    supernet_dir, tmp_path, capsys
+):
+    folder = tmp_path / "sweep"
+    arguments = (f"--supernet_dir={supernet_dir}", "--set=search.max_latency_ms=1e-6")
+    assert _call(pareto, "pareto", *QUICK, *arguments, f"--output_dir={folder}") == 1
+    assert "1e-06" in capsys.readouterr().err.splitlines()[-1]
+    assert not folder.exists()
+
+
 def test_a_run_leaves_the_front_its_picture_and_every_search(supernet_dir, tmp_path, capsys):
     arguments = (
         *QUICK,
