@@ -26,6 +26,11 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((EXPERIMENTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _sorted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows by objective, EDAP first, and lambda_2."""
+    return sorted(rows, key=lambda r: (r["objective"] != "EDAP", r["objective"], r["lambda_2"]))
+
+
 def _percent(share: float | None) -> str:
     return "not measured" if share is None else f"{100 * share:.1f} %"
 
@@ -41,7 +46,7 @@ def baseline_table(findings: dict[str, Any]) -> list[str]:
         " | retrained error; of the baseline | baseline / found: EDAP | latency | energy |",
         "|---|---|---|---|---|---|",
     ]
-    for row in findings["against_the_baseline"]:
+    for row in _sorted(findings["against_the_baseline"]):
         ratios = (
             f"{row[f'{name}_ratio']:.2f}" for name in ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
         )
@@ -55,6 +60,25 @@ def baseline_table(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
+def evaluator_table(findings: dict[str, Any]) -> list[str]:
+    """Return what the same searches found with the neural and with the exact evaluator."""
+    beside = findings["beside"]
+    lines = [
+        "| objective, lambda_2, seed | EDAP, exact / neural evaluator"
+        " | inherited error: neural; exact |",
+        "|---|---|---|",
+    ]
+    for row in _sorted(beside["searches"]):
+        errors = "; ".join(_percent(row[f"{who}inherited_error"]) for who in ("", "other_"))
+        lines.append(
+            f"| {row['objective']}, {row['lambda_2']:g}, {row['seed']}"
+            f" | {row['edap_ms_mj_mm2_ratio']:.3f} | {errors} |"
+        )
+    difference = 100 * beside["mean_inherited_error_difference"]
+    lines.append(f"| mean | {beside['mean_edap_ratio']:.3f} | {difference:+.1f} points |")
+    return lines
+
+
 def found_table(findings: dict[str, Any]) -> list[str]:
     """Return what was found, by objective and lambda_2."""
     lines = [
@@ -62,7 +86,7 @@ def found_table(findings: dict[str, Any]) -> list[str]:
         " | register file | dataflows |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in findings["found"]:
+    for row in _sorted(findings["found"]):
         flows = ", ".join(f"{_SHORT[name]} {num}" for name, num in sorted(row["dataflows"].items()))
         kernel, expansion = (
             "none" if row[name] is None else f"{row[name]:.2f}" for name in ("kernel", "expansion")
@@ -116,6 +140,7 @@ def texts() -> list[tuple[Path, str, str]]:
     """Return file, name of the marks, and what belongs between them."""
     findings = read("findings_cifar10_small")
     tables = [
+        evaluator_table(findings),
         baseline_table(findings),
         one_accelerator_table(findings),
         found_table(findings),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.repo import evaluator_rows
+from tests.repo import evaluator_rows, search_rows
 from tests.repo.source import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -150,6 +150,20 @@ def test_evaluators():
         begin, end = evaluator_rows.marks(name)
         text = path.read_text(encoding="utf-8")
         assert text.partition(begin)[2].partition(end)[0] == between, (path.name, name)
+
+
+def test_searches():
+    """`python -m tests.repo.search_rows` writes them."""
+    for path, name, between in search_rows.texts():
+        begin, end = evaluator_rows.marks(name)
+        text = path.read_text(encoding="utf-8")
+        assert text.partition(begin)[2].partition(end)[0] == between, (path.name, name)
+    sweep = search_rows.read("sweep_cifar10_small")
+    assert {point["search"]["seed"] for point in sweep["points"]} == {0, 1, 2}
+    shipped = json.loads(
+        (ROOT / "saved_models/supernet_cifar_mbconv_small/supernet.json").read_text("utf-8")
+    )
+    assert sweep["supernet_sha256"] == shipped["weights_sha256"]
 
 
 def test_labels():
