@@ -12,12 +12,12 @@ first order, if the op were added.
 Source: Cai et al. (2019), ProxylessNAS, section 3.2 (binary gates; two sampled paths) and
 the authors' code (the rescaling of two paths).
 
-Differs from the paper: the score function is ours, and the default. Measured against the
-effect of each op on a trained supernet of `cifar_mbconv_small`, it has the right size
-(slope 0.98, correlation 0.91 over 150 steps), while one path with straight-through gates
-has a twentieth of it (slope 0.06, correlation 0.33) at the same time per step, so that any
-hardware cost would outweigh it. `python -m examples.compare_arch_gradients` measures all
-four.
+Differs from the paper: the score function is ours, and the default. It is without bias for
+either kind of supernet. Where each op has weights of its own, one path with gates says
+nothing of the ops that were not drawn, and the estimate was so small that any hardware
+cost outweighed it; with shared weights all estimators have about the right size.
+`python -m examples.compare_arch_gradients` measures them against the effect of each op;
+what it found on the shipped supernet is in examples/experiments/README.md.
 
 Differs from the paper: where Zero is the active op, the authors' code leaves the block's
 parameters as they are. Under a hardware cost from outside, Zero would then be chosen and

@@ -10,11 +10,8 @@ One thing is not as in the source: a network that nothing so far beats stays a p
 parent after it has left the queue. Aging is there so that a lucky noisy measurement dies
 out; here an accuracy is the same whenever it is asked for.
 
-Measured with made-up costs and three made-up accuracies of the 25 million networks of
-`cifar_mbconv_small`, as mean shares of the hypervolume that all methods together found,
-after 300 and 1200 networks: 0.97 and 0.996. Aging alone had 0.95 and 0.99, the best 64 by
-rank and crowding 0.94 and 0.996, tournaments by random weightings of error and cost 0.91
-and 0.95, random networks 0.74 and 0.80.
+Tests hold it against the enumerated front of a small space and against random networks on
+a large one.
 
 Source: Real et al. (2019), Regularized Evolution for Image Classifier Architecture
 Search, algorithm 1; ranks and crowding from Deb et al. (2002), NSGA-II.

@@ -170,14 +170,16 @@ def search_in(
         UserError, Interrupted: See DanceSearch.search.
     """
     if os.path.exists(os.path.join(folder, "result.json")):
-        return SearchResult.load(folder)
-    os.makedirs(folder, exist_ok=True)
-    write_json(os.path.join(folder, "config.json"), config_to_json(config))
-    problem.supernet.reset_architecture(config.seed)
-    result = DanceSearch(
-        config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
-    ).search(problem)
-    result.save(folder)
+        result = SearchResult.load(folder)
+    else:
+        os.makedirs(folder, exist_ok=True)
+        write_json(os.path.join(folder, "config.json"), config_to_json(config))
+        problem.supernet.reset_architecture(config.seed)
+        result = DanceSearch(
+            config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
+        ).search(problem)
+        result.save(folder)
+    # A kill may have come between the result and this.
     shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
     return result
 
@@ -213,20 +215,19 @@ def _retrained_accuracy(
     digest = hashlib.sha256(",".join(point.ops).encode()).hexdigest()[:12]
     folder = os.path.join(output_dir, "retrained", f"{digest}_seed{seed}")
     path = os.path.join(folder, "retrain.json")
-    if os.path.exists(path):
-        return float(read_json(path)["accuracy"]["value"])
-    space = problem.space
-    architecture = Architecture(space.name, point.ops)
-    result = retrain(
-        space, architecture, problem.dataset, config.retrain, seed, folder, resume=True, stop=stop
-    )
-    record = {
-        "architecture": dataclasses.asdict(architecture),
-        "accuracy": dataclasses.asdict(result.accuracy),
-        "seed": seed,
-        "training_time_s": round(result.elapsed_s, 3),
-    }
-    result.network.save(os.path.join(folder, "network.keras"))
-    write_json(path, record)  # Last: it says that the training is finished.
+    if not os.path.exists(path):
+        space, dataset = problem.space, problem.dataset
+        architecture = Architecture(space.name, point.ops)
+        result = retrain(
+            space, architecture, dataset, config.retrain, seed, folder, resume=True, stop=stop
+        )
+        record = {
+            "architecture": dataclasses.asdict(architecture),
+            "accuracy": dataclasses.asdict(result.accuracy),
+            "seed": seed,
+            "training_time_s": round(result.elapsed_s, 3),
+        }
+        result.network.save(os.path.join(folder, "network.keras"))
+        write_json(path, record)  # Last: it says that the training is finished.
     shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
-    return result.accuracy.value
+    return float(read_json(path)["accuracy"]["value"])

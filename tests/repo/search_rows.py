@@ -132,6 +132,19 @@ def dataflow_table(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
+def gradient_table(report: dict[str, Any]) -> list[str]:
+    """Return how the estimators of the architecture gradient compare with the truth."""
+    lines = [
+        "| estimator | slope | correlation | slope of Zero | noise | CPU seconds per step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        numbers = (row["slope"], row["correlation"], row["slope_of_zero"], row["noise"])
+        cells = " | ".join(f"{number:.2f}" for number in numbers)
+        lines.append(f"| `{row['estimator']}` | {cells} | {row['cpu_s_per_step']:.3f} |")
+    return lines
+
+
 def _size(row: dict[str, Any]) -> str:
     return "{pe_x} x {pe_y}, {rf_bytes} B".format(**row["accelerator"])
 
@@ -146,7 +159,9 @@ def texts() -> list[tuple[Path, str, str]]:
         found_table(findings),
         dataflow_table(findings),
     ]
-    return [(EXPERIMENTS / "README.md", "sweep", joined(tables))]
+    readme = EXPERIMENTS / "README.md"
+    gradients = gradient_table(read("gradients_cifar10_small"))
+    return [(readme, "sweep", joined(tables)), (readme, "gradients", joined([gradients]))]
 
 
 if __name__ == "__main__":

@@ -109,6 +109,20 @@ def test_benchmark_of_the_evaluator():
     assert report["space"] == "cifar_mbconv" and report["batch_size"] == 1024
 
 
+def test_benchmark_of_the_search():
+    report = search_rows.read("benchmark_search")
+    figure = functools.partial(_figure, report)
+    rows = {
+        "a weight step": f"{figure('weight_step_s', 3)} s",
+        "an architecture step without": f"{figure('architecture_step_no_cost_s', 3)} s",
+        "added by the neural evaluator": f"{figure('neural_added', 1, 100)} %",
+        "added by the exact evaluator": f"{figure('exact_added', 1, 100)} %",
+    }
+    for start, text in rows.items():
+        assert _row(start) == [text]
+    assert report["neural_added"] <= 0.05 and report["arch_every"] == 4
+
+
 def test_peers():
     path = ROOT / "examples/experiments/peers_zigzag.json"
     peers = json.loads(path.read_text(encoding="utf-8"))
@@ -158,6 +172,8 @@ def test_searches():
         begin, end = evaluator_rows.marks(name)
         text = path.read_text(encoding="utf-8")
         assert text.partition(begin)[2].partition(end)[0] == between, (path.name, name)
+    halves = search_rows.read("gradients_cifar10_small")["truth"]["correlation_of_halves"]
+    assert f"{halves:.2f} is the correlation of two halves" in text
     sweep = search_rows.read("sweep_cifar10_small")
     assert {point["search"]["seed"] for point in sweep["points"]} == {0, 1, 2}
     shipped = json.loads(
