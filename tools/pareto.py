@@ -100,12 +100,14 @@ def main(argv: list[str]) -> int:
     started = run_info.now()
     searches = sweep.plan_sweep(_OBJECTIVES.value, lambdas, _NUM_SEEDS.value, config.seed)
     for search in searches:
-        search.config(config)  # Refuses an unknown objective.
+        # Refuses an unknown objective, and weights that it does not take.
+        search.config(config).search.objective_terms()
     pipeline.check_output_dir(config, output_dir, is_resuming)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
-    Judge(config.search, problem)  # Refuses limits out of reach, and what is not in the space.
+    # Refuses limits out of reach, and what is not in the space.
+    Judge(searches[0].config(config).search, problem)
     pipeline.start_output_dir(config, output_dir)
     info = os.path.join(output_dir, "run_info.json")
     run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))

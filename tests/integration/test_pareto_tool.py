@@ -32,6 +32,10 @@ def supernet_dir(tmp_path_factory):
         (("--supernet_dir=nowhere", "--lambdas=-1"), "from 0 up"),
         (("--supernet_dir=nowhere", "--objectives=EDAP,EDP"), "'EDP'"),
         (("--supernet_dir=nowhere", "--objectives="), "needs an objective"),
+        (
+            ("--supernet_dir=nowhere", "--objectives=EDAP,linear", "--set=search.lambda_area=0"),
+            "EDAP has its own weights",
+        ),
         (("--supernet_dir=nowhere", "--fixed_accelerator=pe_x=8"), "missing"),
     ],
 )
@@ -41,6 +45,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     error = capsys.readouterr().err.splitlines()
     assert message in error[-1] and error[-1].startswith("pareto: ")
     assert not folder.exists()
+
+
+def test_weights_go_with_the_objectives_that_take_them(supernet_dir, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    arguments = (f"--supernet_dir={supernet_dir}", "--set=search.lambda_area=0")
+    fixed = "--set=search.max_latency_ms=1e-6"  # ends it where it would begin
+    arguments = (*QUICK, *arguments, fixed, "--objectives=linear", f"--output_dir={folder}")
+    assert _call(pareto, "pareto", *arguments) == 1
+    assert "1e-06" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_limits_out_of_reach_are_refused_before_the_folder_is_touched(
