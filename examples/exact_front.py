@@ -16,7 +16,6 @@ table; the JSON file has what each point is.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -67,9 +66,7 @@ def main(argv: list[str]) -> int:
     for flag in (_SUPERNET_DIR, _OUTPUT, _MEMO):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing")
-    config_path = os.path.join(_SUPERNET_DIR.value, "config.json")
-    if os.path.exists(config_path) and not (FLAGS["config"].value or FLAGS["preset"].value):
-        FLAGS["config"].value = config_path
+    common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()
     import keras

@@ -73,9 +73,7 @@ def main(argv: list[str]) -> int:
     for flag in (_WORK_DIR, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing")
-    config_path = os.path.join(_SUPERNET_DIR.value[0], "config.json")
-    if os.path.exists(config_path) and not (FLAGS["config"].value or FLAGS["preset"].value):
-        FLAGS["config"].value = config_path
+    common.start_from_config_in(_SUPERNET_DIR.value[0], FLAGS)
     config = common.experiment_config(FLAGS)
     report = _begun(config, _OUTPUT.value)
 

@@ -48,6 +48,7 @@ __all__ = [
     "output_dir",
     "run",
     "shared_flags",
+    "start_from_config_in",
 ]
 
 # Read by TensorFlow when a tool imports it, which is later than this line.
@@ -163,6 +164,13 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     if given.get("seed") is not None:
         config = dataclasses.replace(config, seed=given["seed"])
     return config
+
+
+def start_from_config_in(folder: str, values: flags.FlagValues) -> None:
+    """Take the config.json of a run's folder where the flags ask for no other start."""
+    path = os.path.join(folder, "config.json")
+    if os.path.exists(path) and not (values["config"].value or values["preset"].value):
+        values["config"].value = path
 
 
 def output_dir(values: flags.FlagValues, name: str = "output_dir") -> str:

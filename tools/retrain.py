@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         if _RESULT.value and os.path.isdir(source):
             source = os.path.join(source, "result.json")
     if not _OPS.value:
-        _start_from_config_beside(source)
+        common.start_from_config_in(os.path.dirname(source), FLAGS)
     config = common.experiment_config(FLAGS)
     if _OPS.value:
         architecture = Architecture(config.space.name, tuple(op.strip() for op in _OPS.value))
@@ -78,13 +78,6 @@ def main(argv: list[str]) -> int:
         return 128 + error.signum
     print(json.dumps(report, indent=2, allow_nan=False))
     return 0
-
-
-def _start_from_config_beside(source: str) -> None:
-    """Take the config.json of the network's run where no other start is asked for."""
-    path = os.path.join(os.path.dirname(source), "config.json")
-    if os.path.exists(path) and not (FLAGS["config"].value or FLAGS["preset"].value):
-        FLAGS["config"].value = path
 
 
 def _read_architecture(path: str) -> Architecture:

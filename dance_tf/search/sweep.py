@@ -91,8 +91,8 @@ def run_sweep(
         Interrupted: After a signal; what has been done is saved.
     """
     facts = _facts(config, problem, num_images)
-    accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
     _check_facts(os.path.join(output_dir, PARETO), facts)
+    accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
     reachable = reachable_costs(problem.table)
     points: list[Point] = []
     searches_dir = os.path.join(output_dir, "searches")
