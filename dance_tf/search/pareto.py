@@ -172,11 +172,16 @@ def worth_retraining(
     """Return the points to retrain, by number: those of the front first, then the others.
 
     Within both the order spreads them: first the ends in EDAP, then again and again the one
-    that is furthest in log EDAP from those already taken.
+    that is furthest in log EDAP from those already taken. A network that several searches of
+    a seed found is there once, for it has one training.
     """
     inherited = coordinates([p.inherited_error for p in points], points, reachable)
-    on_front = front_rows(inherited).tolist()
-    others = [i for i in range(len(points)) if i not in on_front]
+    front = front_rows(inherited).tolist()
+    trainings: dict[Any, int] = {}
+    for i in (*front, *range(len(points))):
+        trainings.setdefault((points[i].ops, points[i].search.seed), i)
+    on_front = [i for i in trainings.values() if i in front]
+    others = [i for i in trainings.values() if i not in front]
     log_edap = np.log([point.edap_ms_mj_mm2 for point in points])
     taken: list[int] = []
     for group in (on_front, others):

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dance_tf.config import ExperimentConfig, config_to_json
+from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.search.accuracy_memo import AccuracyMemo
 from dance_tf.search.dance import DanceSearch, SearchProblem
@@ -75,15 +75,17 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Run searches, retrain the best of what they find, and return pareto.json.
 
-    What is finished in `output_dir` is read and not done again.
+    What is finished in `output_dir` is read and not done again. That of earlier calls stays a
+    part of the sweep: its points come first.
 
     Args:
-        searches: Of `plan_sweep`. May be more than in an earlier call on the same folder.
+        searches: Of `plan_sweep`. May be others than in an earlier call on the same folder.
         config: What all of them share.
         problem: Its supernet is trained.
         output_dir: Gets searches/, retrained/, accuracies.jsonl and pareto.json.
         num_images: Held-out images for the inherited accuracy; at most all are used.
-        num_retrained: How many points to train from scratch, see `worth_retraining`.
+        num_retrained: How many points of `searches` to train from scratch, see
+            `worth_retraining`.
         stop: Signals to honour at the next step boundary.
     Raises:
         UserError: If the sweep in the folder is of other costs, weights or images; see also
@@ -96,12 +98,14 @@ def run_sweep(
     reachable = reachable_costs(problem.table)
     points: list[Point] = []
     searches_dir = os.path.join(output_dir, "searches")
+    earlier = _finished_searches(searches_dir, searches)
+    all_searches = (*earlier, *searches)
 
     def write(num_to_retrain: int, num_done: int) -> dict[str, Any]:
         data = {
             "schema_version": SCHEMA_VERSION,
             **facts,
-            "num_searches": {"planned": len(searches), "done": len(points)},
+            "num_searches": {"planned": len(all_searches), "done": len(points)},
             "num_retrained": {"planned": num_to_retrain, "done": num_done},
             **summary(points, reachable),
         }
@@ -110,24 +114,43 @@ def run_sweep(
 
     identity = {name: facts[name] for name in ("supernet_sha256", "dataset", "num_images")}
     with AccuracyMemo(os.path.join(output_dir, "accuracies.jsonl"), accuracy, identity) as memo:
-        for number, search in enumerate(searches, start=1):
-            print(f"sweep: search {number} of {len(searches)}, {search.name}", file=sys.stderr)
+        for number, search in enumerate(all_searches, start=1):
+            print(f"sweep: search {number} of {len(all_searches)}, {search.name}", file=sys.stderr)
             own = _with_known_network(search, search.config(config), searches_dir)
             result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
             op_indices = problem.space.to_indices(result.architecture)[None]
             error = 1.0 - float(memo.accuracies(op_indices)[0])
-            points.append(point_of(search, result, error))
+            points.append(_with_retrained_error(point_of(search, result, error), output_dir))
             data = write(num_retrained, 0)
-    rows = worth_retraining(points, reachable, num_retrained)
+    rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
     for number, row in enumerate(rows, start=1):
+        point = points[len(earlier) + row]
         print(
-            f"sweep: retraining {number} of {len(rows)}, {points[row].search.name}",
+            f"sweep: retraining {number} of {len(rows)}, {point.search.name}",
             file=sys.stderr,
         )
-        error = 1.0 - _retrained_accuracy(points[row], config, problem, output_dir, stop)
-        points[row] = dataclasses.replace(points[row], retrained_error=error)
+        _retrain(point, config, problem, output_dir, stop)
+        # Searches of other objectives and weights may have found the same network.
+        points = [_with_retrained_error(point, output_dir) for point in points]
         data = write(len(rows), number)
     return data
+
+
+def _finished_searches(
+    searches_dir: str, others_than: Sequence[SweepSearch]
+) -> tuple[SweepSearch, ...]:
+    """Return the finished searches of a folder, which may not exist, by name."""
+    names = {search.name for search in others_than}
+    found = []
+    for name in sorted(os.listdir(searches_dir)) if os.path.isdir(searches_dir) else ():
+        folder = os.path.join(searches_dir, name)
+        if name not in names and os.path.exists(os.path.join(folder, "result.json")):
+            config = config_from_json(read_json(os.path.join(folder, "config.json")))
+            search = SweepSearch(config.search.objective, config.search.lambda_2, config.seed)
+            if search.name != name:
+                raise UserError(f"{folder} holds the search {search.name}: it was renamed")
+            found.append(search)
+    return tuple(found)
 
 
 def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Any]:
@@ -203,20 +226,33 @@ def _with_known_network(
     return config
 
 
-def _retrained_accuracy(
+def _retrained_folder(point: Point, output_dir: str) -> str:
+    """Return where a point's network is trained with its search's seed."""
+    digest = hashlib.sha256(",".join(point.ops).encode()).hexdigest()[:12]
+    return os.path.join(output_dir, "retrained", f"{digest}_seed{point.search.seed}")
+
+
+def _with_retrained_error(point: Point, output_dir: str) -> Point:
+    """Return a point with the error of its training, if that is finished."""
+    path = os.path.join(_retrained_folder(point, output_dir), "retrain.json")
+    if not os.path.exists(path):
+        return point
+    error = 1.0 - float(read_json(path)["accuracy"]["value"])
+    return dataclasses.replace(point, retrained_error=error)
+
+
+def _retrain(
     point: Point,
     config: ExperimentConfig,
     problem: SearchProblem,
     output_dir: str,
     stop: StopSignals | None,
-) -> float:
-    """Train a point's network with its search's seed, or read what that gave."""
-    seed = point.search.seed
-    digest = hashlib.sha256(",".join(point.ops).encode()).hexdigest()[:12]
-    folder = os.path.join(output_dir, "retrained", f"{digest}_seed{seed}")
+) -> None:
+    """Train a point's network from scratch, unless that has been done."""
+    folder = _retrained_folder(point, output_dir)
     path = os.path.join(folder, "retrain.json")
     if not os.path.exists(path):
-        space, dataset = problem.space, problem.dataset
+        space, dataset, seed = problem.space, problem.dataset, point.search.seed
         architecture = Architecture(space.name, point.ops)
         result = retrain(
             space, architecture, dataset, config.retrain, seed, folder, resume=True, stop=stop
@@ -230,4 +266,3 @@ def _retrained_accuracy(
         result.network.save(os.path.join(folder, "network.keras"))
         write_json(path, record)  # Last: it says that the training is finished.
     shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
-    return float(read_json(path)["accuracy"]["value"])

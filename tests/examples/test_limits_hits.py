@@ -58,6 +58,8 @@ def test_every_result_keeps_its_limit_and_those_that_did_by_themselves_are_count
     assert out.count("at the end") == len(report["summary"]) == 6
     assert report["config"]["search"]["supernet_dir"] is None
     assert run() == (report, out), "what is finished is read"
+    fewer, _ = run("--kept_by=gradient")
+    assert fewer["rows"] == [row for row in rows if row["kept_by"] == "gradient"]
 
 
 def test_groups_are_counted():

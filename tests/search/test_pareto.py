@@ -97,9 +97,14 @@ def test_the_front_is_retrained_first_and_spread_in_edap():
         _point(0.4, 1.0),
         _point(0.9, 50.0),
     ]
+    points = [dataclasses.replace(p, ops=(f"op{i}",)) for i, p in enumerate(points)]
     assert worth_retraining(points, REACHABLE, 3) == [0, 3, 2]
     assert worth_retraining(points, REACHABLE, 9) == [0, 3, 2, 1, 4]
     assert worth_retraining(points, REACHABLE, 0) == []
+    twice = [*points, dataclasses.replace(points[3], search=SweepSearch("latency", 0.3, 0))]
+    assert worth_retraining(twice, REACHABLE, 9) == [0, 3, 2, 1, 4], "a network is trained once"
+    other = [*points, dataclasses.replace(points[3], search=SweepSearch("latency", 0.3, 1))]
+    assert 5 in worth_retraining(other, REACHABLE, 9), "but once for each seed"
 
 
 def test_the_picture_is_the_same_each_time_and_has_every_series(tmp_path):

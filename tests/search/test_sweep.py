@@ -68,6 +68,10 @@ def _run(config, output_dir, searches=SEARCHES, stop=None, num_retrained=RETRAIN
     )
 
 
+def _by_name(found):
+    return sorted(found["points"], key=lambda point: list(point["search"].values()))
+
+
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
@@ -99,8 +103,10 @@ def test_without_cost_one_network_is_searched_for_all_objectives(whole):
 
 def test_the_best_is_retrained(whole):
     folder, found = whole
-    assert found["retrained"]["num_points"] == 1
-    (retrained,) = [p for p in found["points"] if p["retrained_error"] is not None]
+    retrained, *others = [p for p in found["points"] if p["retrained_error"] is not None]
+    assert found["retrained"]["num_points"] == 1 + len(others)
+    same = [p for p in found["points"] if p["ops"] == retrained["ops"]]
+    assert [retrained, *others] == same, "a training is of all searches that found the network"
     (path,) = (folder / "retrained").glob("*_seed0/retrain.json")
     record = json.loads(path.read_text())
     assert record["architecture"]["ops"] == retrained["ops"]
@@ -127,6 +133,28 @@ def test_a_finished_sweep_is_extended(whole, config, tmp_path):
     assert found["points"][:4] == whole[1]["points"] and len(found["points"]) == 5
     after = (folder / "searches" / SEARCHES[0].name / "result.json").stat().st_mtime_ns
     assert after == before
+
+
+def test_what_a_folder_holds_of_earlier_sweeps_stays_and_comes_first(whole, config, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(whole[0], folder)
+    other = plan_sweep(["linear"], [2.0], 1)
+    found = _run(config, folder, other, num_retrained=1)
+    points = {point["search"]["lambda_2"]: point for point in found["points"]}
+    assert found["num_searches"] == {"planned": 5, "done": 5}
+    assert found["num_retrained"] == {"planned": 1, "done": 1}
+    assert found["points"][4] == points[2.0], "the last is of this call"
+    assert points[2.0]["retrained_error"] is not None, "and so is what it retrains"
+    assert _by_name(found)[:4] == _by_name(whole[1])
+    assert _by_name(_run(config, folder, num_retrained=0)) == _by_name(found)
+
+
+def test_a_search_that_was_renamed_is_refused(whole, config, tmp_path):
+    folder = tmp_path / "renamed"
+    shutil.copytree(whole[0], folder)
+    (folder / "searches" / SEARCHES[0].name).rename(folder / "searches" / "EDAP_mine")
+    with pytest.raises(UserError, match="EDAP_mine holds the search EDAP_lambda0_seed0"):
+        _run(config, folder)
 
 
 def test_a_sweep_of_other_weights_is_refused(whole, config, tmp_path):
