@@ -11,10 +11,12 @@ Reads pareto.json of `tools.pareto`; trains nothing. Its parts:
 - `found`: kernels, expansions, Zero and accelerators by objective.
 - `uniform_networks`: networks of one op everywhere on the exact best accelerator of each
   dataflow, by objective: what there was to be found.
-- `beside`, with `--beside=FOLDER`: the same searches of another sweep, such as one with the
-  exact evaluator or for a fixed accelerator.
+- `beside`, with `--beside=FOLDER`, by the name of that folder: the same searches of another
+  sweep, such as one with the exact evaluator or for a fixed accelerator.
 - `of_the_exact_front`, with `--exact_front=FILE` of `examples.exact_front`: the hypervolume of
   the points found as a share of that front's, and what each has cost in images run.
+
+`--picture=FILE.svg` draws error against EDAP: every point, and the exact front.
 """
 
 from __future__ import annotations
@@ -50,19 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=float, default=0.007, help="what accuracies may differ by as equal"
     )
-    parser.add_argument("--beside", help="folder of another `tools.pareto`")
+    parser.add_argument(
+        "--beside", action="append", default=[], help="folder of another sweep; repeatable"
+    )
     parser.add_argument("--exact_front", help="JSON file of examples.exact_front")
+    parser.add_argument("--picture", help="SVG file to write")
     options = parser.parse_args(argv)
     try:
         config = config_from_json(read_json(os.path.join(options.sweep_dir, "config.json")))
         sweep = read_json(os.path.join(options.sweep_dir, "pareto.json"))
         report = analyse(config, sweep, options.tolerance)
-        if options.beside:
-            other = read_json(os.path.join(options.beside, "pareto.json"))
-            report["beside"] = beside(sweep["points"], other["points"])
-        if options.exact_front:
-            front = read_json(options.exact_front)
+        others = {os.path.basename(os.path.normpath(path)): path for path in options.beside}
+        if len(others) < len(options.beside):
+            raise UserError("--beside: folders of one name cannot be told apart in the report")
+        report["beside"] = {
+            name: beside(sweep["points"], read_json(os.path.join(path, "pareto.json"))["points"])
+            for name, path in others.items()
+        }
+        front = read_json(options.exact_front) if options.exact_front else None
+        if front:
             report["of_the_exact_front"] = of_the_exact_front(config, sweep, front)
+        if options.picture:
+            _draw(sweep, front, options.picture)
     except UserError as error:
         print(f"analyse_sweep: {error}", file=sys.stderr)
         return 1
@@ -311,6 +322,15 @@ def _networks(table: Any, points: list[dict[str, Any]], objective: str) -> np.nd
         if point["search"]["objective"] == objective
     }
     return np.asarray(sorted(rows), np.int32)
+
+
+def _draw(sweep: dict[str, Any], front: dict[str, Any] | None, path: str) -> None:
+    """Draw the sweep; of the exact fronts that of EDAP, which is what the picture shows."""
+    from dance_tf.search.pareto_plot import plot_sweep
+
+    exact = front["objectives"].get("EDAP", {"front": []})["front"] if front else []
+    spots = [(point["edap_ms_mj_mm2"], point["error"]) for point in exact]
+    plot_sweep(sweep, path, {"evolution": spots} if spots else None)
 
 
 def _key(point: dict[str, Any]) -> tuple[Any, ...]:

@@ -50,6 +50,7 @@ def sweep():
         "supernet_sha256": "s",
         "num_images": 100,
         "points": points,
+        "retrained": None,
     }
 
 
@@ -121,13 +122,14 @@ def test_a_sweep_of_other_costs_is_refused(run, sweep, capsys):
     assert "are not those of the sweep" in capsys.readouterr().err
 
 
-def test_searches_are_compared_with_the_same_ones_of_another_sweep(run, sweep, tmp_path):
+def test_searches_are_compared_with_the_same_ones_of_another_sweep(run, sweep, tmp_path, capsys):
     others = [dict(point) for point in sweep["points"][1:4]]
     others[0] |= {"edap_ms_mj_mm2": 1.0, "inherited_error": 0.15}
     others[1] |= {"ops": ["zero", "zero"], "edap_ms_mj_mm2": 2.0}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "pareto.json").write_text(json.dumps({"points": others}))
-    found = run(f"--beside={tmp_path / 'other'}")["beside"]
+    argument = f"--beside={tmp_path / 'other'}"
+    found = run(argument)["beside"]["other"]
     assert found["num_searches"] == 3 and found["num_same_networks"] == 2
     assert [r["edap_ms_mj_mm2_ratio"] for r in found["searches"]] == [0.5, 2.0, 1.0]
     assert found["mean_edap_ratio"] == pytest.approx(1.0)
@@ -135,10 +137,16 @@ def test_searches_are_compared_with_the_same_ones_of_another_sweep(run, sweep, t
     # Up to the corner (0.15, log 4): two boxes that overlap, and one.
     this = 0.03 * np.log(2) + 0.04 * np.log(4) - 0.03 * np.log(2)
     assert found["hypervolume_ratio"] == pytest.approx(0.04 * np.log(2) / this)
+    assert run(argument, argument) == 1
+    assert "of one name" in capsys.readouterr().err
+
+
+def _found(error, edap):
+    return {"error": error, "objective": edap, "edap_ms_mj_mm2": edap}
 
 
 def test_the_share_of_the_exact_front(run, sweep, tmp_path):
-    front = [{"error": 0.09, "objective": 8.0}, {"error": 0.19, "objective": 0.5}]
+    front = [_found(0.09, 8.0), _found(0.19, 0.5)]
     exact = {
         "supernet": {"supernet_sha256": "s", "num_images": 100},
         "objectives": {
@@ -147,10 +155,12 @@ def test_the_share_of_the_exact_front(run, sweep, tmp_path):
         },
     }
     # Inside the exact front's box, up to (0.19, log 8), lie no points of itself: add one.
-    front.append({"error": 0.10, "objective": 1.0})
+    front.append(_found(0.10, 1.0))
     path = tmp_path / "front.json"
     path.write_text(json.dumps(exact))
-    found = run(f"--exact_front={path}")["of_the_exact_front"]
+    picture = tmp_path / "front.svg"
+    found = run(f"--exact_front={path}", f"--picture={picture}")["of_the_exact_front"]
+    assert ">evolution<" in picture.read_text()
     (name,) = found["objectives"]
     row = found["objectives"][name]
     assert name == "EDAP" and (row["num_found"], row["num_on_exact_front"]) == (5, 3)

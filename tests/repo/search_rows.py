@@ -60,12 +60,12 @@ def baseline_table(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def evaluator_table(findings: dict[str, Any]) -> list[str]:
-    """Return what the same searches found with the neural and with the exact evaluator."""
-    beside = findings["beside"]
+def beside_table(findings: dict[str, Any], name: str, other: str) -> list[str]:
+    """Return what the same searches found here and in another sweep."""
+    beside = findings["beside"][name]
     lines = [
-        "| objective, lambda_2, seed | EDAP, exact / neural evaluator"
-        " | inherited error: neural; exact |",
+        f"| objective, lambda_2, seed | EDAP, {other} / this sweep"
+        f" | inherited error: this sweep; {other} |",
         "|---|---|---|",
     ]
     for row in _sorted(beside["searches"]):
@@ -76,6 +76,60 @@ def evaluator_table(findings: dict[str, Any]) -> list[str]:
         )
     difference = 100 * beside["mean_inherited_error_difference"]
     lines.append(f"| mean | {beside['mean_edap_ratio']:.3f} | {difference:+.1f} points |")
+    return lines
+
+
+def front_table(findings: dict[str, Any]) -> list[str]:
+    """Return how close the searches come to the front found by evolution."""
+    lines = [
+        "| objective | hypervolume, searches / evolution | searches | networks that evolution"
+        " evaluated | of them on its front |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in findings["of_the_exact_front"]["objectives"].items():
+        lines.append(
+            f"| {name} | {100 * row['share']:.1f} % | {row['num_found']}"
+            f" | {row['num_exact_evaluations']:,} | {row['num_on_exact_front']} |"
+        )
+    return lines
+
+
+def limits_table(report: dict[str, Any]) -> list[str]:
+    """Return how often searches ended within limits."""
+    lines = [
+        "| limit, of the unconstrained latency | kept by | searches that ended within it by"
+        " themselves | results within it | latency / limit, derived; of the result |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["summary"]:
+        key = (row["share"], row["kept_by"])
+        group = [r for r in report["rows"] if (r["share"], r["kept_by"]) == key]
+        ratios = (
+            ", ".join(f"{r[name] / r['max_latency_ms']:.3f}" for r in group)
+            for name in ("derived_latency_ms", "latency_ms")
+        )
+        lines.append(
+            f"| {row['share']:g} | {row['kept_by']}"
+            f" | {row['num_derived_within']} of {row['num_searches']}"
+            f" | {row['num_within']} of {row['num_searches']} | {'; '.join(ratios)} |"
+        )
+    return lines
+
+
+def rank_table(report: dict[str, Any]) -> list[str]:
+    """Return how supernets rank networks, against trainings from scratch."""
+    lines = [
+        "| supernet | networks | Spearman (95 % interval) | Kendall (95 % interval) |",
+        "|---|---|---|---|",
+    ]
+    for name, parts in report["rank_correlation"].items():
+        for part, found in parts.items():
+            cells = (
+                "{value:.2f} ({low:.2f} to {high:.2f})".format(**found[measure])
+                for measure in ("spearman", "kendall")
+            )
+            kind = report["supernets"][name]["kind"]
+            lines.append(f"| {kind} | {part}, {found['num_networks']} | {' | '.join(cells)} |")
     return lines
 
 
@@ -153,15 +207,22 @@ def texts() -> list[tuple[Path, str, str]]:
     """Return file, name of the marks, and what belongs between them."""
     findings = read("findings_cifar10_small")
     tables = [
-        evaluator_table(findings),
         baseline_table(findings),
         one_accelerator_table(findings),
+        beside_table(findings, "one_accelerator", "network only"),
+        front_table(findings),
+        beside_table(findings, "exact", "exact evaluator"),
         found_table(findings),
         dataflow_table(findings),
     ]
     readme = EXPERIMENTS / "README.md"
     gradients = gradient_table(read("gradients_cifar10_small"))
-    return [(readme, "sweep", joined(tables)), (readme, "gradients", joined([gradients]))]
+    return [
+        (readme, "sweep", joined(tables)),
+        (readme, "limits", joined([limits_table(read("limits_cifar10_small"))])),
+        (readme, "rank", joined([rank_table(read("rank_cifar10_small"))])),
+        (readme, "gradients", joined([gradients])),
+    ]
 
 
 if __name__ == "__main__":

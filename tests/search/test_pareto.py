@@ -117,5 +117,8 @@ def test_the_picture_is_the_same_each_time_and_has_every_series(tmp_path):
     for text in ("accuracy alone", ">EDAP<", "EDAP, ms mJ mm²", "Inherited error, %"):
         assert text in pictures[0]
     plot_sweep(summary(points, REACHABLE), str(tmp_path / "c.svg"))
-    assert "Retrained error, %" in (tmp_path / "c.svg").read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.svg", "b.svg", "c.svg"]
+    both = (tmp_path / "c.svg").read_text()
+    assert "Inherited error, %" in both and "Retrained error, %" in both
+    plot_sweep(summary(points, REACHABLE), str(tmp_path / "d.svg"), {"evolution": [(9.0, 0.1)]})
+    assert ">evolution<" in (tmp_path / "d.svg").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.svg", "b.svg", "c.svg", "d.svg"]
