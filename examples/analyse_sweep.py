@@ -37,6 +37,7 @@ from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES
 
+_LOSSES = (0.0, 0.007, 0.01, 0.02, 0.03, 0.05)  # of accuracy, in shares of images
 _COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
 
 
@@ -239,7 +240,9 @@ def of_the_exact_front(
     """Return, by objective, the share of the exact front's hypervolume that a sweep found.
 
     Of error and log objective, within the box of the exact front: up to its largest error
-    and its largest objective, both of which only its ends have.
+    and its largest objective, both of which only its ends have. `saved` says how many times
+    less than the baseline (mean error, geometric mean objective) a network costs that is
+    worse than it by no more than `loss`: the best that the sweep found and that there is.
     """
     from dance_tf.supernet.inherited import NUM_CALIBRATION_IMAGES
 
@@ -262,6 +265,7 @@ def of_the_exact_front(
             "num_found": len(spots),
             "num_on_exact_front": len(best),
             "num_exact_evaluations": exact["num_evaluations"],
+            "saved": _saved(found_by[name], exact["front"]),
         }
     evaluations = sum(row["num_exact_evaluations"] for row in rows.values())
     images = sweep["num_images"] + NUM_CALIBRATION_IMAGES
@@ -271,6 +275,24 @@ def of_the_exact_front(
         "sweep_images": steps * config.search.arch_paths * config.search.batch_size,
         "exact_images": evaluations * images,
     }
+
+
+def _saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    baseline = [point for point in points if point["search"]["lambda_2"] == 0]
+    if not baseline:
+        return []
+    error, log = _mean(baseline, "inherited_error"), _log_mean(baseline, "objective")
+    rows = []
+    for loss in _LOSSES:
+        row: dict[str, Any] = {"loss": loss}
+        for who, group, name in (
+            ("sweep", points, "inherited_error"),
+            ("exact_front", front, "error"),
+        ):
+            within = [np.log(p["objective"]) for p in group if p[name] <= error + loss]
+            row[f"{who}_ratio"] = float(np.exp(log - min(within))) if within else None
+        rows.append(row)
+    return rows
 
 
 def uniform_networks(table: Any, objectives: Sequence[str]) -> list[dict[str, Any]]:

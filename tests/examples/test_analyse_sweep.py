@@ -167,6 +167,11 @@ def test_the_share_of_the_exact_front(run, sweep, tmp_path):
     best = 0.09 * np.log(8)
     ours = 0.08 * np.log(8) + 0.0
     assert row["share"] == pytest.approx(ours / best)
+    # The baseline: error 0.11 and EDAP 4. Up to 0.117 the sweep has EDAP 1, the front too.
+    none, some, *_, most = row["saved"]
+    assert (none["loss"], some["loss"], most["loss"]) == (0.0, 0.007, 0.05)
+    assert none["sweep_ratio"] == pytest.approx(4.0) == none["exact_front_ratio"]
+    assert some["exact_front_ratio"] == most["exact_front_ratio"] == pytest.approx(4.0)
     assert found["exact_images"] == 50 * (100 + 512)
     assert found["sweep_images"] == 6 * 5 * 4 * 64
     exact["supernet"]["supernet_sha256"] = "other"

@@ -94,6 +94,24 @@ def front_table(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
+def saved_table(findings: dict[str, Any]) -> list[str]:
+    """Return what can be saved at most, and what the searches save, by loss of accuracy."""
+    objectives = findings["of_the_exact_front"]["objectives"]
+    names = [f"{name}: searches; evolution" for name in objectives]
+    lines = [f"| at most so much worse | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for rows in zip(*(row["saved"] for row in objectives.values()), strict=True):
+        cells = (
+            "; ".join(_times(row[f"{who}_ratio"]) for who in ("sweep", "exact_front"))
+            for row in rows
+        )
+        lines.append(f"| {100 * rows[0]['loss']:.1f} points | {' | '.join(cells)} |")
+    return lines
+
+
+def _times(ratio: float | None) -> str:
+    return "none" if ratio is None else f"{ratio:.2f}"
+
+
 def limits_table(report: dict[str, Any]) -> list[str]:
     """Return how often searches ended within limits."""
     lines = [
@@ -211,6 +229,7 @@ def texts() -> list[tuple[Path, str, str]]:
         one_accelerator_table(findings),
         beside_table(findings, "one_accelerator", "network only"),
         front_table(findings),
+        saved_table(findings),
         beside_table(findings, "exact", "exact evaluator"),
         found_table(findings),
         dataflow_table(findings),
