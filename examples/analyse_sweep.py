@@ -15,6 +15,8 @@ Reads pareto.json of `tools.pareto`; trains nothing. Its parts:
   sweep, such as one with the exact evaluator or for a fixed accelerator.
 - `of_the_exact_front`, with `--exact_front=FILE` of `examples.exact_front`: the hypervolume of
   the points found as a share of that front's, and what each has cost in images run.
+- `of_the_exact_front_judged`, with `--judged=FILE` of `examples.judge_again` as well: the
+  same by errors on images that neither was chosen by.
 
 `--picture=FILE.svg` draws error against EDAP: every point, and the exact front.
 """
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--beside", action="append", default=[], help="folder of another sweep; repeatable"
     )
     parser.add_argument("--exact_front", help="JSON file of examples.exact_front")
+    parser.add_argument("--judged", help="JSON file of examples.judge_again")
     parser.add_argument("--picture", help="SVG file to write")
     options = parser.parse_args(argv)
     try:
@@ -73,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         front = read_json(options.exact_front) if options.exact_front else None
         if front:
             report["of_the_exact_front"] = of_the_exact_front(config, sweep, front)
+        if front and options.judged:
+            judged = read_json(options.judged)
+            report["of_the_exact_front_judged"] = {
+                "num_images": judged["supernet"]["num_images"],
+                **of_the_exact_front(config, *judged_again(sweep, front, judged)),
+            }
         if options.picture:
             _draw(sweep, front, options.picture)
     except UserError as error:
@@ -275,6 +284,29 @@ def of_the_exact_front(
         "sweep_images": steps * config.search.arch_paths * config.search.batch_size,
         "exact_images": evaluations * images,
     }
+
+
+def judged_again(
+    sweep: dict[str, Any], front: dict[str, Any], judged: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a sweep and an exact front with the errors of `examples.judge_again`.
+
+    Raises:
+        UserError: If these are of another supernet, or lack a network.
+    """
+    if judged["supernet"]["supernet_sha256"] != sweep["supernet_sha256"]:
+        raise UserError("the networks were judged again with another supernet than the sweep's")
+    errors = {tuple(network["ops"]): network["error"] for network in judged["networks"]}
+    try:
+        points = [p | {"inherited_error": errors[tuple(p["ops"])]} for p in sweep["points"]]
+        objectives = {
+            name: found
+            | {"front": [p | {"error": errors[tuple(p["ops"])]} for p in found["front"]]}
+            for name, found in front["objectives"].items()
+        }
+    except KeyError as error:
+        raise UserError(f"{','.join(error.args[0])} was not judged again") from None
+    return sweep | {"points": points}, front | {"objectives": objectives}
 
 
 def _saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -109,6 +109,7 @@ def supernet_memo(
     dataset: ImageDataset,
     config: ExperimentConfig,
     num_images: int,
+    split: str = "architecture",
 ) -> AccuracyMemo:
     """Return the memo of a trained supernet, whose weights are loaded for it.
 
@@ -117,17 +118,19 @@ def supernet_memo(
         supernet_dir: Of tools.train_supernet.
         space, dataset, config: As of `load_supernet`.
         num_images: How many held-out images to judge on, at most all.
+        split: Of these images.
     Raises:
         UserError: If the supernet does not fit, or the file is of another one.
     """
-    num_images = min(num_images, dataset.num_images("architecture"))
+    num_images = min(num_images, dataset.num_images(split))
     if num_images < 1:
         raise UserError(f"{num_images} held-out images judge nothing")
     record = read_supernet_record(supernet_dir, space, dataset, config)
     identity = {
         "supernet_sha256": record["weights_sha256"],
         "data": record["data"],
+        "split": split,
         "num_images": num_images,
     }
     supernet = load_supernet(supernet_dir, space, dataset, config)
-    return AccuracyMemo(path, InheritedAccuracy(supernet, dataset, num_images), identity)
+    return AccuracyMemo(path, InheritedAccuracy(supernet, dataset, num_images, split), identity)

@@ -85,15 +85,23 @@ class InheritedAccuracy:
 
     Args:
         supernet: Trained; left as it is.
-        dataset: Calibrates on `train`, without augmentation; judges on `architecture`.
-        num_images: How many held-out images to judge on, at most all.
+        dataset: Calibrates on `train`, without augmentation.
+        num_images: How many images to judge on, at most all.
+        split: Of these images. Searches choose by `architecture`; `test` is for judging anew
+            what they chose.
     """
 
-    def __init__(self, supernet: Supernet, dataset: ImageDataset, num_images: int) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: ImageDataset,
+        num_images: int,
+        split: str = "architecture",
+    ) -> None:
         self._supernet = supernet
         calibration = _first(dataset, "train", _CALIBRATION_BATCH_SIZE, NUM_CALIBRATION_IMAGES)
         self._calibration = [images for images, _ in calibration]
-        self._held_out = _first(dataset, "architecture", _BATCH_SIZE, num_images)
+        self._held_out = _first(dataset, split, _BATCH_SIZE, num_images)
         self.num_images = sum(len(labels) for _, labels in self._held_out)
 
     def __call__(self, op_indices: Any) -> np.ndarray:

@@ -142,10 +142,11 @@ def test_searches_are_compared_with_the_same_ones_of_another_sweep(run, sweep, t
 
 
 def _found(error, edap):
-    return {"error": error, "objective": edap, "edap_ms_mj_mm2": edap}
+    ops = ["mbconv3_e6", f"mbconv{3 if edap < 1 else 5 if edap < 2 else 7}_e6"]
+    return {"ops": ops, "error": error, "objective": edap, "edap_ms_mj_mm2": edap}
 
 
-def test_the_share_of_the_exact_front(run, sweep, tmp_path):
+def test_the_share_of_the_exact_front(run, sweep, tmp_path, capsys):
     front = [_found(0.09, 8.0), _found(0.19, 0.5)]
     exact = {
         "supernet": {"supernet_sha256": "s", "num_images": 100},
@@ -174,6 +175,18 @@ def test_the_share_of_the_exact_front(run, sweep, tmp_path):
     assert some["exact_front_ratio"] == most["exact_front_ratio"] == pytest.approx(4.0)
     assert found["exact_images"] == 50 * (100 + 512)
     assert found["sweep_images"] == 6 * 5 * 4 * 64
+    networks = [{"ops": p["ops"], "error": 0.33} for p in sweep["points"]]
+    networks += [{"ops": p["ops"], "error": p["error"] + 0.2} for p in front]
+    judged = {"supernet": {"supernet_sha256": "s", "num_images": 77}, "networks": networks}
+    again = tmp_path / "judged.json"
+    again.write_text(json.dumps(judged))
+    anew = run(f"--exact_front={path}", f"--judged={again}")["of_the_exact_front_judged"]
+    assert anew["num_images"] == 77
+    # Up to (0.39, log 8): all of the sweep have error 0.33 now, of the front one is below 0.39.
+    assert anew["objectives"]["EDAP"]["share"] == pytest.approx(0.06 / 0.09)
+    again.write_text(json.dumps(judged | {"networks": networks[1:]}))
+    assert run(f"--exact_front={path}", f"--judged={again}") == 1
+    assert "mbconv7_e6,mbconv7_e6 was not judged again" in capsys.readouterr().err
     exact["supernet"]["supernet_sha256"] = "other"
     path.write_text(json.dumps(exact))
     assert run(f"--exact_front={path}") == 1

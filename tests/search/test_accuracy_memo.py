@@ -11,7 +11,7 @@ from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.search import accuracy_memo
 from dance_tf.search.accuracy_memo import AccuracyMemo, supernet_memo
-from dance_tf.supernet.inherited import inherited_accuracy
+from dance_tf.supernet.inherited import InheritedAccuracy, inherited_accuracy
 from dance_tf.supernet.supernet import Supernet
 from tests.search.problems import make_problem
 
@@ -102,8 +102,13 @@ def test_of_a_supernet(tmp_path, monkeypatch):
             "schema_version": 1,
             "supernet_sha256": "ab",
             "data": data,
+            "split": "architecture",
             "num_images": 32,
         }
+    with supernet_memo(tmp_path / "t.jsonl", *arguments[1:], num_images=20, split="test") as memo:
+        assert memo.identity["split"] == "test" and memo.identity["num_images"] == 20
+        on_test = InheritedAccuracy(supernet, problem.dataset, 20, "test")(networks)
+        np.testing.assert_array_equal(memo.accuracies(networks), on_test)
     with pytest.raises(UserError, match="another num_images"):
         supernet_memo(*arguments, num_images=20)
     with pytest.raises(UserError, match="0 held-out images"):

@@ -1,0 +1,104 @@
+"""Judge networks that searches and evolution have found on images that nothing was chosen by.
+
+    python -m examples.judge_again --supernet_dir=runs/supernet --found=runs/sweep/pareto.json \\
+        --found=front.json --memo=runs/judged.jsonl --output=judged.json
+
+Who picks the best of many measured errors picks lucky ones, and the more are measured, the
+luckier. So the networks of a `tools.pareto` and of an `examples.exact_front` are judged here
+once more, with inherited weights on the test images. `examples.analyse_sweep --judged` then
+compares the two by these errors as well. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from dance_tf.errors import UserError
+from dance_tf.strict_json import read_json, write_json
+from tools import flags as common
+
+FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "supernet")
+_SUPERNET_DIR = flags.DEFINE_string(
+    "supernet_dir",
+    None,
+    "Folder of a finished train_supernet, whose configuration is used without another one.",
+    flag_values=FLAGS,
+)
+_FOUND = flags.DEFINE_multi_string(
+    "found", [], "pareto.json, or a file of exact_front. Repeatable.", flag_values=FLAGS
+)
+_MEMO = flags.DEFINE_string(
+    "memo", None, "JSONL file of measured accuracies, to begin or to go on with.", flag_values=FLAGS
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", flag_values=FLAGS)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 10_000, "Test images to judge on, at most all.", flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> int:
+    """Judge what the files hold and write the errors."""
+    del argv
+    for flag in (_SUPERNET_DIR, _FOUND, _MEMO, _OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing")
+    networks = sorted({ops for path in _FOUND.value for ops in networks_in(path)})
+    common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
+    config = common.experiment_config(FLAGS)
+    common.load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from dance_tf import run_info
+    from dance_tf.reporting import progress
+    from dance_tf.search.accuracy_memo import supernet_memo
+    from dance_tf.search.pipeline import load_space_and_images
+    from dance_tf.structs import Architecture
+
+    keras.utils.set_random_seed(config.seed)
+    tf.config.experimental.enable_op_determinism()
+    space, dataset = load_space_and_images(config)
+    indices = np.stack([space.to_indices(Architecture(space.name, ops)) for ops in networks])
+    judged = []
+    with supernet_memo(
+        _MEMO.value, _SUPERNET_DIR.value, space, dataset, config, _NUM_IMAGES.value, split="test"
+    ) as memo:
+        with progress("networks") as on_progress:
+            for row, ops in zip(indices, networks, strict=True):
+                error = 1.0 - float(memo.accuracies(row[None])[0])
+                judged.append({"ops": ops, "error": error})
+                on_progress(len(judged), len(networks))
+        report = {
+            "supernet": memo.identity,
+            "networks": judged,
+            "machine": run_info.machine(),
+            "versions": run_info.versions(),
+        }
+    write_json(_OUTPUT.value, report)
+    print(f"wrote {_OUTPUT.value}: {len(judged)} networks")
+    return 0
+
+
+def networks_in(path: str) -> list[tuple[str, ...]]:
+    """Return the ops of every network in a pareto.json or on the fronts of an exact_front.
+
+    Raises:
+        UserError: If the file is neither.
+    """
+    data: Any = read_json(path)
+    try:
+        if "points" in data:
+            points = data["points"]
+        else:
+            points = [point for found in data["objectives"].values() for point in found["front"]]
+        return [tuple(point["ops"]) for point in points]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{os.fspath(path)} is not of pareto or exact_front") from None
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
