@@ -53,8 +53,8 @@ def plot_sweep(
             axes.set_xlabel("EDAP, ms mJ mm²")
             axes.set_ylabel(f"{error.replace('_', ' ').capitalize()}, %")
             axes.grid(alpha=0.3)
-        for name, spots in (references or {}).items():
-            _draw_front(all_axes[0], spots, color="0.4", label=name)
+        for name, reference in (references or {}).items():
+            _draw_front(all_axes[0], reference, color="0.4", label=name)
         all_axes[0].legend(frameon=False)
         aside = f"{path}.tmp"
         figure.savefig(aside, format="svg", metadata=_METADATA)
