@@ -146,6 +146,7 @@ def exact_fronts(
                 "kind": objective.kind,
                 "weights": objective.weights,
                 "num_evaluations": len(runs[name].errors),
+                "hypervolume_by_evaluations": _growth(runs[name]),
                 "front": _front(
                     exact_costs(list(found), list(found.values()), table, objective), table
                 ),
@@ -153,6 +154,23 @@ def exact_fronts(
             for name, objective in objectives.items()
         },
     }
+
+
+def _growth(evaluated: Any) -> list[dict[str, Any]]:
+    """Return the hypervolume of error and log objective after parts of an evolution.
+
+    As shares of that after all of it: where the last are close to 1, more evaluations would
+    hardly move the front.
+    """
+    from dance_tf.search.fronts import hypervolume
+
+    corner, total = evaluated.points.max(axis=0), len(evaluated.points)
+    counts = [max(1, total * eighths // 8) for eighths in range(1, 9)]
+    volumes = [hypervolume(evaluated.points[:count], corner) for count in counts]
+    return [
+        {"num_evaluations": count, "share": volume / volumes[-1] if volumes[-1] else 0.0}
+        for count, volume in zip(counts, volumes, strict=True)
+    ]
 
 
 def _front(evaluated: Any, table: Any) -> list[dict[str, Any]]:

@@ -73,6 +73,10 @@ def test_writes_the_front_of_each_objective(run, capsys):
     for name, weights in (("EDAP", [1, 1, 1]), ("linear:1,0,0", [1, 0, 0])):
         found = report["objectives"][name]
         assert (found["weights"], found["num_evaluations"]) == (weights, 12)
+        growth = found["hypervolume_by_evaluations"]
+        assert [row["num_evaluations"] for row in growth] == [1, 3, 4, 6, 7, 9, 10, 12]
+        shares = [row["share"] for row in growth]
+        assert shares == sorted(shares) and shares[-1] == 1.0 and shares[0] >= 0.0
         points = [(point["error"], point["objective"]) for point in found["front"]]
         assert points == sorted(points) and len(points) >= 2
         assert [cost for _, cost in points] == sorted((cost for _, cost in points), reverse=True)
