@@ -147,15 +147,19 @@ def _retrained(
     true = coordinates([p.retrained_error or 0.0 for p in chosen], chosen, reachable)
     before = [rows[i] for i in front_rows(inherited[rows])]
     after = [rows[i] for i in front_rows(true)]
+    # Searches of a seed that found the same network share its training.
+    trainings = {(point.ops, point.search.seed): i for i, point in enumerate(chosen)}
+    once = list(trainings.values())
     return {
         "num_points": len(rows),
+        "num_trainings": len(once),
         "front_by_inherited": before,
         "front": after,
         "left": sorted(set(before) - set(after)),
         "entered": sorted(set(after) - set(before)),
         "hypervolume_by_inherited": hypervolume(inherited[rows], np.ones(4)),
         "hypervolume": hypervolume(true, np.ones(4)),
-        "spearman": _spearman(inherited[rows, 0], true[:, 0]),
+        "spearman": _spearman(inherited[rows, 0][once], true[once, 0]),
     }
 
 

@@ -78,6 +78,7 @@ def test_retraining_turns_the_front_over_and_the_summary_says_how():
         _point(0.3, 10.0, retrained=0.25),
         _point(0.5, 10.0, retrained=0.2),
     ]
+    points = [dataclasses.replace(p, ops=(f"op{i}",)) for i, p in enumerate(points)]
     found = summary(points, REACHABLE)
     assert found["front"] == [0, 1, 2]
     retrained = found["retrained"]
@@ -85,6 +86,10 @@ def test_retraining_turns_the_front_over_and_the_summary_says_how():
     assert retrained["left"] == [0, 2] and retrained["entered"] == [3]
     assert retrained["num_points"] == 3 and retrained["spearman"] == pytest.approx(-1.0)
     assert retrained["hypervolume"] == pytest.approx(0.8 * 0.5)
+    twice = [*points, dataclasses.replace(points[3], search=SweepSearch("latency", 0.3, 0))]
+    again = summary(twice, REACHABLE)["retrained"]
+    assert (again["num_points"], again["num_trainings"]) == (4, retrained["num_trainings"])
+    assert again["spearman"] == retrained["spearman"], "a training counts once"
     alone = summary(points[:1], REACHABLE)["retrained"]
     assert alone["spearman"] is None, "one point has no ranks"
 
