@@ -79,27 +79,41 @@ def beside_table(findings: dict[str, Any], name: str, other: str) -> list[str]:
     return lines
 
 
+#: Parts of the findings that compare with the exact front, and by which images.
+_JUDGED_BY = {
+    "of_the_exact_front": "held-out images",
+    "of_the_exact_front_judged": "test images",
+}
+
+
 def front_table(findings: dict[str, Any]) -> list[str]:
     """Return how close the searches come to the front found by evolution."""
     lines = [
-        "| objective | hypervolume, searches / evolution | searches | networks that evolution"
-        " evaluated | of them on its front |",
+        "| objective, errors by | hypervolume, searches / evolution | searches | networks that"
+        " evolution evaluated | of them on its front |",
         "|---|---|---|---|---|",
     ]
-    for name, row in findings["of_the_exact_front"]["objectives"].items():
-        lines.append(
-            f"| {name} | {100 * row['share']:.1f} % | {row['num_found']}"
-            f" | {row['num_exact_evaluations']:,} | {row['num_on_exact_front']} |"
-        )
+    for part, images in _JUDGED_BY.items():
+        for name, row in findings[part]["objectives"].items():
+            lines.append(
+                f"| {name}, {images} | {100 * row['share']:.1f} % | {row['num_found']}"
+                f" | {row['num_exact_evaluations']:,} | {row['num_on_exact_front']} |"
+            )
     return lines
 
 
 def saved_table(findings: dict[str, Any]) -> list[str]:
     """Return what can be saved at most, and what the searches save, by loss of accuracy."""
-    objectives = findings["of_the_exact_front"]["objectives"]
-    names = [f"{name}: searches; evolution" for name in objectives]
-    lines = [f"| at most so much worse | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for rows in zip(*(row["saved"] for row in objectives.values()), strict=True):
+    columns = {
+        f"{name}, {images}: searches; evolution": row["saved"]
+        for part, images in _JUDGED_BY.items()
+        for name, row in findings[part]["objectives"].items()
+    }
+    lines = [
+        f"| worse by at most | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for rows in zip(*columns.values(), strict=True):
         cells = (
             "; ".join(_times(row[f"{who}_ratio"]) for who in ("sweep", "exact_front"))
             for row in rows

@@ -123,6 +123,17 @@ def test_benchmark_of_the_search():
     assert report["neural_added"] <= 0.05 and report["arch_every"] == 4
 
 
+def test_benchmark_of_the_supernets():
+    report = search_rows.read("benchmark_supernet")
+    row = _row("a step of all candidates / of `superkernel`")
+    steps = ("train_path", "train"), ("gate_gradient", "gate_gradient")
+    ratios = [
+        report[f"all_candidates_{all_}_s"] / report[f"superkernel_{own}_s"] for own, all_ in steps
+    ]
+    assert row == [f"{ratios[0]:.1f} for the weights, {ratios[1]:.1f} for the gates"]
+    assert min(ratios) >= 3
+
+
 def test_peers():
     path = ROOT / "examples/experiments/peers_zigzag.json"
     peers = json.loads(path.read_text(encoding="utf-8"))
@@ -180,6 +191,21 @@ def test_searches():
         (ROOT / "saved_models/supernet_cifar_mbconv_small/supernet.json").read_text("utf-8")
     )
     assert sweep["supernet_sha256"] == shipped["weights_sha256"]
+    rows = {
+        (row["objective"], row["lambda_2"]): row
+        for row in search_rows.read("findings_cifar10_small")["against_the_baseline"]
+    }
+    trained = [rows["EDAP", lambda_2] for lambda_2 in (0.1, 0.3)]
+    saved = " and ".join(f"{row['edap_ms_mj_mm2_ratio']:.1f}" for row in trained)
+    lost = " and ".join(
+        f"{100 * (row['retrained_error'] - row['baseline_retrained_error']):.1f}" for row in trained
+    )
+    retrained = sweep["retrained"]
+    assert (
+        f"Over the {retrained['num_trainings']} networks of the sweep that were trained for 8"
+        f" epochs the rank correlation (Spearman) is {retrained['spearman']:.2f}."
+    ) in text
+    assert f"they cost {saved} times less EDAP and are {lost} points worse" in text
 
 
 def test_labels():
