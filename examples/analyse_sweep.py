@@ -38,8 +38,8 @@ from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES
+from examples.sweep_comparisons import beside, judged_again, log_mean, mean, of_the_exact_front
 
-_LOSSES = (0.0, 0.007, 0.01, 0.02, 0.03, 0.05)  # of accuracy, in shares of images
 _COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
 
 
@@ -137,16 +137,16 @@ def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list
             "objective": objective,
             "lambda_2": lambda_2,
             "num_seeds": len(group),
-            "inherited_error": _mean(group, "inherited_error"),
-            "baseline_inherited_error": _mean(baseline, "inherited_error"),
-            "retrained_error": _mean(group, "retrained_error"),
-            "baseline_retrained_error": _mean(baseline, "retrained_error"),
+            "inherited_error": mean(group, "inherited_error"),
+            "baseline_inherited_error": mean(baseline, "inherited_error"),
+            "retrained_error": mean(group, "retrained_error"),
+            "baseline_retrained_error": mean(baseline, "retrained_error"),
         }
         errors = row["retrained_error"], row["baseline_retrained_error"]
         is_measured = None not in errors
         row["is_equally_accurate"] = errors[0] <= errors[1] + tolerance if is_measured else None
         for cost in _COSTS:
-            ratio = _log_mean(baseline, cost) - _log_mean(group, cost)
+            ratio = log_mean(baseline, cost) - log_mean(group, cost)
             row[f"{cost}_ratio"] = float(np.exp(ratio))
         rows.append(row)
     return rows
@@ -196,134 +196,14 @@ def found(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "num_seeds": len(group),
                 "kernel": statistics.mean(kernel for kernel, _ in shapes) if shapes else None,
                 "expansion": statistics.mean(e for _, e in shapes) if shapes else None,
-                "zero_share": _mean(group, "zero_share"),
+                "zero_share": mean(group, "zero_share"),
                 "num_pes": statistics.mean(a["pe_x"] * a["pe_y"] for a in accelerators),
                 "rf_bytes": statistics.mean(a["rf_bytes"] for a in accelerators),
                 "dataflows": dict(collections.Counter(a["dataflow"] for a in accelerators)),
-                "inherited_error": _mean(group, "inherited_error"),
-                **{name: float(np.exp(_log_mean(group, name))) for name in _COSTS},
+                "inherited_error": mean(group, "inherited_error"),
+                **{name: float(np.exp(log_mean(group, name))) for name in _COSTS},
             }
         )
-    return rows
-
-
-def beside(points: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compare searches with those of the same objective, lambda_2 and seed in another sweep.
-
-    Ratios are other / this. The hypervolume is of error and log EDAP, up to the largest of
-    each that any point has.
-    """
-    of_other = {_key(point): point for point in others}
-    pairs = [(point, of_other[_key(point)]) for point in points if _key(point) in of_other]
-    if not pairs:
-        raise UserError("the sweeps have no search in common")
-    rows = [
-        {
-            **this["search"],
-            "edap_ms_mj_mm2_ratio": other["edap_ms_mj_mm2"] / this["edap_ms_mj_mm2"],
-            "objective_ratio": other["objective"] / this["objective"],
-            "inherited_error": this["inherited_error"],
-            "other_inherited_error": other["inherited_error"],
-            "is_same_network": this["ops"] == other["ops"],
-        }
-        for this, other in pairs
-    ]
-    logs = np.log([row["edap_ms_mj_mm2_ratio"] for row in rows])
-    spots = [np.asarray([_spot(pair[i], "edap_ms_mj_mm2") for pair in pairs]) for i in (0, 1)]
-    corner = np.concatenate(spots).max(axis=0)
-    return {
-        "num_searches": len(rows),
-        "num_same_networks": sum(row["is_same_network"] for row in rows),
-        "mean_edap_ratio": float(np.exp(logs.mean())),
-        "mean_inherited_error_difference": statistics.mean(
-            row["other_inherited_error"] - row["inherited_error"] for row in rows
-        ),
-        "hypervolume_ratio": _volume(spots[1], corner) / _volume(spots[0], corner),
-        "searches": rows,
-    }
-
-
-def of_the_exact_front(
-    config: ExperimentConfig, sweep: dict[str, Any], front: dict[str, Any]
-) -> dict[str, Any]:
-    """Return, by objective, the share of the exact front's hypervolume that a sweep found.
-
-    Of error and log objective, within the box of the exact front: up to its largest error
-    and its largest objective, both of which only its ends have. `saved` says how many times
-    less than the baseline (mean error, geometric mean objective) a network costs that is
-    worse than it by no more than `loss`: the best that the sweep found and that there is.
-    """
-    from dance_tf.supernet.inherited import NUM_CALIBRATION_IMAGES
-
-    if front["supernet"]["supernet_sha256"] != sweep["supernet_sha256"]:
-        raise UserError("the exact front is of another supernet than the sweep")
-    if front["supernet"]["num_images"] != sweep["num_images"]:
-        raise UserError("the exact front and the sweep are judged on other numbers of images")
-    found_by: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
-    for point in sweep["points"]:
-        found_by[point["search"]["objective"]].append(point)
-    rows: dict[str, Any] = {}
-    for name, exact in front["objectives"].items():
-        if name not in found_by:
-            continue
-        best = np.asarray([[p["error"], np.log(p["objective"])] for p in exact["front"]])
-        spots = np.asarray([_spot(point, "objective") for point in found_by[name]])
-        corner = best.max(axis=0)
-        rows[name] = {
-            "share": _volume(spots, corner) / _volume(best, corner),
-            "num_found": len(spots),
-            "num_on_exact_front": len(best),
-            "num_exact_evaluations": exact["num_evaluations"],
-            "saved": _saved(found_by[name], exact["front"]),
-        }
-    evaluations = sum(row["num_exact_evaluations"] for row in rows.values())
-    images = sweep["num_images"] + NUM_CALIBRATION_IMAGES
-    steps = sum(point["num_architecture_steps"] for point in sweep["points"])
-    return {
-        "objectives": rows,
-        "sweep_images": steps * config.search.arch_paths * config.search.batch_size,
-        "exact_images": evaluations * images,
-    }
-
-
-def judged_again(
-    sweep: dict[str, Any], front: dict[str, Any], judged: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a sweep and an exact front with the errors of `examples.judge_again`.
-
-    Raises:
-        UserError: If these are of another supernet, or lack a network.
-    """
-    if judged["supernet"]["supernet_sha256"] != sweep["supernet_sha256"]:
-        raise UserError("the networks were judged again with another supernet than the sweep's")
-    errors = {tuple(network["ops"]): network["error"] for network in judged["networks"]}
-    try:
-        points = [p | {"inherited_error": errors[tuple(p["ops"])]} for p in sweep["points"]]
-        objectives = {
-            name: found
-            | {"front": [p | {"error": errors[tuple(p["ops"])]} for p in found["front"]]}
-            for name, found in front["objectives"].items()
-        }
-    except KeyError as error:
-        raise UserError(f"{','.join(error.args[0])} was not judged again") from None
-    return sweep | {"points": points}, front | {"objectives": objectives}
-
-
-def _saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    baseline = [point for point in points if point["search"]["lambda_2"] == 0]
-    if not baseline:
-        return []
-    error, log = _mean(baseline, "inherited_error"), _log_mean(baseline, "objective")
-    rows = []
-    for loss in _LOSSES:
-        row: dict[str, Any] = {"loss": loss}
-        for who, group, name in (
-            ("sweep", points, "inherited_error"),
-            ("exact_front", front, "error"),
-        ):
-            within = [np.log(p["objective"]) for p in group if p[name] <= error + loss]
-            row[f"{who}_ratio"] = float(np.exp(log - min(within))) if within else None
-        rows.append(row)
     return rows
 
 
@@ -387,20 +267,6 @@ def _draw(sweep: dict[str, Any], front: dict[str, Any] | None, path: str) -> Non
     plot_sweep(sweep, path, {"evolution": spots} if spots else None)
 
 
-def _key(point: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(point["search"].values())
-
-
-def _spot(point: dict[str, Any], cost: str) -> tuple[float, float]:
-    return point["inherited_error"], float(np.log(point[cost]))
-
-
-def _volume(spots: np.ndarray, corner: np.ndarray) -> float:
-    from dance_tf.search.fronts import hypervolume
-
-    return hypervolume(spots, corner)
-
-
 def _objectives(points: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(point["search"]["objective"] for point in points))
 
@@ -415,16 +281,6 @@ def _shape(op_name: str) -> tuple[int, int] | None:
     from dance_tf.supernet.search_space import op_kernel_expansion
 
     return op_kernel_expansion(op_name)
-
-
-def _mean(group: list[dict[str, Any]], name: str) -> float | None:
-    """Return the mean; None where some have not been measured."""
-    values = [point[name] for point in group]
-    return None if None in values else statistics.mean(values)
-
-
-def _log_mean(group: list[dict[str, Any]], name: str) -> float:
-    return float(np.mean(np.log([point[name] for point in group])))
 
 
 if __name__ == "__main__":

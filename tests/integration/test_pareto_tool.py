@@ -89,5 +89,5 @@ def test_a_run_leaves_the_front_its_picture_and_every_search(supernet_dir, tmp_p
     assert "is not empty" in capsys.readouterr().err
     assert _call(pareto, "pareto", *arguments, "--resume", "--num_retrained=1") == 0
     again = json.loads((tmp_path / "sweep" / "pareto.json").read_text())
-    assert again["retrained"]["num_points"] == 1
+    assert again["retrained"]["num_trainings"] == 1
     assert "by retrained error" in capsys.readouterr().out
