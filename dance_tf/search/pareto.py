@@ -77,6 +77,14 @@ class Point:
         """In the order of METRICS."""
         return tuple(getattr(self, name) for name in METRICS)
 
+    @property
+    def training(self) -> tuple[tuple[str, ...], int]:
+        """Network and seed: what its training from scratch depends on.
+
+        Searches of a seed that found the same network share it.
+        """
+        return self.ops, self.search.seed
+
     def to_json(self) -> dict[str, Any]:
         """Return the point as plain JSON data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -147,9 +155,7 @@ def _retrained(
     true = coordinates([p.retrained_error or 0.0 for p in chosen], chosen, reachable)
     before = [rows[i] for i in front_rows(inherited[rows])]
     after = [rows[i] for i in front_rows(true)]
-    # Searches of a seed that found the same network share its training.
-    trainings = {(point.ops, point.search.seed): i for i, point in enumerate(chosen)}
-    once = list(trainings.values())
+    once = list({point.training: i for i, point in enumerate(chosen)}.values())
     return {
         "num_points": len(rows),
         "num_trainings": len(once),
@@ -183,7 +189,7 @@ def worth_retraining(
     front = front_rows(inherited).tolist()
     trainings: dict[Any, int] = {}
     for i in (*front, *range(len(points))):
-        trainings.setdefault((points[i].ops, points[i].search.seed), i)
+        trainings.setdefault(points[i].training, i)
     on_front = [i for i in trainings.values() if i in front]
     others = [i for i in trainings.values() if i not in front]
     log_edap = np.log([point.edap_ms_mj_mm2 for point in points])

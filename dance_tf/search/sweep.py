@@ -228,8 +228,9 @@ def _with_known_network(
 
 def _retrained_folder(point: Point, output_dir: str) -> str:
     """Return where a point's network is trained with its search's seed."""
-    digest = hashlib.sha256(",".join(point.ops).encode()).hexdigest()[:12]
-    return os.path.join(output_dir, "retrained", f"{digest}_seed{point.search.seed}")
+    ops, seed = point.training
+    digest = hashlib.sha256(",".join(ops).encode()).hexdigest()[:12]
+    return os.path.join(output_dir, "retrained", f"{digest}_seed{seed}")
 
 
 def _with_retrained_error(point: Point, output_dir: str) -> Point:

@@ -12,17 +12,13 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from dance_tf.config import config_to_json
 from dance_tf.hardware import cost_table
 from dance_tf.presets import preset
-from dance_tf.search import accuracy_memo, pipeline
 from dance_tf.structs import METRICS, Accelerator
 from dance_tf.supernet.search_space import make_space
-from dance_tf.supernet.supernet import Supernet
 from examples import exact_front
-from tests.search.problems import shuffled_table, tinted_images
+from tests.search.problems import shuffled_table
 from tools import flags as common
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -30,23 +26,13 @@ SIZES = ("--num_evaluations=12", "--num_images=20", "--population_size=6", "--to
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(supernet_dir, monkeypatch, tmp_path):
     """Return a call of the example on an untrained supernet; it gives status and report."""
-    config = preset("tiny")
-    folder = tmp_path / "supernet"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config_to_json(config)), encoding="utf-8")
-    space, record = make_space(config.space), {"weights_sha256": "ab", "data": {"name": "tints"}}
-    supernet = Supernet(space, 3, "superkernel")
-    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
-    monkeypatch.setattr(accuracy_memo, "read_supernet_record", lambda *arguments: record)
-    monkeypatch.setattr(accuracy_memo, "load_supernet", lambda *arguments: supernet)
-    monkeypatch.setattr(pipeline, "load_space_and_images", lambda c: (space, tinted_images()))
     monkeypatch.setattr(cost_table, "load_or_build_table", lambda *a, **k: shuffled_table(1))
 
     def call(*arguments: str) -> tuple[int, dict]:
         paths = {
-            "supernet_dir": folder,
+            "supernet_dir": supernet_dir,
             "memo": tmp_path / "m.jsonl",
             "output": tmp_path / "f.json",
         }

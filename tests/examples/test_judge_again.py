@@ -6,11 +6,8 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from dance_tf.config import config_to_json
 from dance_tf.presets import preset
-from dance_tf.search import accuracy_memo, pipeline
 from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.supernet import Supernet
@@ -23,24 +20,17 @@ FRONT = {"objectives": {"EDAP": {"front": [{"ops": ["mbconv3_e3", "zero"]}]}}}
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(supernet_dir, tmp_path):
     """Return a call of the example on an untrained supernet; it gives status and report."""
-    config = preset("tiny")
-    folder = tmp_path / "supernet"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config_to_json(config)), encoding="utf-8")
-    space, record = make_space(config.space), {"weights_sha256": "ab", "data": {"name": "tints"}}
-    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
-    monkeypatch.setattr(accuracy_memo, "read_supernet_record", lambda *arguments: record)
-    monkeypatch.setattr(
-        accuracy_memo, "load_supernet", lambda *arguments: Supernet(space, 3, "superkernel")
-    )
-    monkeypatch.setattr(pipeline, "load_space_and_images", lambda c: (space, tinted_images()))
     for name, data in (("pareto", SWEEP), ("front", FRONT), ("other", {"objectives": 1})):
         (tmp_path / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
 
     def call(*found: str):
-        paths = {"supernet_dir": folder, "memo": tmp_path / "m.jsonl", "output": tmp_path / "j"}
+        paths = {
+            "supernet_dir": supernet_dir,
+            "memo": tmp_path / "m.jsonl",
+            "output": tmp_path / "j",
+        }
         given = [f"--{name}={path}" for name, path in paths.items()]
         files = [f"--found={tmp_path / name}.json" for name in found]
         status = common.call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,20 +170,23 @@ def test_runs_reach_what_they_are_for():
     assert cifar10["num_images"] == 10_000
 
 
-def test_evaluators():
-    """`python -m tests.repo.evaluator_rows` writes them."""
-    for path, name, between in evaluator_rows.texts():
+def _assert_written(texts_of_files: list[tuple[Path, str, str]]) -> None:
+    """Compare what stands between the marks of files with what belongs there."""
+    for path, name, between in texts_of_files:
         begin, end = evaluator_rows.marks(name)
         text = path.read_text(encoding="utf-8")
         assert text.partition(begin)[2].partition(end)[0] == between, (path.name, name)
+
+
+def test_evaluators():
+    """`python -m tests.repo.evaluator_rows` writes them."""
+    _assert_written(evaluator_rows.texts())
 
 
 def test_searches():
     """`python -m tests.repo.search_rows` writes them."""
-    for path, name, between in search_rows.texts():
-        begin, end = evaluator_rows.marks(name)
-        text = path.read_text(encoding="utf-8")
-        assert text.partition(begin)[2].partition(end)[0] == between, (path.name, name)
+    _assert_written(search_rows.texts())
+    text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     halves = search_rows.read("gradients_cifar10_small")["truth"]["correlation_of_halves"]
     assert f"{halves:.2f} is the correlation of two halves" in text
     sweep = search_rows.read("sweep_cifar10_small")
