@@ -17,8 +17,12 @@ Reads pareto.json of `tools.pareto`; trains nothing. Its parts:
   the points found as a share of that front's, and what each has cost in images run.
 - `of_the_exact_front_judged`, with `--judged=FILE` of `examples.judge_again` as well: the
   same by errors on images that neither was chosen by.
+- `trained`, with `--trained=FILE` of `examples.train_side_by_side`: the points beside the
+  baseline by the errors of these trainings, and what is saved at most by how much is lost, by
+  the points and by all networks in the file on their exact best accelerators.
 
-`--picture=FILE.svg` draws error against EDAP: every point, and the exact front.
+`--picture=FILE.svg` draws error against EDAP: every point, and the exact front; retrained
+errors are those of `--trained` where it is given.
 """
 
 from __future__ import annotations
@@ -38,7 +42,14 @@ from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES
-from examples.sweep_comparisons import beside, judged_again, log_mean, mean, of_the_exact_front
+from examples.sweep_comparisons import (
+    beside,
+    judged_again,
+    log_mean,
+    mean,
+    of_the_exact_front,
+    saved,
+)
 
 _COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
 
@@ -60,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--exact_front", help="JSON file of examples.exact_front")
     parser.add_argument("--judged", help="JSON file of examples.judge_again")
+    parser.add_argument("--trained", help="JSON file of examples.train_side_by_side")
     parser.add_argument("--picture", help="SVG file to write")
     options = parser.parse_args(argv)
     try:
         config = config_from_json(read_json(os.path.join(options.sweep_dir, "config.json")))
         sweep = read_json(os.path.join(options.sweep_dir, "pareto.json"))
-        report = analyse(config, sweep, options.tolerance)
+        trained = read_json(options.trained) if options.trained else None
+        report = analyse(config, sweep, options.tolerance, trained)
         others = {os.path.basename(os.path.normpath(path)): path for path in options.beside}
         if len(others) < len(options.beside):
             raise UserError("--beside: folders of one name cannot be told apart in the report")
@@ -83,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 **of_the_exact_front(config, *judged_again(sweep, front, judged)),
             }
         if options.picture:
+            if trained:
+                sweep |= {"points": _with_trained(sweep["points"], trained), "retrained": True}
             _draw(sweep, front, options.picture)
     except UserError as error:
         print(f"analyse_sweep: {error}", file=sys.stderr)
@@ -92,13 +107,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def analyse(config: ExperimentConfig, sweep: dict[str, Any], tolerance: float) -> dict[str, Any]:
+def analyse(
+    config: ExperimentConfig,
+    sweep: dict[str, Any],
+    tolerance: float,
+    trained: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the report of a sweep as JSON data.
 
     Args:
         config: Of the sweep: its space and hardware.
         sweep: Content of pareto.json.
         tolerance: Shares of images by which two accuracies may differ and count as equal.
+        trained: Content of a file of examples.train_side_by_side.
     """
     # Late: a mistake is told before TensorFlow is waited for.
     from dance_tf.hardware.cost_table import load_or_build_table
@@ -108,7 +129,7 @@ def analyse(config: ExperimentConfig, sweep: dict[str, Any], tolerance: float) -
     if table.content_hash != sweep["cost_table_sha256"]:
         raise UserError("the costs of this space and hardware are not those of the sweep")
     points = sweep["points"]
-    return {
+    report = {
         "tolerance": tolerance,
         "against_the_baseline": against_the_baseline(points, tolerance),
         "one_accelerator": {
@@ -118,6 +139,9 @@ def analyse(config: ExperimentConfig, sweep: dict[str, Any], tolerance: float) -
         "found": found(points),
         "uniform_networks": uniform_networks(table, _objectives(points)),
     }
+    if trained:
+        report["trained"] = of_trained(table, points, trained, tolerance)
+    return report
 
 
 def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list[dict[str, Any]]:
@@ -150,6 +174,43 @@ def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list
             row[f"{cost}_ratio"] = float(np.exp(ratio))
         rows.append(row)
     return rows
+
+
+def of_trained(
+    table: Any, points: list[dict[str, Any]], trained: dict[str, Any], tolerance: float
+) -> dict[str, Any]:
+    """Judge points by other trainings, and what is saved by all the networks of these."""
+    names = list(table.space.op_names)
+    rows = trained["networks"]
+    networks = np.asarray([[names.index(op) for op in row["ops"]] for row in rows], np.int32)
+    known = _with_trained(points, trained)
+    ratios: dict[str, Any] = {}
+    for objective in _objectives(points):
+        costs = _values(table, objective, networks).min(axis=1)
+        ratios[objective] = saved(
+            [
+                point | {"inherited_error": point["retrained_error"]}
+                for point in known
+                if point["search"]["objective"] == objective
+                and point["retrained_error"] is not None
+            ],
+            [
+                {"error": 1.0 - row["accuracy"]["value"], "objective": cost}
+                for row, cost in zip(rows, costs, strict=True)
+            ],
+        )
+    return {
+        "epochs": trained["config"]["retrain"]["epochs"],
+        "num_networks": len(rows),
+        "against_the_baseline": against_the_baseline(known, tolerance),
+        "saved": ratios,
+    }
+
+
+def _with_trained(points: list[dict[str, Any]], trained: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return points with the errors of other trainings, None where there is none."""
+    errors = {tuple(row["ops"]): 1.0 - row["accuracy"]["value"] for row in trained["networks"]}
+    return [point | {"retrained_error": errors.get(tuple(point["ops"]))} for point in points]
 
 
 def one_accelerator(table: Any, objective: str, networks: np.ndarray) -> dict[str, Any]:

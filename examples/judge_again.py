@@ -11,14 +11,12 @@ compares the two by these errors as well. The same command goes on where it was 
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import numpy as np
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.strict_json import write_json
+from examples.found_networks import networks_in
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "supernet")
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> int:
     for flag in (_SUPERNET_DIR, _FOUND, _MEMO, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing")
-    networks = sorted({ops for path in _FOUND.value for ops in networks_in(path)})
+    networks = sorted({network.ops for path in _FOUND.value for network in networks_in(path)})
     common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()
@@ -81,23 +79,6 @@ def main(argv: list[str]) -> int:
     write_json(_OUTPUT.value, report)
     print(f"wrote {_OUTPUT.value}: {len(judged)} networks")
     return 0
-
-
-def networks_in(path: str) -> list[tuple[str, ...]]:
-    """Return the ops of every network in a pareto.json or on the fronts of an exact_front.
-
-    Raises:
-        UserError: If the file is neither.
-    """
-    data: Any = read_json(path)
-    try:
-        if "points" in data:
-            points = data["points"]
-        else:
-            points = [point for found in data["objectives"].values() for point in found["front"]]
-        return [tuple(point["ops"]) for point in points]
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{os.fspath(path)} is not of pareto or exact_front") from None
 
 
 if __name__ == "__main__":

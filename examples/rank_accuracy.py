@@ -13,6 +13,10 @@ random ones, the middle 95 % by MACs are parted into intervals of equal width in
 and one network is drawn from each. Very small networks, which any method ranks last,
 would make the correlations look better than they are.
 
+`--trained=FILE` of `examples.train_side_by_side` takes the networks and trainings of that
+file instead; those of its networks that are spread over the sizes are then a part of their own,
+for the others were found by searches that one of the supernets has led.
+
 The JSON file is written after each training, and the same command goes on where it was
 stopped or killed, in the middle of a training too. More supernets can be added later: the
 trainings stay.
@@ -36,6 +40,7 @@ from scipy import stats
 from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, strict_data, write_json
+from dance_tf.structs import Architecture
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "seed")
@@ -51,6 +56,9 @@ _WORK_DIR = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write, or to go on with.", flag_values=FLAGS
+)
+_TRAINED = flags.DEFINE_string(
+    "trained", None, "JSON file of train_side_by_side, instead of trainings.", flag_values=FLAGS
 )
 _NUM_NETWORKS = flags.DEFINE_integer(
     "num_networks", 16, "Networks to train.", lower_bound=4, flag_values=FLAGS
@@ -75,7 +83,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{flag.name} is missing")
     common.start_from_config_in(_SUPERNET_DIR.value[0], FLAGS)
     config = common.experiment_config(FLAGS)
-    report = _begun(config, _OUTPUT.value)
+    trained = read_json(_TRAINED.value) if _TRAINED.value else None
+    report = _begun(config, trained, _OUTPUT.value)
 
     common.load_tensorflow()
     import keras
@@ -88,7 +97,12 @@ def main(argv: list[str]) -> int:
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     space, dataset = load_space_and_images(config)
-    networks = spread_networks(space, _NUM_NETWORKS.value, config.seed)
+    if trained:
+        ops = [tuple(row["ops"]) for row in trained["networks"]]
+        networks = np.stack([space.to_indices(Architecture(space.name, o)) for o in ops])
+        report["networks"] = trained["networks"]
+    else:
+        networks = spread_networks(space, _NUM_NETWORKS.value, config.seed)
     report["supernets"] = {
         name: _inherited(path, networks, space, dataset, config) for name, path in folders.items()
     }
@@ -162,13 +176,18 @@ def correlation(inherited: Any, trained: Any, seed: int) -> dict[str, Any]:
     return found
 
 
-def _begun(config: ExperimentConfig, output: str) -> dict[str, Any]:
+def _begun(config: ExperimentConfig, trained: dict[str, Any] | None, output: str) -> dict[str, Any]:
     """Return the report that is in the output file, or a new one.
 
     Raises:
         UserError: If the file is of other networks or trainings.
     """
     of_trainings = _settings(config) | {"num_networks": _NUM_NETWORKS.value}
+    if trained:
+        given = {name: of_trainings[name] for name in ("space", "data")}
+        if {name: trained["config"][name] for name in given} != given:
+            raise UserError(f"{_TRAINED.value} is of another space or data set than {given}")
+        of_trainings = trained["config"] | {"num_networks": len(trained["networks"])}
     if os.path.exists(output):
         report = read_json(output)
         if report.get("config") != of_trainings:
@@ -243,6 +262,9 @@ def _correlations(report: dict[str, Any]) -> dict[str, Any]:
     networks = strict_data(report["networks"])
     by_size = sorted(range(len(networks)), key=lambda i: networks[i]["macs"])
     parts = {"all": by_size, "costlier half": by_size[len(by_size) // 2 :]}
+    spread = [i for i in by_size if networks[i].get("is_spread", True)]
+    if 1 < len(spread) < len(networks):
+        parts["spread over the sizes"] = spread
     trained = np.asarray([network["accuracy"]["value"] for network in networks])
     return {
         name: {

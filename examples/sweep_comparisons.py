@@ -81,7 +81,7 @@ def of_the_exact_front(
             "num_found": len(spots),
             "num_on_exact_front": len(best),
             "num_exact_evaluations": exact["num_evaluations"],
-            "saved": _saved(found_by[name], exact["front"]),
+            "saved": saved(found_by[name], exact["front"]),
         }
     evaluations = sum(row["num_exact_evaluations"] for row in rows.values())
     images = sweep["num_images"] + NUM_CALIBRATION_IMAGES
@@ -116,7 +116,13 @@ def judged_again(
     return sweep | {"points": points}, front | {"objectives": objectives}
 
 
-def _saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a network costs less than the baseline by how much worse it may be.
+
+    Args:
+        points: Of one objective, with those of lambda_2 = 0, the baseline.
+        front: Of other means, with `error` and `objective`.
+    """
     baseline = [point for point in points if point["search"]["lambda_2"] == 0]
     if not baseline:
         return []

@@ -190,3 +190,48 @@ def test_the_share_of_the_exact_front(run, sweep, tmp_path, capsys):
     exact["supernet"]["supernet_sha256"] = "other"
     path.write_text(json.dumps(exact))
     assert run(f"--exact_front={path}") == 1
+
+
+def test_points_are_judged_by_trainings_side_by_side(run, sweep, tmp_path):
+    points = sweep["points"]
+    names = list(TABLE.space.op_names)
+
+    def cost(ops):
+        metrics = np.asarray(TABLE.metrics_of([[names.index(op) for op in ops]]), np.float64)
+        return float((metrics / np.asarray(TABLE.reference, np.float64)).prod(axis=-1).min())
+
+    for point in points:
+        point["objective"] = cost(point["ops"])
+    other = ["mbconv5_e3", "mbconv3_e3"]
+    errors = {
+        tuple(p["ops"]): error for p, error in zip(points[:4], (0.3, 0.2, 0.26, 0.25), strict=True)
+    }
+    rows = [
+        {"ops": ops, "accuracy": {"value": 1 - error}}
+        for ops, error in (*errors.items(), (other, 0.24))
+    ]
+    path = tmp_path / "trained.json"
+    path.write_text(json.dumps({"config": {"retrain": {"epochs": 24}}, "networks": rows}))
+    picture = tmp_path / "trained.svg"
+    report = run(f"--trained={path}", f"--picture={picture}")
+    assert "Retrained error" in picture.read_text()
+    found = report["trained"]
+    assert (found["epochs"], found["num_networks"]) == (24, 5)
+    half, whole = found["against_the_baseline"]
+    assert half["retrained_error"] == pytest.approx(0.255)
+    assert half["baseline_retrained_error"] == pytest.approx(0.25)
+    assert half["is_equally_accurate"] is True
+    # Its one network is also one of lambda_2 0.5, and has been trained there.
+    assert whole["retrained_error"] == pytest.approx(0.26)
+    assert report["against_the_baseline"][0]["retrained_error"] == pytest.approx(0.116)
+    baseline = np.sqrt(cost(points[0]["ops"]) * cost(points[1]["ops"]))
+    saved = {row["loss"]: row for row in found["saved"]["EDAP"]}
+    by_error = sorted((*errors.items(), (tuple(other), 0.24)), key=lambda item: item[1])
+    for loss, row in saved.items():
+        own, every = (
+            [cost(ops) for ops, error in by_error if error <= 0.25 + loss and ops in of]
+            for of in (errors, {**errors, tuple(other): 0.24})
+        )
+        assert row["sweep_ratio"] == pytest.approx(baseline / min(own), rel=1e-5)
+        assert row["exact_front_ratio"] == pytest.approx(baseline / min(every), rel=1e-5)
+    assert found["saved"]["latency"] == []

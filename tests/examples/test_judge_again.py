@@ -15,8 +15,17 @@ from examples import judge_again
 from tests.search.problems import tinted_images
 from tools import flags as common
 
-SWEEP = {"points": [{"ops": ["mbconv3_e3", "zero"]}, {"ops": ["mbconv5_e3", "mbconv3_e6"]}]}
-FRONT = {"objectives": {"EDAP": {"front": [{"ops": ["mbconv3_e3", "zero"]}]}}}
+SWEEP = {
+    "points": [
+        {
+            "ops": ops,
+            "search": {"objective": "EDAP", "lambda_2": 0.1, "seed": 0},
+            "inherited_error": 0.5,
+        }
+        for ops in (["mbconv3_e3", "zero"], ["mbconv5_e3", "mbconv3_e6"])
+    ]
+}
+FRONT = {"objectives": {"EDAP": {"front": [{"ops": ["mbconv3_e3", "zero"], "error": 0.5}]}}}
 
 
 @pytest.fixture

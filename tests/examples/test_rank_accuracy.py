@@ -169,3 +169,36 @@ def test_mistakes_are_one_line(run, capsys):
         err = capsys.readouterr().err
         assert (status, err.count("\n")) == (1, 1), err
         assert words in err
+
+
+def test_trainings_side_by_side_are_taken_over(run, tmp_path, capsys):
+    space = make_space(preset("tiny").space)
+    rows = [
+        {
+            "ops": space.from_indices(row).ops,
+            "macs": int(macs),
+            "accuracy": {"value": 0.1 + 1e-8 * macs},
+            "is_spread": position < 4,
+        }
+        for position, (row, macs) in enumerate(
+            (row, rank_accuracy.num_macs(space, row[None])[0])
+            for row in rank_accuracy.spread_networks(space, 7, 1)
+        )
+    ]
+    config = json.loads(json.dumps(rank_accuracy._settings(preset("tiny"))))
+    config["retrain"]["epochs"] = 99
+    path = tmp_path / "trained.json"
+    path.write_text(json.dumps({"config": config, "networks": rows}), encoding="utf-8")
+    status, report = run("good", "bad", arguments=(f"--trained={path}",))
+    assert (status, run.trained) == (0, [])
+    assert report["config"]["retrain"]["epochs"] == 99
+    for name, expected in (("good", 1.0), ("bad", -1.0)):
+        parts = report["rank_correlation"][name]
+        sizes = {part: found["num_networks"] for part, found in parts.items()}
+        assert sizes == {"all": 7, "costlier half": 4, "spread over the sizes": 4}
+        for found in parts.values():
+            assert found["spearman"]["value"] == pytest.approx(expected)
+    config["data"]["dataset"] = "other"
+    path.write_text(json.dumps({"config": config, "networks": rows}), encoding="utf-8")
+    assert run("good", arguments=(f"--trained={path}",))[0] == 1
+    assert "of another space or data set" in capsys.readouterr().err

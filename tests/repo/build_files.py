@@ -11,6 +11,7 @@ import re
 
 from tests.repo.source import (
     DISTRIBUTIONS,
+    OPTIONAL_DISTRIBUTIONS,
     ROOT,
     external_imports,
     first_party_imports,
@@ -69,7 +70,8 @@ def _deps(path: str) -> list[str]:
     if _kind(path) == "py_test":
         own |= {label(found).replace(package, ":") for found in conftests(path)}
     external = {
-        "@pypi//" + re.sub(r"[-.]", "_", DISTRIBUTIONS[name]) for name in external_imports(path)
+        "@pypi//" + re.sub(r"[-.]", "_", DISTRIBUTIONS[name])
+        for name in external_imports(path) - set(OPTIONAL_DISTRIBUTIONS)
     }
     return sorted(own, key=lambda name: (name.startswith("//"), name)) + sorted(external)
 

@@ -10,6 +10,7 @@ import sys
 
 __all__ = [
     "DISTRIBUTIONS",
+    "OPTIONAL_DISTRIBUTIONS",
     "ROOT",
     "external_imports",
     "first_party_imports",
@@ -44,6 +45,9 @@ DISTRIBUTIONS = {
     "tensorflow_serving": "tensorflow-serving-api",
     "yaml": "pyyaml",
 }
+
+#: The same for what an extra of pyproject.toml installs and an example can do without.
+OPTIONAL_DISTRIBUTIONS = {"torch": "torch"}
 
 
 @functools.cache

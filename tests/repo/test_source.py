@@ -12,6 +12,7 @@ import pytest
 
 from tests.repo.source import (
     DISTRIBUTIONS,
+    OPTIONAL_DISTRIBUTIONS,
     ROOT,
     external_imports,
     python_files,
@@ -95,9 +96,14 @@ def test_requirements_are_what_is_imported():
         if path == "dance_tf/serving_client.py":
             declared = declared | extra
         for name in external_imports(path):
+            if name in OPTIONAL_DISTRIBUTIONS:
+                assert f'"{OPTIONAL_DISTRIBUTIONS[name]}>=' in project, name
+                assert path.startswith(("examples/", "tests/examples/")), f"{path}: {name}"
+                continue
             assert name in DISTRIBUTIONS, f"{path}: {name} is not in DISTRIBUTIONS"
             assert DISTRIBUTIONS[name] in declared, f"{path}: {name} is not required"
     imported = {name for path in python_files() for name in external_imports(path)}
+    imported -= set(OPTIONAL_DISTRIBUTIONS)
     silent = {"importlib_resources", "tensorboard"}  # needed by others, imported by none of ours
     programs = {"mypy", "pytest-xdist", "ruff"}
     unused = {*run_time, *development} - {DISTRIBUTIONS[n] for n in imported} - silent - programs
