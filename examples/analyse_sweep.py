@@ -44,6 +44,7 @@ from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES
 from examples.sweep_comparisons import (
     beside,
+    errors_of_trained,
     judged_again,
     log_mean,
     mean,
@@ -83,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(others) < len(options.beside):
             raise UserError("--beside: folders of one name cannot be told apart in the report")
         report["beside"] = {
-            name: beside(sweep["points"], read_json(os.path.join(path, "pareto.json"))["points"])
+            name: beside(
+                sweep["points"], read_json(os.path.join(path, "pareto.json"))["points"], trained
+            )
             for name, path in others.items()
         }
         front = read_json(options.exact_front) if options.exact_front else None
@@ -209,7 +212,7 @@ def of_trained(
 
 def _with_trained(points: list[dict[str, Any]], trained: dict[str, Any]) -> list[dict[str, Any]]:
     """Return points with the errors of other trainings, None where there is none."""
-    errors = {tuple(row["ops"]): 1.0 - row["accuracy"]["value"] for row in trained["networks"]}
+    errors = errors_of_trained(trained)
     return [point | {"retrained_error": errors.get(tuple(point["ops"]))} for point in points]
 
 
