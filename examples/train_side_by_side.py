@@ -4,7 +4,7 @@
         --found=runs/sweep/pareto.json --found=front.json --num_spread=12 --output=trained.json
 
 `tools.pareto --num_retrained` trains one network after the other; a GPU trains dozens of them
-in little more time than one (`examples.side_by_side`). Needs PyTorch, but TensorFlow and the
+in little more time than one (`examples.side_by_side`). It needs PyTorch, but TensorFlow and the
 data set only to make the file of images, so that file and this repository are all that a
 machine with a GPU has to have.
 
@@ -137,7 +137,7 @@ def _trained(
     except ImportError:
         raise UserError("PyTorch is not installed: pip install torch") from None
     from dance_tf.reporting import progress
-    from examples.side_by_side import train
+    from examples.side_by_side_training import train
 
     if _DEVICE.value.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"PyTorch sees no GPU for --device={_DEVICE.value}")

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from torch.nn import functional  # noqa: E402
 
-from examples import side_by_side  # noqa: E402
+from examples import side_by_side, side_by_side_training  # noqa: E402
 from examples.torch_depthwise import depthwise_conv  # noqa: E402
 
 SPACE = make_space(SpaceConfig(name="cifar_mbconv_small"))
@@ -48,7 +48,7 @@ def _in_torch(network: keras.Model) -> np.ndarray:
 
 
 def _step(networks, images, labels, rate, decay):
-    which = torch.zeros(len(networks._back), dtype=torch.long)
+    which = torch.zeros(networks.num_networks, dtype=torch.long)
     logits = networks.logits(torch.as_tensor(images).movedim(3, 1)[None], which, True)
     losses = [functional.cross_entropy(one, torch.as_tensor(labels)) for one in logits]
     (gradient,) = torch.autograd.grad(sum(losses), networks.weights)
@@ -157,7 +157,7 @@ def test_the_schedule_is_that_of_retraining():
         0.1 / 50, 1000 - 50, warmup_target=0.1, warmup_steps=50
     )
     for step in (0, 1, 17, 49, 50, 51, 500, 999):
-        assert side_by_side.learning_rate(step, 1000, 0.1) == pytest.approx(
+        assert side_by_side_training.learning_rate(step, 1000, 0.1) == pytest.approx(
             float(schedule(step)), abs=1e-7
         )
 
@@ -174,7 +174,7 @@ def test_batches_are_shuffled_shifted_and_mirrored_by_seed_and_epoch():
     images = _images(40)
     images.train[:] = np.arange(40 * 256).reshape(40, 16, 16, 1) // 41 + 1
     config = RetrainConfig(batch_size=10)
-    batches = side_by_side._Batches(images, [0, 7], config, "cpu")
+    batches = side_by_side_training._Batches(images, [0, 7], config, "cpu")
     assert batches.steps_per_epoch == 4
     seen = []
     for epoch in (0, 1, 0):
@@ -202,7 +202,7 @@ def test_training_learns_and_repeats():
     epochs = []
 
     def train():
-        return side_by_side.train(
+        return side_by_side_training.train(
             SPACE,
             NETWORKS[:2],
             [0, 1],
@@ -222,6 +222,6 @@ def test_training_learns_and_repeats():
 def test_a_loss_that_is_not_finite_is_told():
     config = RetrainConfig(epochs=1, batch_size=32, learning_rate=1e30)
     with pytest.raises(FloatingPointError, match="not finite in epoch 1"):
-        side_by_side.train(
+        side_by_side_training.train(
             SPACE, NETWORKS[:1], [0], _images(64), config, device="cpu", on_epoch=print
         )
