@@ -6,7 +6,8 @@
 Each network is trained from scratch, as a derived one is, and tested; each supernet says
 how accurate it is on held-out images with inherited weights. Reports the rank
 correlations (Spearman, Kendall) of the two, with 95 % bootstrap intervals over the
-networks, for all networks and for the half with more MACs.
+networks, for all networks and for the half with more MACs; beside them what the number of
+multiplications says, which costs nothing.
 
 The networks are spread evenly over the sizes of the space, without its extremes: of 4096
 random ones, the middle 95 % by MACs are parted into intervals of equal width in log(MACs),
@@ -67,6 +68,7 @@ _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 2000, "Held-out images that an inherited accuracy is of.", flag_values=FLAGS
 )
 
+_SIZE = "macs"  # what needs no supernet, beside them
 _NUM_DRAWN = 4096
 _TAIL = 0.025  # share of the drawn networks that is cut off at each end
 _NUM_RESAMPLES = 2000
@@ -266,15 +268,15 @@ def _correlations(report: dict[str, Any]) -> dict[str, Any]:
     if 1 < len(spread) < len(networks):
         parts["spread over the sizes"] = spread
     trained = np.asarray([network["accuracy"]["value"] for network in networks])
+    judges = {name: supernet["accuracies"] for name, supernet in report["supernets"].items()}
+    judges[_SIZE] = [network["macs"] for network in networks]
     return {
         name: {
-            part: correlation(
-                np.asarray(supernet["accuracies"])[rows], trained[rows], report["config"]["seed"]
-            )
+            part: correlation(np.asarray(by)[rows], trained[rows], report["config"]["seed"])
             for part, rows in parts.items()
             if len(rows) > 1
         }
-        for name, supernet in report["supernets"].items()
+        for name, by in judges.items()
     }
 
 

@@ -140,7 +140,7 @@ def test_goes_on_after_an_interruption_and_takes_another_supernet(run, capsys):
         "proxyless",
         "superkernel",
     ]
-    for name, expected in (("good", 1.0), ("bad", -1.0)):
+    for name, expected in (("good", 1.0), ("bad", -1.0), ("macs", 1.0)):
         found = report["rank_correlation"][name]
         assert found["all"]["num_networks"] == 6
         assert found["costlier half"]["num_networks"] == 3
@@ -150,7 +150,7 @@ def test_goes_on_after_an_interruption_and_takes_another_supernet(run, capsys):
     accuracies = [network["accuracy"]["value"] for network in report["networks"]]
     macs = [network["macs"] for network in report["networks"]]
     np.testing.assert_allclose(accuracies, 0.1 + 1e-8 * np.asarray(macs))
-    table = capsys.readouterr().out.splitlines()[-6:]
+    table = capsys.readouterr().out.splitlines()[-8:]
     assert table[0].split()[:2] == ["supernet", "networks"]
     assert table[4].split() == ["bad", "all", *["-1"] * 6]
 

@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from examples.sweep_comparisons import log_mean, mean
 from tests.repo.evaluator_rows import joined, write
 from tests.repo.source import ROOT
 
@@ -88,6 +91,28 @@ def beside_table(
         )
     difference = 100 * beside[f"mean_{error}_error_difference"]
     lines.append(f"| mean | {beside['mean_edap_ratio']:.3f} | {difference:+.1f} points |")
+    return lines
+
+
+def supernets_table(sweeps: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what searches for EDAP find in each supernet, by lambda_2, as means over seeds."""
+    lines = [
+        "| supernet, lambda_2 (seeds) | EDAP, ms mJ mm² | Zero, of blocks that may"
+        " | inherited error | retrained error, 8 epochs |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, sweep in sweeps.items():
+        groups: dict[float, list[dict[str, Any]]] = {}
+        for point in sweep["points"]:
+            if point["search"]["objective"] == "EDAP":
+                groups.setdefault(point["search"]["lambda_2"], []).append(point)
+        for lambda_2, group in sorted(groups.items()):
+            errors = (_percent(mean(group, f"{name}_error")) for name in ("inherited", "retrained"))
+            lines.append(
+                f"| {kind}, {lambda_2:g} ({len(group)})"
+                f" | {np.exp(log_mean(group, 'edap_ms_mj_mm2')):.4f}"
+                f" | {100 * mean(group, 'zero_share'):.0f} % | {' | '.join(errors)} |"
+            )
     return lines
 
 
@@ -176,8 +201,8 @@ def rank_table(report: dict[str, Any]) -> list[str]:
                 "{value:.2f} ({low:.2f} to {high:.2f})".format(**found[measure])
                 for measure in ("spearman", "kendall")
             )
-            kind = report["supernets"][name]["kind"]
-            lines.append(f"| {kind} | {part}, {found['num_networks']} | {' | '.join(cells)} |")
+            judge = report["supernets"].get(name, {"kind": "no supernet: MACs"})["kind"]
+            lines.append(f"| {judge} | {part}, {found['num_networks']} | {' | '.join(cells)} |")
     return lines
 
 
@@ -266,9 +291,14 @@ def texts() -> list[tuple[Path, str, str]]:
     ]
     readme = EXPERIMENTS / "README.md"
     gradients = gradient_table(read("gradients_cifar10_small"))
+    supernets = {
+        "superkernel": read("sweep_cifar10_small"),
+        "proxyless": read("sweep_proxyless_cifar10_small"),
+    }
     return [
         (readme, "sweep", joined(tables)),
         (readme, "limits", joined([limits_table(read("limits_cifar10_small"))])),
+        (readme, "supernets", joined([supernets_table(supernets)])),
         (readme, "rank", joined([rank_table(read("rank_cifar10_small"))])),
         (readme, "gradients", joined([gradients])),
     ]
