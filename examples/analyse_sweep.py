@@ -202,9 +202,18 @@ def of_trained(
                 for row, cost in zip(rows, costs, strict=True)
             ],
         )
+    metrics = np.asarray(table.metrics_of(networks), np.float64)
     return {
         "epochs": trained["config"]["retrain"]["epochs"],
-        "num_networks": len(rows),
+        "networks": [
+            {
+                "ops": row["ops"],
+                "is_spread": row["is_spread"],
+                "error": 1.0 - row["accuracy"]["value"],
+                "edap_ms_mj_mm2": float(edap),
+            }
+            for row, edap in zip(rows, metrics.prod(axis=-1).min(axis=1), strict=True)
+        ],
         "against_the_baseline": against_the_baseline(known, tolerance),
         "saved": ratios,
     }

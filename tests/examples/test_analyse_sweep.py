@@ -207,7 +207,7 @@ def test_points_are_judged_by_trainings_side_by_side(run, sweep, tmp_path):
         tuple(p["ops"]): error for p, error in zip(points[:4], (0.3, 0.2, 0.26, 0.25), strict=True)
     }
     rows = [
-        {"ops": ops, "accuracy": {"value": 1 - error}}
+        {"ops": ops, "accuracy": {"value": 1 - error}, "is_spread": ops == other}
         for ops, error in (*errors.items(), (other, 0.24))
     ]
     path = tmp_path / "trained.json"
@@ -216,7 +216,11 @@ def test_points_are_judged_by_trainings_side_by_side(run, sweep, tmp_path):
     report = run(f"--trained={path}", f"--picture={picture}")
     assert "Retrained error" in picture.read_text()
     found = report["trained"]
-    assert (found["epochs"], found["num_networks"]) == (24, 5)
+    assert found["epochs"] == 24
+    assert [row["is_spread"] for row in found["networks"]] == [False] * 4 + [True]
+    assert found["networks"][4]["error"] == pytest.approx(0.24)
+    edap = cost(other) * float(np.prod(np.asarray(TABLE.reference, np.float64)))
+    assert found["networks"][4]["edap_ms_mj_mm2"] == pytest.approx(edap, rel=1e-5)
     half, whole = found["against_the_baseline"]
     assert half["retrained_error"] == pytest.approx(0.255)
     assert half["baseline_retrained_error"] == pytest.approx(0.25)

@@ -116,6 +116,30 @@ def supernets_table(sweeps: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def sizes_table(findings: dict[str, Any]) -> list[str]:
+    """Return the errors of trained networks, found and random ones, by what they cost."""
+    trained, points = findings["trained"], read("sweep_cifar10_small")["points"]
+    baseline = np.exp(
+        log_mean([p for p in points if p["search"]["lambda_2"] == 0], "edap_ms_mj_mm2")
+    )
+    lines = [
+        f"| baseline / EDAP | found: error after {trained['epochs']} epochs (networks)"
+        " | random: the same |",
+        "|---|---|---|",
+    ]
+    for low, high in ((3.0, np.inf), (1.5, 3.0), (0.0, 1.5)):
+        rows = [
+            row for row in trained["networks"] if low <= baseline / row["edap_ms_mj_mm2"] < high
+        ]
+        cells = []
+        for is_spread in (False, True):
+            group = [row for row in rows if row["is_spread"] == is_spread]
+            cells.append(f"{_percent(mean(group, 'error'))} ({len(group)})")
+        name = {3.0: "3 and more", 1.5: "1.5 to 3", 0.0: "less than 1.5"}[low]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 #: Parts of the findings that compare with the exact front, and by which images.
 _JUDGED_BY = {
     "of_the_exact_front": "held-out images",
@@ -285,6 +309,7 @@ def texts() -> list[tuple[Path, str, str]]:
         beside_table(findings, "one_accelerator", "network only"),
         front_table(findings),
         saved_table(findings),
+        sizes_table(findings),
         beside_table(findings, "exact", "exact evaluator"),
         found_table(findings),
         dataflow_table(findings),
