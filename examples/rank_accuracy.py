@@ -184,7 +184,7 @@ def _begun(config: ExperimentConfig, trained: dict[str, Any] | None, output: str
     Raises:
         UserError: If the file is of other networks or trainings.
     """
-    of_trainings = _settings(config) | {"num_networks": _NUM_NETWORKS.value}
+    of_trainings = training_settings(config) | {"num_networks": _NUM_NETWORKS.value}
     if trained:
         given = {name: of_trainings[name] for name in ("space", "data")}
         if {name: trained["config"][name] for name in given} != given:
@@ -205,7 +205,7 @@ def _begun(config: ExperimentConfig, trained: dict[str, Any] | None, output: str
     }
 
 
-def _settings(config: ExperimentConfig) -> dict[str, Any]:
+def training_settings(config: ExperimentConfig) -> dict[str, Any]:
     """Return what the outcome of a training depends on."""
     settings = config_to_json(config)
     settings["data"].pop("data_dir")
@@ -244,7 +244,9 @@ def _trained(
 
     architecture = space.from_indices(network)
     # Never goes on with a training of other settings.
-    settings = hashlib.sha256(json.dumps(_settings(config), sort_keys=True).encode()).hexdigest()
+    settings = hashlib.sha256(
+        json.dumps(training_settings(config), sort_keys=True).encode()
+    ).hexdigest()
     name = "_".join(map(str, network))
     folder = os.path.join(_WORK_DIR.value, f"trainings_{settings[:16]}", name)
     os.makedirs(folder, exist_ok=True)

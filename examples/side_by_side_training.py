@@ -178,8 +178,9 @@ class _Batches:
         padded = np.pad(images.train, border).transpose(0, 3, 1, 2)
         self._padded = torch.as_tensor(np.ascontiguousarray(padded)).to(device)
         self._labels = torch.as_tensor(images.train_labels).long().to(device)
-        self.steps_per_epoch = num_images // config.batch_size
-        self._rows = torch.arange(config.batch_size, device=device)
+        batch_size = min(config.batch_size, num_images)
+        self.steps_per_epoch = num_images // batch_size
+        self._rows = torch.arange(batch_size, device=device)
         self._pixels = torch.arange(size, device=device)
         # Of the epoch: image, shift down and right, and whether it is mirrored. Always in the
         # same place, where recorded steps look for it.

@@ -12,6 +12,7 @@ Networks come from the points of a `tools.pareto`, each with the seed of the sea
 found it first, from the fronts of an `examples.exact_front`, and from
 `examples.rank_accuracy`, spread over the sizes of the space. The output is written after
 every `--num_together` networks; the same command, or one with more networks, goes on with it.
+On a GPU sums are rounded in any order, so that two runs differ as two seeds do.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from dance_tf.config import ExperimentConfig, config_to_json
+from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Architecture
 from dance_tf.supernet.search_space import NetworkSpace, make_space
 from examples.found_networks import Network, networks_in
 from examples.image_file import Images, read_or_make
-from examples.rank_accuracy import num_macs, spread_networks
+from examples.rank_accuracy import num_macs, spread_networks, training_settings
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "seed")
@@ -117,9 +118,7 @@ def _begun(config: ExperimentConfig, output: str) -> dict[str, Any]:
     Raises:
         UserError: If the file is of other trainings.
     """
-    settings = config_to_json(config)
-    settings["data"].pop("data_dir")
-    settings = {name: settings[name] for name in ("space", "data", "retrain", "seed")}
+    settings = training_settings(config)
     if not os.path.exists(output):
         return {"config": settings, "networks": []}
     report = read_json(output)

@@ -185,7 +185,7 @@ def test_trainings_side_by_side_are_taken_over(run, tmp_path, capsys):
             for row in rank_accuracy.spread_networks(space, 7, 1)
         )
     ]
-    config = json.loads(json.dumps(rank_accuracy._settings(preset("tiny"))))
+    config = json.loads(json.dumps(rank_accuracy.training_settings(preset("tiny"))))
     config["retrain"]["epochs"] = 99
     path = tmp_path / "trained.json"
     path.write_text(json.dumps({"config": config, "networks": rows}), encoding="utf-8")
