@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,37 @@ def test_searches():
     trainings = search_rows.read("trained_cifar10_small")
     assert trainings["config"]["retrain"]["epochs"] == trained["epochs"] == 24
     assert sum(row["is_spread"] for row in trainings["networks"]) == 12
+
+
+def test_trainings_of_single_networks():
+    text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    findings = search_rows.read("findings_cifar10_small")
+    rows = search_rows.read("retrained_cifar10_small")["trainings"]
+    (again,) = [row for row in rows if row["epochs"] == 24]
+    (before,) = [
+        row["accuracy"]["value"]
+        for row in search_rows.read("trained_cifar10_small")["networks"]
+        if row["ops"] == again["architecture"]["ops"]
+    ]
+    after = again["accuracy"]["value"]
+    assert f"came to {100 * before:.1f} % there and to {100 * after:.1f} % when" in text
+    uniform = [row for row in rows if row["epochs"] == 8]
+    assert all(row["architecture"]["ops"] == ["mbconv3_e3"] * 9 for row in uniform)
+    accuracy = statistics.mean(row["accuracy"]["value"] for row in uniform)
+    (baseline,) = [
+        row["edap_ms_mj_mm2"]
+        for row in findings["found"]
+        if (row["objective"], row["lambda_2"]) == ("EDAP", 0)
+    ]
+    (edap,) = [
+        row["latency_ms"] * row["energy_mj"] * row["area_mm2"]
+        for row in findings["uniform_networks"]
+        if row["is_best"] and (row["objective"], row["op"]) == ("EDAP", "mbconv3_e3")
+    ]
+    assert (
+        f"comes to {100 * accuracy:.1f} % (seeds: {len(uniform)}) at"
+        f" {baseline / edap:.1f} times less EDAP than the baseline"
+    ) in text
 
 
 def _saved_and_lost(rows: list[dict[str, Any]], lambdas: tuple[float, ...]) -> str:
