@@ -210,6 +210,21 @@ def test_searches():
     assert sum(row["is_spread"] for row in trainings["networks"]) == 12
 
 
+def test_supernets():
+    text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    groups = []
+    for name, lambda_2 in (("sweep_proxyless_cifar10_small", 0.03), ("sweep_cifar10_small", 0.3)):
+        points = search_rows.read(name)["points"]
+        keys = ("EDAP", lambda_2)
+        groups.append(
+            [p for p in points if (p["search"]["objective"], p["search"]["lambda_2"]) == keys]
+        )
+    edap = [statistics.geometric_mean(p["edap_ms_mj_mm2"] for p in group) for group in groups]
+    error = [statistics.mean(p["retrained_error"] for p in group) for group in groups]
+    assert f"{edap[0]:.4f} with `lambda_2` 0.03" in text and f"{edap[1]:.4f} with 0.3" in text
+    assert f"{100 * error[0]:.1f} % and {100 * error[1]:.1f} % error" in text
+
+
 def test_trainings_of_single_networks():
     text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     findings = search_rows.read("findings_cifar10_small")
