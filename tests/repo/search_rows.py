@@ -283,16 +283,17 @@ def dataflow_table(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def gradient_table(report: dict[str, Any]) -> list[str]:
+def gradient_table(reports: dict[str, dict[str, Any]]) -> list[str]:
     """Return how the estimators of the architecture gradient compare with the truth."""
     lines = [
-        "| estimator | slope | correlation | slope of Zero | noise | CPU seconds per step |",
+        "| supernet, estimator | slope | correlation | slope of Zero | noise"
+        " | CPU seconds per step |",
         "|---|---|---|---|---|---|",
     ]
-    for row in report["rows"]:
+    for kind, row in ((kind, row) for kind, report in reports.items() for row in report["rows"]):
         numbers = (row["slope"], row["correlation"], row["slope_of_zero"], row["noise"])
         cells = " | ".join(f"{number:.2f}" for number in numbers)
-        lines.append(f"| `{row['estimator']}` | {cells} | {row['cpu_s_per_step']:.3f} |")
+        lines.append(f"| {kind}, `{row['estimator']}` | {cells} | {row['cpu_s_per_step']:.3f} |")
     return lines
 
 
@@ -315,7 +316,12 @@ def texts() -> list[tuple[Path, str, str]]:
         dataflow_table(findings),
     ]
     readme = EXPERIMENTS / "README.md"
-    gradients = gradient_table(read("gradients_cifar10_small"))
+    gradients = gradient_table(
+        {
+            "superkernel": read("gradients_cifar10_small"),
+            "proxyless": read("gradients_proxyless_cifar10_small"),
+        }
+    )
     supernets = {
         "superkernel": read("sweep_cifar10_small"),
         "proxyless": read("sweep_proxyless_cifar10_small"),

@@ -191,6 +191,8 @@ def test_searches():
     text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     halves = search_rows.read("gradients_cifar10_small")["truth"]["correlation_of_halves"]
     assert f"{halves:.2f} is the correlation of two halves" in text
+    halves = search_rows.read("gradients_proxyless_cifar10_small")["truth"]["correlation_of_halves"]
+    assert f"({halves:.2f} in the supernet of ProxylessNAS)" in text
     sweep = search_rows.read("sweep_cifar10_small")
     assert {point["search"]["seed"] for point in sweep["points"]} == {0, 1, 2}
     shipped = json.loads(
