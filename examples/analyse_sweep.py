@@ -41,7 +41,8 @@ import numpy as np
 from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, write_json
-from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES
+from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES, Architecture
+from examples.found_networks import read_trained
 from examples.sweep_comparisons import (
     beside,
     errors_of_trained,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = config_from_json(read_json(os.path.join(options.sweep_dir, "config.json")))
         sweep = read_json(os.path.join(options.sweep_dir, "pareto.json"))
-        trained = read_json(options.trained) if options.trained else None
+        trained = read_trained(options.trained) if options.trained else None
         report = analyse(config, sweep, options.tolerance, trained)
         others = {os.path.basename(os.path.normpath(path)): path for path in options.beside}
         if len(others) < len(options.beside):
@@ -183,9 +184,10 @@ def of_trained(
     table: Any, points: list[dict[str, Any]], trained: dict[str, Any], tolerance: float
 ) -> dict[str, Any]:
     """Judge points by other trainings, and what is saved by all the networks of these."""
-    names = list(table.space.op_names)
-    rows = trained["networks"]
-    networks = np.asarray([[names.index(op) for op in row["ops"]] for row in rows], np.int32)
+    space, rows = table.space, trained["networks"]
+    networks = np.stack(
+        [space.to_indices(Architecture(space.name, tuple(row["ops"]))) for row in rows]
+    )
     known = _with_trained(points, trained)
     ratios: dict[str, Any] = {}
     for objective in _objectives(points):

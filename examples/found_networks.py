@@ -1,4 +1,4 @@
-"""The networks in the files that searches and evolution write."""
+"""The networks in the files that searches, evolution and trainings side by side write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json
 
-__all__ = ["Network", "networks_in"]
+__all__ = ["Network", "networks_in", "read_trained"]
 
 
 class Network(NamedTuple):
@@ -58,3 +58,23 @@ def networks_in(
         ]
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not of pareto or exact_front") from None
+
+
+def read_trained(path: str) -> dict[str, Any]:
+    """Return a file of examples.train_side_by_side.
+
+    Raises:
+        UserError: If it is not one, or holds no network.
+    """
+    data: Any = read_json(path)
+    try:
+        of_trainings = [data["config"][name] for name in ("space", "data", "seed")]
+        rows = [
+            (row["ops"], row["macs"], row["is_spread"], float(row["accuracy"]["value"]))
+            for row in data["networks"]
+        ]
+        if of_trainings and rows and data["config"]["retrain"]["epochs"]:
+            return data
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise UserError(f"{path} is not of train_side_by_side, or holds no network")

@@ -42,6 +42,7 @@ from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, strict_data, write_json
 from dance_tf.structs import Architecture
+from examples.found_networks import read_trained
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "seed")
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{flag.name} is missing")
     common.start_from_config_in(_SUPERNET_DIR.value[0], FLAGS)
     config = common.experiment_config(FLAGS)
-    trained = read_json(_TRAINED.value) if _TRAINED.value else None
+    trained = read_trained(_TRAINED.value) if _TRAINED.value else None
     report = _begun(config, trained, _OUTPUT.value)
 
     common.load_tensorflow()

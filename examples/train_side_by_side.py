@@ -3,10 +3,10 @@
     python -m examples.train_side_by_side --preset=cifar10_small --images=runs/images.npz \\
         --found=runs/sweep/pareto.json --found=front.json --num_spread=12 --output=trained.json
 
-`tools.pareto --num_retrained` trains one network after the other; a GPU trains dozens of them
-in little more time than one (`examples.side_by_side`). It needs PyTorch, but TensorFlow and the
-data set only to make the file of images, so that file and this repository are all that a
-machine with a GPU has to have.
+`tools.pareto --num_retrained` trains one network after the other, each too small to keep a
+GPU busy; here dozens are one program (`examples.side_by_side`). It needs PyTorch, but
+TensorFlow and the data set only to make the file of images, so that file and this repository
+are all that a machine with a GPU has to have.
 
 Networks come from the points of a `tools.pareto`, each with the seed of the search that
 found it first, from the fronts of an `examples.exact_front`, and from

@@ -207,11 +207,12 @@ def test_points_are_judged_by_trainings_side_by_side(run, sweep, tmp_path):
         tuple(p["ops"]): error for p, error in zip(points[:4], (0.3, 0.2, 0.26, 0.25), strict=True)
     }
     rows = [
-        {"ops": ops, "accuracy": {"value": 1 - error}, "is_spread": ops == other}
+        {"ops": ops, "macs": 1, "accuracy": {"value": 1 - error}, "is_spread": ops == other}
         for ops, error in (*errors.items(), (other, 0.24))
     ]
     path = tmp_path / "trained.json"
-    path.write_text(json.dumps({"config": {"retrain": {"epochs": 24}}, "networks": rows}))
+    config = {"space": {}, "data": {}, "seed": 0, "retrain": {"epochs": 24}}
+    path.write_text(json.dumps({"config": config, "networks": rows}))
     picture = tmp_path / "trained.svg"
     report = run(f"--trained={path}", f"--picture={picture}")
     assert "Retrained error" in picture.read_text()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dance_tf.errors import UserError
-from examples.found_networks import networks_in
+from examples.found_networks import networks_in, read_trained
 
 
 def _point(objective, lambda_2, seed, error, op):
@@ -55,3 +55,27 @@ def test_another_file_is_refused(tmp_path, data):
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UserError, match="is not of pareto or exact_front"):
         networks_in(str(path))
+
+
+TRAINED = {
+    "config": {"space": {}, "data": {}, "seed": 0, "retrain": {"epochs": 3}},
+    "networks": [{"ops": ["a"], "macs": 5, "is_spread": True, "accuracy": {"value": 0.5}}],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"networks": []},
+        {"networks": [{"ops": ["a"]}]},
+        {"networks": [TRAINED["networks"][0] | {"accuracy": {"value": "high"}}]},
+        {"config": {}},
+    ],
+)
+def test_only_a_file_of_trainings_is_read(tmp_path, change):
+    path = tmp_path / "trained.json"
+    path.write_text(json.dumps(TRAINED), encoding="utf-8")
+    assert read_trained(str(path)) == TRAINED
+    path.write_text(json.dumps(TRAINED | change), encoding="utf-8")
+    with pytest.raises(UserError, match="is not of train_side_by_side"):
+        read_trained(str(path))

@@ -237,6 +237,11 @@ def test_trainings_of_single_networks():
         for row in search_rows.read("trained_cifar10_small")["networks"]
         if row["ops"] == again["architecture"]["ops"]
     ]
+    (together_s,) = {
+        row["train_s"] for row in search_rows.read("trained_cifar10_small")["networks"]
+    }
+    times = f"{together_s:.0f} s for all 24 networks, where one of them takes"
+    assert f"{times} {again['training_time_s']:,.0f} s of a shared core" in text
     after = again["accuracy"]["value"]
     assert f"came to {100 * before:.1f} % there and to {100 * after:.1f} % when" in text
     uniform = [row for row in rows if row["epochs"] == 8]
