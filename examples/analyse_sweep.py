@@ -44,6 +44,8 @@ from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import DATAFLOWS, METRICS, OBJECTIVES, Architecture
 from examples.found_networks import read_trained
 from examples.sweep_comparisons import (
+    COSTS,
+    against_the_baseline,
     beside,
     errors_of_trained,
     judged_again,
@@ -52,8 +54,6 @@ from examples.sweep_comparisons import (
     of_the_exact_front,
     saved,
 )
-
-_COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,38 +146,6 @@ def analyse(
     if trained:
         report["trained"] = of_trained(table, points, trained, tolerance)
     return report
-
-
-def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list[dict[str, Any]]:
-    """Compare means over seeds, for each objective and lambda_2, with those of lambda_2 = 0.
-
-    Ratios are of geometric means, baseline / found: above 1, what was found costs less.
-    """
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = collections.defaultdict(list)
-    for point in points:
-        groups[point["search"]["objective"], point["search"]["lambda_2"]].append(point)
-    rows = []
-    for (objective, lambda_2), group in groups.items():
-        baseline = groups.get((objective, 0.0))
-        if not lambda_2 or baseline is None:
-            continue
-        row: dict[str, Any] = {
-            "objective": objective,
-            "lambda_2": lambda_2,
-            "num_seeds": len(group),
-            "inherited_error": mean(group, "inherited_error"),
-            "baseline_inherited_error": mean(baseline, "inherited_error"),
-            "retrained_error": mean(group, "retrained_error"),
-            "baseline_retrained_error": mean(baseline, "retrained_error"),
-        }
-        errors = row["retrained_error"], row["baseline_retrained_error"]
-        is_measured = None not in errors
-        row["is_equally_accurate"] = errors[0] <= errors[1] + tolerance if is_measured else None
-        for cost in _COSTS:
-            ratio = log_mean(baseline, cost) - log_mean(group, cost)
-            row[f"{cost}_ratio"] = float(np.exp(ratio))
-        rows.append(row)
-    return rows
 
 
 def of_trained(
@@ -276,7 +244,7 @@ def found(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "rf_bytes": statistics.mean(a["rf_bytes"] for a in accelerators),
                 "dataflows": dict(collections.Counter(a["dataflow"] for a in accelerators)),
                 "inherited_error": mean(group, "inherited_error"),
-                **{name: float(np.exp(log_mean(group, name))) for name in _COSTS},
+                **{name: float(np.exp(log_mean(group, name))) for name in COSTS},
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Comparisons of a sweep with other sweeps and with the exact front, for analyse_sweep."""
+"""Comparisons of a sweep with its baseline, other sweeps and the exact front, for analyse_sweep."""
 
 from __future__ import annotations
 
@@ -11,8 +11,41 @@ import numpy as np
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 
+COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
 _ERRORS = ("inherited_error", "trained_error")
 _LOSSES = (0.0, 0.007, 0.01, 0.02, 0.03, 0.05)  # of accuracy, in shares of images
+
+
+def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list[dict[str, Any]]:
+    """Compare means over seeds, for each objective and lambda_2, with those of lambda_2 = 0.
+
+    Ratios are of geometric means, baseline / found: above 1, what was found costs less.
+    """
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = collections.defaultdict(list)
+    for point in points:
+        groups[point["search"]["objective"], point["search"]["lambda_2"]].append(point)
+    rows = []
+    for (objective, lambda_2), group in groups.items():
+        baseline = groups.get((objective, 0.0))
+        if not lambda_2 or baseline is None:
+            continue
+        row: dict[str, Any] = {
+            "objective": objective,
+            "lambda_2": lambda_2,
+            "num_seeds": len(group),
+            "inherited_error": mean(group, "inherited_error"),
+            "baseline_inherited_error": mean(baseline, "inherited_error"),
+            "retrained_error": mean(group, "retrained_error"),
+            "baseline_retrained_error": mean(baseline, "retrained_error"),
+        }
+        errors = row["retrained_error"], row["baseline_retrained_error"]
+        is_measured = None not in errors
+        row["is_equally_accurate"] = errors[0] <= errors[1] + tolerance if is_measured else None
+        for cost in COSTS:
+            ratio = log_mean(baseline, cost) - log_mean(group, cost)
+            row[f"{cost}_ratio"] = float(np.exp(ratio))
+        rows.append(row)
+    return rows
 
 
 def beside(
