@@ -85,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(others) < len(options.beside):
             raise UserError("--beside: folders of one name cannot be told apart in the report")
         report["beside"] = {
-            name: beside(
-                sweep["points"], read_json(os.path.join(path, "pareto.json"))["points"], trained
-            )
+            name: beside(sweep["points"], read_json(os.path.join(path, "pareto.json"))["points"])
             for name, path in others.items()
         }
         front = read_json(options.exact_front) if options.exact_front else None

@@ -12,7 +12,6 @@ from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 
 COSTS = ("edap_ms_mj_mm2", "latency_ms", "energy_mj")
-_ERRORS = ("inherited_error", "trained_error")
 _LOSSES = (0.0, 0.007, 0.01, 0.02, 0.03, 0.05)  # of accuracy, in shares of images
 
 
@@ -48,18 +47,12 @@ def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list
     return rows
 
 
-def beside(
-    points: list[dict[str, Any]],
-    others: list[dict[str, Any]],
-    trained: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+def beside(points: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare searches with those of the same objective, lambda_2 and seed in another sweep.
 
     Ratios are other / this. The hypervolume is of error and log EDAP, up to the largest of
-    each that any point has. Inherited errors of two supernets say nothing of each other;
-    those of real trainings, from a file of examples.train_side_by_side, do.
+    each that any point has.
     """
-    errors = errors_of_trained(trained) if trained else {}
     of_other = {_key(point): point for point in others}
     pairs = [(point, of_other[_key(point)]) for point in points if _key(point) in of_other]
     if not pairs:
@@ -71,8 +64,6 @@ def beside(
             "objective_ratio": other["objective"] / this["objective"],
             "inherited_error": this["inherited_error"],
             "other_inherited_error": other["inherited_error"],
-            "trained_error": errors.get(tuple(this["ops"])),
-            "other_trained_error": errors.get(tuple(other["ops"])),
             "is_same_network": this["ops"] == other["ops"],
         }
         for this, other in pairs
@@ -84,7 +75,9 @@ def beside(
         "num_searches": len(rows),
         "num_same_networks": sum(row["is_same_network"] for row in rows),
         "mean_edap_ratio": float(np.exp(logs.mean())),
-        **{f"mean_{name}_difference": _difference(rows, name) for name in _ERRORS},
+        "mean_inherited_error_difference": statistics.mean(
+            row["other_inherited_error"] - row["inherited_error"] for row in rows
+        ),
         "hypervolume_ratio": _volume(spots[1], corner) / _volume(spots[0], corner),
         "searches": rows,
     }
@@ -183,12 +176,6 @@ def saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dic
             row[f"{who}_ratio"] = float(np.exp(log - min(within))) if within else None
         rows.append(row)
     return rows
-
-
-def _difference(rows: list[dict[str, Any]], name: str) -> float | None:
-    """Return how much larger an error is in the other sweep, on average over the searches."""
-    own, other = mean(rows, name), mean(rows, f"other_{name}")
-    return None if own is None or other is None else other - own
 
 
 def mean(group: list[dict[str, Any]], name: str) -> float | None:

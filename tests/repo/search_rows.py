@@ -73,23 +73,21 @@ def baseline_table(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def beside_table(
-    findings: dict[str, Any], name: str, other: str, error: str = "inherited"
-) -> list[str]:
+def beside_table(findings: dict[str, Any], name: str, other: str) -> list[str]:
     """Return what the same searches found here and in another sweep."""
     beside = findings["beside"][name]
     lines = [
         f"| objective, lambda_2, seed | EDAP, {other} / this sweep"
-        f" | {error} error: this sweep; {other} |",
+        f" | inherited error: this sweep; {other} |",
         "|---|---|---|",
     ]
     for row in _sorted(beside["searches"]):
-        errors = "; ".join(_percent(row[f"{who}{error}_error"]) for who in ("", "other_"))
+        errors = "; ".join(_percent(row[f"{who}inherited_error"]) for who in ("", "other_"))
         lines.append(
             f"| {row['objective']}, {row['lambda_2']:g}, {row['seed']}"
             f" | {row['edap_ms_mj_mm2_ratio']:.3f} | {errors} |"
         )
-    difference = 100 * beside[f"mean_{error}_error_difference"]
+    difference = 100 * beside["mean_inherited_error_difference"]
     lines.append(f"| mean | {beside['mean_edap_ratio']:.3f} | {difference:+.1f} points |")
     return lines
 

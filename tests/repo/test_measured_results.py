@@ -206,7 +206,7 @@ def test_searches():
     assert f"After {trained['epochs']} epochs those of" in text
     assert side_by_side + ", as means of three seeds" in text
     (best,) = [row["sweep_ratio"] for row in trained["saved"]["EDAP"] if row["loss"] == 0.007]
-    assert f"within 0.7 points and costs {best:.1f} times less" in text
+    assert f"The cheapest of them within 0.7 points costs {best:.1f} times less" in text
     trainings = search_rows.read("trained_cifar10_small")
     assert trainings["config"]["retrain"]["epochs"] == trained["epochs"] == 24
     assert sum(row["is_spread"] for row in trainings["networks"]) == 12
