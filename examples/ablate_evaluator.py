@@ -26,7 +26,8 @@ from dance_tf.config import ExperimentConfig, config_to_json, override
 from dance_tf.errors import UserError
 from dance_tf.presets import PRESETS, preset
 from dance_tf.reporting import progress
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.strict_json import write_json
+from examples.begun_report import begun_report
 
 #: Form to the fields that it changes.
 FORMS: dict[str, tuple[str, ...]] = {
@@ -133,12 +134,7 @@ def _folder(work_dir: pathlib.Path, form: str) -> str:
 def _begun(config: ExperimentConfig, output: pathlib.Path) -> dict[str, Any]:
     settings = config_to_json(config)
     of_evaluator = {name: settings[name] for name in ("evaluator", "space", "hardware", "seed")}
-    if output.exists():
-        report = read_json(output)
-        if report.get("config") != of_evaluator:
-            raise UserError(f"{output} is of another configuration: delete it, or name another")
-        return report
-    return {
+    return begun_report(output, of_evaluator) or {
         "config": of_evaluator,
         "machine": run_info.machine(),
         "versions": run_info.versions(),

@@ -47,6 +47,7 @@ from examples.sweep_comparisons import (
     COSTS,
     against_the_baseline,
     beside,
+    by_objective_and_lambda,
     errors_of_trained,
     judged_again,
     log_mean,
@@ -154,6 +155,8 @@ def of_trained(
     networks = np.stack(
         [space.to_indices(Architecture(space.name, tuple(row["ops"]))) for row in rows]
     )
+    error_of = errors_of_trained(trained)
+    errors = [error_of[tuple(row["ops"])] for row in rows]
     known = _with_trained(points, trained)
     ratios: dict[str, Any] = {}
     for objective in _objectives(points):
@@ -166,8 +169,8 @@ def of_trained(
                 and point["retrained_error"] is not None
             ],
             [
-                {"error": 1.0 - row["accuracy"]["value"], "objective": cost}
-                for row, cost in zip(rows, costs, strict=True)
+                {"error": error, "objective": cost}
+                for error, cost in zip(errors, costs, strict=True)
             ],
         )
     metrics = np.asarray(table.metrics_of(networks), np.float64)
@@ -177,10 +180,12 @@ def of_trained(
             {
                 "ops": row["ops"],
                 "is_spread": row["is_spread"],
-                "error": 1.0 - row["accuracy"]["value"],
+                "error": error,
                 "edap_ms_mj_mm2": float(edap),
             }
-            for row, edap in zip(rows, metrics.prod(axis=-1).min(axis=1), strict=True)
+            for row, error, edap in zip(
+                rows, errors, metrics.prod(axis=-1).min(axis=1), strict=True
+            )
         ],
         "against_the_baseline": against_the_baseline(known, tolerance),
         "saved": ratios,
@@ -221,13 +226,7 @@ def one_accelerator(table: Any, objective: str, networks: np.ndarray) -> dict[st
 def found(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Describe what was found, by objective and lambda_2, as means over seeds."""
     rows = []
-    keys = {(p["search"]["objective"], p["search"]["lambda_2"]): None for p in points}
-    for objective, lambda_2 in keys:
-        group = [
-            point
-            for point in points
-            if (point["search"]["objective"], point["search"]["lambda_2"]) == (objective, lambda_2)
-        ]
+    for (objective, lambda_2), group in by_objective_and_lambda(points).items():
         accelerators = [point["accelerator"] for point in group]
         shapes = [shape for point in group for shape in map(_shape, point["ops"]) if shape]
         rows.append(

@@ -67,9 +67,7 @@ _NUM_WARM = 1
 def main(argv: list[str]) -> None:
     """Measure what is missing in the output file, write it and print the table."""
     del argv
-    for flag in (_SUPERNET_DIR, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing")
+    common.require(_SUPERNET_DIR, _OUTPUT)
     config = common.experiment_config(FLAGS)
     path = pathlib.Path(_OUTPUT.value).expanduser()
     supernet_dir = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))

@@ -63,9 +63,7 @@ _TOURNAMENT_SIZE = flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Evolve under each objective, write the fronts and print them."""
     del argv
-    for flag in (_SUPERNET_DIR, _OUTPUT, _MEMO):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing")
+    common.require(_SUPERNET_DIR, _OUTPUT, _MEMO)
     common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 from absl import flags
 
-from dance_tf.errors import UserError
 from dance_tf.strict_json import write_json
 from examples.found_networks import networks_in
 from tools import flags as common
@@ -41,9 +40,7 @@ _NUM_IMAGES = flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Judge what the files hold and write the errors."""
     del argv
-    for flag in (_SUPERNET_DIR, _FOUND, _MEMO, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing")
+    common.require(_SUPERNET_DIR, _FOUND, _MEMO, _OUTPUT)
     networks = sorted({network.ops for path in _FOUND.value for network in networks_in(path)})
     common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
     config = common.experiment_config(FLAGS)

@@ -42,6 +42,7 @@ from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, strict_data, write_json
 from dance_tf.structs import Architecture
+from examples.begun_report import begun_report
 from examples.found_networks import read_trained
 from tools import flags as common
 
@@ -81,9 +82,7 @@ def main(argv: list[str]) -> int:
     folders = {os.path.basename(os.path.normpath(path)): path for path in _SUPERNET_DIR.value}
     if not folders or len(folders) < len(_SUPERNET_DIR.value):
         raise UserError("--supernet_dir: name one folder or more, each with a name of its own")
-    for flag in (_WORK_DIR, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing")
+    common.require(_WORK_DIR, _OUTPUT)
     common.start_from_config_in(_SUPERNET_DIR.value[0], FLAGS)
     config = common.experiment_config(FLAGS)
     trained = read_trained(_TRAINED.value) if _TRAINED.value else None
@@ -191,14 +190,9 @@ def _begun(config: ExperimentConfig, trained: dict[str, Any] | None, output: str
         if {name: trained["config"][name] for name in given} != given:
             raise UserError(f"{_TRAINED.value} is of another space or data set than {given}")
         of_trainings = trained["config"] | {"num_networks": len(trained["networks"])}
-    if os.path.exists(output):
-        report = read_json(output)
-        if report.get("config") != of_trainings:
-            raise UserError(f"{output} is of another configuration: delete it, or name another")
-        return report
     from dance_tf import run_info
 
-    return {
+    return begun_report(output, of_trainings) or {
         "config": of_trainings,
         "machine": run_info.machine(),
         "versions": run_info.versions(),

@@ -20,9 +20,7 @@ def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list
 
     Ratios are of geometric means, baseline / found: above 1, what was found costs less.
     """
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = collections.defaultdict(list)
-    for point in points:
-        groups[point["search"]["objective"], point["search"]["lambda_2"]].append(point)
+    groups = by_objective_and_lambda(points)
     rows = []
     for (objective, lambda_2), group in groups.items():
         baseline = groups.get((objective, 0.0))
@@ -45,6 +43,16 @@ def against_the_baseline(points: list[dict[str, Any]], tolerance: float) -> list
             row[f"{cost}_ratio"] = float(np.exp(ratio))
         rows.append(row)
     return rows
+
+
+def by_objective_and_lambda(
+    points: list[dict[str, Any]],
+) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """Return points by what was searched for, all seeds together, in the order of the points."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = collections.defaultdict(list)
+    for point in points:
+        groups[point["search"]["objective"], point["search"]["lambda_2"]].append(point)
+    return dict(groups)
 
 
 def beside(points: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class _Depthwise(torch.autograd.Function):
         batch, channels, height, width = images.shape
         left, _, top, _ = ctx.pads
         size = kernel.shape[2]
-        spread, flipped = gradient, kernel.flip(2, 3)
+        flipped = kernel.flip(2, 3)
         if stride > 1:  # As if all outputs had been computed and the others not been used.
             rows, columns = ((stride * (length - 1) + 1) for length in gradient.shape[2:])
             spread = gradient.new_zeros(batch, channels, rows, columns)
@@ -66,7 +66,7 @@ class _Depthwise(torch.autograd.Function):
             of_images = functional.conv2d(spread, flipped, padding=size - 1, groups=channels)
             of_images = of_images[:, :, top : top + height, left : left + width]
         else:
-            of_images = functional.conv2d(spread, flipped, padding=size // 2, groups=channels)
+            of_images = functional.conv2d(gradient, flipped, padding=size // 2, groups=channels)
         padded = functional.pad(images, ctx.pads)
         # Each plane filtered by its own gradient, whose pixels lie as far apart as the stride.
         planes = batch * channels

@@ -17,7 +17,6 @@ On a GPU sums are rounded in any order, so that two runs differ as two seeds do.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,9 +27,10 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.strict_json import write_json
 from dance_tf.structs import Architecture
 from dance_tf.supernet.search_space import NetworkSpace, make_space
+from examples.begun_report import begun_report
 from examples.found_networks import Network, networks_in
 from examples.image_file import Images, read_or_make
 from examples.rank_accuracy import num_macs, spread_networks, training_settings
@@ -67,11 +67,10 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: list[str]) -> int:
     """Train the networks that the output file lacks."""
     del argv
-    for flag in (_IMAGES, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing")
+    common.require(_IMAGES, _OUTPUT)
     config = common.experiment_config(FLAGS)
-    report = _begun(config, _OUTPUT.value)
+    settings = training_settings(config)
+    report = begun_report(_OUTPUT.value, settings) or {"config": settings, "networks": []}
     lambdas = [_number(text) for text in _LAMBDAS.value]
     found = [
         network
@@ -89,6 +88,7 @@ def main(argv: list[str]) -> int:
     num = _NUM_SPREAD.value
     indices = spread_networks(space, num, config.seed) if num else []
     spread = [Network(space.from_indices(row).ops, config.seed) for row in indices]
+    spread_ops = {network.ops for network in spread}
     done = {tuple(row["ops"]) for row in report["networks"]}
     seeds: dict[tuple[str, ...], int] = {}
     for network in spread + found:
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
         chunk = left[start : start + _NUM_TOGETHER.value]
         print(f"networks {start + 1} to {start + len(chunk)} of {len(left)}", file=sys.stderr)
         for row in _trained(chunk, space, images, config):
-            row["is_spread"] = any(row["ops"] == network.ops for network in spread)
+            row["is_spread"] = row["ops"] in spread_ops
             report["networks"].append(row)
         write_json(_OUTPUT.value, report)
     print(f"{_OUTPUT.value}: {len(report['networks'])} networks, {len(left)} of them new")
@@ -110,21 +110,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"--lambdas: {text!r} is not a number") from None
-
-
-def _begun(config: ExperimentConfig, output: str) -> dict[str, Any]:
-    """Return the report that is in the output file, or a new one.
-
-    Raises:
-        UserError: If the file is of other trainings.
-    """
-    settings = training_settings(config)
-    if not os.path.exists(output):
-        return {"config": settings, "networks": []}
-    report = read_json(output)
-    if report.get("config") != settings:
-        raise UserError(f"{output} is of another configuration: delete it, or name another")
-    return report
 
 
 def _trained(

@@ -46,6 +46,7 @@ __all__ = [
     "experiment_config",
     "load_tensorflow",
     "output_dir",
+    "require",
     "run",
     "shared_flags",
     "start_from_config_in",
@@ -186,6 +187,17 @@ def output_dir(values: flags.FlagValues, name: str = "output_dir") -> str:
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"--{name}={path} is a file: name a folder")
     return path
+
+
+def require(*given: flags.FlagHolder) -> None:
+    """Refuse a command line without one of these flags.
+
+    Raises:
+        UserError: Naming the first that is missing or empty.
+    """
+    for flag in given:
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing")
 
 
 def load_tensorflow() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from examples.sweep_comparisons import by_objective_and_lambda
 from tests.repo import evaluator_rows, search_rows
 from tests.repo.source import ROOT
 
@@ -217,10 +218,7 @@ def test_supernets():
     groups = []
     for name, lambda_2 in (("sweep_proxyless_cifar10_small", 0.03), ("sweep_cifar10_small", 0.3)):
         points = search_rows.read(name)["points"]
-        keys = ("EDAP", lambda_2)
-        groups.append(
-            [p for p in points if (p["search"]["objective"], p["search"]["lambda_2"]) == keys]
-        )
+        groups.append(by_objective_and_lambda(points)["EDAP", lambda_2])
     edap = [statistics.geometric_mean(p["edap_ms_mj_mm2"] for p in group) for group in groups]
     error = [statistics.mean(p["retrained_error"] for p in group) for group in groups]
     assert f"{edap[0]:.4f} with `lambda_2` 0.03" in text and f"{edap[1]:.4f} with 0.3" in text
@@ -247,11 +245,7 @@ def test_trainings_of_single_networks():
     uniform = [row for row in rows if row["epochs"] == 8]
     assert all(row["architecture"]["ops"] == ["mbconv3_e3"] * 9 for row in uniform)
     accuracy = statistics.mean(row["accuracy"]["value"] for row in uniform)
-    (baseline,) = [
-        row["edap_ms_mj_mm2"]
-        for row in findings["found"]
-        if (row["objective"], row["lambda_2"]) == ("EDAP", 0)
-    ]
+    baseline = search_rows.baseline_edap(findings)
     (edap,) = [
         row["latency_ms"] * row["energy_mj"] * row["area_mm2"]
         for row in findings["uniform_networks"]
