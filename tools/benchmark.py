@@ -51,25 +51,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from dance_tf import run_info
 from dance_tf.config import override
-from dance_tf.errors import UserError
 from dance_tf.presets import preset
-from dance_tf.strict_json import parse_json, strict_data
+from dance_tf.strict_json import strict_data
 from tools import flags as common
+from tools.fresh_process import ONE_CORE, run_fresh, say
 
 #: timeloop-mapper's own speed, for scale.
 BASELINE = {
@@ -122,7 +117,7 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
     # starts from what its parent held.
     application = ("--application=MobileNetV2", f"--input_size={input_size}", "--format=json")
     application_runs = [
-        _fresh("evaluate_cost", f"--preset={name}", *application, "--best_accelerator")
+        run_fresh("evaluate_cost", f"--preset={name}", *application, "--best_accelerator")
         for _ in range(num_runs)
     ]
     samples["keras_application_s"] = [run.wall_s for run in application_runs]
@@ -130,7 +125,7 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         caches = [pathlib.Path(folder, str(index)) for index in range(num_runs)]
         builds = [
-            _fresh("build_cost_table", f"--preset={name}", f"--cache_dir={cache}")
+            run_fresh("build_cost_table", f"--preset={name}", f"--cache_dir={cache}")
             for cache in caches
         ]
         samples["table_build_s"] = [run.wall_s for run in builds]
@@ -149,14 +144,14 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
         space = make_space(config.space)
         table = load_or_build_table(space, config.hardware, cache_dir=caches[-1])
         networks = space.sample(num_networks, seed=0)
-        oracle = measure_oracle(table, networks, num_runs=num_runs, on_run=_say)
+        oracle = measure_oracle(table, networks, num_runs=num_runs, on_run=say)
     accelerators = AcceleratorSpace(config.hardware.accelerators)
     mapper = measure_mapper(
         space_layers(space),
         accelerators,
         config.hardware.machine,
         num_runs=num_runs,
-        on_run=_say,
+        on_run=say,
     )
     # The table's layers are small: listing their mapspaces takes longer than their mappings.
     large = conv("large", in_channels=256, out_channels=256, output_size=56, kernel=3)
@@ -165,7 +160,7 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
         accelerators,
         config.hardware.machine,
         num_runs=num_runs,
-        on_run=_say,
+        on_run=say,
     )
     samples["mappings_per_s"] = [of_large.num_mappings / s for s in of_large.seconds]
     samples["table_mappings_per_s"] = [mapper.num_mappings / s for s in mapper.seconds]
@@ -194,11 +189,11 @@ def evaluator(num_runs: int, is_quick: bool) -> Measured:
     # Quick: the same steps on two blocks, and hardly trained.
     preset_name = "tiny" if is_quick else "cifar10"
     asked = ("--suite=evaluator_queries", "--runs=1", *(("--quick",) if is_quick else ()))
-    runs = [_fresh("benchmark", *asked, environment=_ONE_CORE) for _ in range(num_runs)]
+    runs = [run_fresh("benchmark", *asked, environment=ONE_CORE) for _ in range(num_runs)]
     samples = {name: [run.output[name] for run in runs] for name in runs[0].output["spread"]}
     few = ("--num_architectures=200",) if is_quick else ()
     labels = [
-        _fresh("build_labels", f"--preset={preset_name}", "--nowrite", *few)
+        run_fresh("build_labels", f"--preset={preset_name}", "--nowrite", *few)
         for _ in range(num_runs)
     ]
     # What the tool says of its labelling: its process also starts and loads the table.
@@ -207,7 +202,7 @@ def evaluator(num_runs: int, is_quick: bool) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         steps = [f"--set={field}" for field in _SHORT_TRAINING] if is_quick else []
         # Once: it takes minutes. The queries have left the table where it finds it.
-        training = _fresh(
+        training = run_fresh(
             "train_evaluator", f"--preset={preset_name}", *steps, f"--output_dir={folder}/evaluator"
         )
     samples["train_s"] = [training.wall_s]
@@ -332,56 +327,7 @@ def search(num_runs: int, is_quick: bool) -> Measured:
     return Measured(samples, facts)
 
 
-#: Holds TensorFlow to one thread, which it reads as it starts.
-_ONE_CORE = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
 _SHORT_TRAINING = ("evaluator.estimator_steps=5", "evaluator.generator_steps=5")
-
-
-class Fresh(NamedTuple):
-    """What a tool in a process of its own printed and took."""
-
-    output: dict[str, Any]
-    wall_s: float
-    cpu_s: float  # of all its threads
-    peak_memory_mb: float  # resident
-
-
-def _fresh(
-    tool: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
-) -> Fresh:
-    """Run a tool in a new process, with more in its environment; its stderr is ours.
-
-    Raises:
-        UserError: If it fails; its own line then stands above ours.
-    """
-    began = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-m", f"tools.{tool}", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=pathlib.Path(__file__).resolve().parents[1],
-        env={**os.environ, **environment},
-    ) as process:
-        text = process.stdout.read() if process.stdout else ""
-        # Of this child alone, which getrusage(RUSAGE_CHILDREN) does not tell.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    wall_s = time.perf_counter() - began
-    if process.returncode:
-        raise UserError(f"{tool} {' '.join(arguments)} ended with status {process.returncode}")
-    _say(f"{tool} {' '.join(arguments)}", wall_s)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Fresh(
-        output=parse_json(text, tool),
-        wall_s=wall_s,
-        cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_memory_mb=usage.ru_maxrss * unit / 1e6,
-    )
-
-
-def _say(what: str, seconds: float) -> None:
-    print(f"benchmark: {what}: {seconds:.3f} s", file=sys.stderr, flush=True)
 
 
 #: Suites by name: (number of runs, whether quick) -> Measured.

@@ -25,16 +25,16 @@ from dance_tf.errors import UserError
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.access_counts import AccessCounts, count_accesses
 from dance_tf.hardware.candidates import Candidates
-from dance_tf.hardware.mapper_search import Best, SpreadSearch, Winner
-from dance_tf.hardware.mapping import SHARED_LEVELS, SPLIT_LEVELS, Level, Mapping, MappingBatch
-from dance_tf.hardware.mapspace import (
-    CHANNEL_LOOPS,
-    MAPSPACE_RULES,
-    OTHER_LOOPS,
-    RULES,
-    WEIGHT_SPAD_ORDER,
-    spreads,
+from dance_tf.hardware.found_mapping import (
+    NUM_DRAM_SLOTS,
+    FoundMapping,
+    as_batch,
+    as_mapping,
+    num_slots,
 )
+from dance_tf.hardware.mapper_search import Best, SpreadSearch
+from dance_tf.hardware.mapping import Mapping, MappingBatch
+from dance_tf.hardware.mapspace import MAPSPACE_RULES, spreads
 from dance_tf.hardware.technology import technology_of
 from dance_tf.hardware.threads import map_in_threads
 from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
@@ -50,8 +50,6 @@ __all__ = [
 
 #: Part of the key of cached tables; raise it whenever the model's numbers change.
 MODEL_VERSION = 2
-
-_NUM_DRAM_SLOTS = 6
 
 
 class BestMapping(NamedTuple):
@@ -131,10 +129,10 @@ class LoopNestCostModel:
         dims = np.asarray(workload.dims)
         shape = (len(dims), len(np.asarray(accelerators.pe_x)))
         # What wins is costed at the end, all layers together; entry 0 is "cannot run".
-        found: list[_Found] = []
+        found: list[FoundMapping] = []
         choice = np.zeros(shape, np.int64)
 
-        def search(index: int) -> list[tuple[np.ndarray, list[_Found], np.ndarray]]:
+        def search(index: int) -> list[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
             if not dims[index].any():
                 return []
             layer = _layer_of_row(workload, index)
@@ -193,7 +191,7 @@ def best_mapping(
     if layer.kind != "depthwise":
         padded["groups"] = groups
     return BestMapping(
-        mapping=_as_mapping(found, machine.rf_mode == "split"),
+        mapping=as_mapping(found, machine.rf_mode == "split"),
         padded_layer=dataclasses.replace(layer, **padded),
         cycles=float(cost.cycles[0]),
         energy_pj=float(cost.energy_pj[0]),
@@ -212,15 +210,6 @@ def count_mappings(
         for _, candidates, sizes in _candidates(layer, accelerators, machine, rule)
         for spreads_of_chunk in candidates.chunks()
     )
-
-
-class _Found(NamedTuple):
-    """A mapping that is the best of some accelerator."""
-
-    layer: Layer
-    winner: Winner
-    dataflow: str
-    rf_words: int
 
 
 def _candidates(
@@ -246,7 +235,7 @@ def _candidates(
 
 def _search_dataflows(
     layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
-) -> Iterator[tuple[np.ndarray, list[_Found], np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
     """Yield of each dataflow its rows, the mappings that win, and each row's (-1: none)."""
     for rows, candidates, sizes in _candidates(layer, accelerators, machine, rule):
         xs, x = np.unique(np.asarray(accelerators.pe_x)[rows], return_inverse=True)
@@ -262,9 +251,9 @@ def _search(
     sizes: np.ndarray,
     xs: np.ndarray,
     ys: np.ndarray,
-) -> tuple[list[_Found], np.ndarray]:
+) -> tuple[list[FoundMapping], np.ndarray]:
     """Return the mappings that win anywhere, and which one wins, int [sizes, xs, ys]."""
-    winners: list[_Found] = []
+    winners: list[FoundMapping] = []
     shape = (len(sizes), len(xs), len(ys))
     choice = np.full(shape, -1)
     best = np.full(shape, np.inf, np.float32)
@@ -293,7 +282,7 @@ def _search(
             indices, which = np.unique(spread[is_better], return_inverse=True)
             choice[size][is_better] = len(winners) + which
             winners += [
-                _Found(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
+                FoundMapping(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
                 for winner in search.winners(indices, size)
             ]
     used, choice_of_used = np.unique(choice, return_inverse=True)
@@ -301,10 +290,10 @@ def _search(
     return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)
 
 
-def _exact_cost(found: Sequence[_Found], machine: MachineConfig) -> cost_model.MappingCost:
+def _exact_cost(found: Sequence[FoundMapping], machine: MachineConfig) -> cost_model.MappingCost:
     """Return the cost of mappings, float64 [M]."""
     is_split = machine.rf_mode == "split"
-    batch = MappingBatch(*(tf.convert_to_tensor(f) for f in _as_batch(found, is_split)))
+    batch = MappingBatch(*(tf.convert_to_tensor(f) for f in as_batch(found, is_split)))
     counts = _counter(is_split, machine.accounting)(batch)
     cost = cost_model.mapping_cost(
         counts,
@@ -318,84 +307,18 @@ def _exact_cost(found: Sequence[_Found], machine: MachineConfig) -> cost_model.M
 @functools.lru_cache(maxsize=4)
 def _counter(is_split: bool, accounting: str) -> Callable[[MappingBatch], AccessCounts]:
     """Return `count_accesses`, traced once for any number of mappings."""
-    slots = _NUM_DRAM_SLOTS + 8 + (14 if is_split else 0)
+    slots = num_slots(is_split)
     height = {"bound": slots, "dim": slots, "stride": 2, "dilation": 2}
     specs = (tf.TensorSpec([height.get(f, 8), None], tf.int32) for f in MappingBatch._fields)
     return tf.function(
         functools.partial(
             count_accesses,
-            num_dram_slots=_NUM_DRAM_SLOTS,
+            num_dram_slots=NUM_DRAM_SLOTS,
             is_split=is_split,
             accounting=accounting,
         ),
         input_signature=[MappingBatch(*specs)],
     )
-
-
-def _as_batch(found: Sequence[_Found], is_split: bool) -> MappingBatch:
-    num = len(found)
-    factors = np.ones((3, 8, num), np.int32)  # register file, buffer, DRAM
-    bound = np.ones((_NUM_DRAM_SLOTS + 8 + (14 if is_split else 0), num), np.int32)
-    dim = np.zeros(bound.shape, np.int32)
-    channels = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
-    others = [LOOPS.index(loop) for loop in OTHER_LOOPS]
-    for column, each in enumerate(found):
-        factors[:, channels, column] = each.winner.channels
-        factors[:, others, column] = each.winner.others
-        order = [LOOPS.index(loop) for loop in each.winner.order]
-        start = _NUM_DRAM_SLOTS - len(order)
-        bound[start:_NUM_DRAM_SLOTS, column] = factors[2, order, column]
-        dim[start:_NUM_DRAM_SLOTS, column] = order
-        order = [LOOPS.index(loop) for loop in RULES[each.dataflow].global_buffer_order]
-        bound[_NUM_DRAM_SLOTS : _NUM_DRAM_SLOTS + 8, column] = factors[1, order, column]
-        dim[_NUM_DRAM_SLOTS : _NUM_DRAM_SLOTS + 8, column] = order
-    if is_split:
-        order = [LOOPS.index(loop) for loop in WEIGHT_SPAD_ORDER]
-        bound[-len(order) :], dim[-len(order) :] = factors[0, order], np.asarray(order)[:, None]
-        factors[0, order] = 1
-    spread = [each.winner.spread for each in found]
-    return MappingBatch(
-        bound=bound,
-        dim=dim,
-        spatial_x=np.asarray([s.x for s in spread], np.int32).reshape(num, 8).T,
-        spatial_y=np.asarray([s.y for s in spread], np.int32).reshape(num, 8).T,
-        inner=factors[0],
-        stride=np.asarray([f.layer.stride for f in found], np.int32).reshape(num, 2).T,
-        dilation=np.asarray([f.layer.dilation for f in found], np.int32).reshape(num, 2).T,
-    )
-
-
-def _as_mapping(found: _Found, is_split: bool) -> Mapping:
-    """Return the record of a mapping; a depthwise layer's G is called K."""
-    winner = found.winner
-    names = {"G": "K"} if found.layer.kind == "depthwise" else {}
-    values = [
-        dict(zip(CHANNEL_LOOPS, winner.channels[level].tolist(), strict=True))
-        | dict(zip(OTHER_LOOPS, winner.others[level].tolist(), strict=True))
-        for level in range(3)
-    ]
-
-    def loops(order: Sequence[str], bounds: dict[str, int]) -> tuple[tuple[str, int], ...]:
-        return tuple((names.get(n, n), bounds[n]) for n in order if bounds[n] > 1)
-
-    spread = winner.spread
-    levels = [
-        Level(SHARED_LEVELS[0], loops(winner.order, values[2])),
-        Level(
-            SHARED_LEVELS[1],
-            loops(RULES[found.dataflow].global_buffer_order, values[1]),
-            loops(LOOPS, dict(zip(LOOPS, spread.x, strict=True))),
-            loops(LOOPS, dict(zip(LOOPS, spread.y, strict=True))),
-        ),
-    ]
-    if is_split:
-        inner = [loop for loop in LOOPS if loop not in WEIGHT_SPAD_ORDER]
-        orders: list[Sequence[str]] = ["", WEIGHT_SPAD_ORDER, inner]
-        files = zip(SPLIT_LEVELS[2:], orders, strict=True)
-        levels += [Level(name, loops(order, values[0])) for name, order in files]
-    else:
-        levels.append(Level(SHARED_LEVELS[2], loops(LOOPS, values[0])))
-    return Mapping(tuple(levels))
 
 
 def _layer_of_row(workload: Workload, index: int) -> Layer:

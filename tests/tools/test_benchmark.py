@@ -12,7 +12,7 @@ from dance_tf.evaluator import training
 from dance_tf.hardware import benchmark as library
 from dance_tf.hardware import cost_table
 from tests.evaluator.fake_table import make_fake_table
-from tools import benchmark
+from tools import benchmark, fresh_process
 from tools import flags as common
 
 NAMES = {
@@ -61,7 +61,7 @@ def test_report_is_the_median_of_each_measure(monkeypatch, capsys, tmp_path):
     """With three runs whose times are known; nothing is built."""
     calls: list[tuple[str, ...]] = []
 
-    def fresh(tool: str, *arguments: str) -> benchmark.Fresh:
+    def fresh(tool: str, *arguments: str) -> fresh_process.FreshRun:
         calls.append((tool, *arguments))
         for argument in arguments:
             if argument.startswith("--cache_dir="):
@@ -69,9 +69,9 @@ def test_report_is_the_median_of_each_measure(monkeypatch, capsys, tmp_path):
                 assert folder not in str(calls[:-1])  # an empty cache each time
                 benchmark.pathlib.Path(folder).mkdir()
                 benchmark.pathlib.Path(folder, "table").write_bytes(b"x" * 5_000)
-        return benchmark.Fresh({}, float(len(calls) ** 2), 2.0, 100.0 * len(calls))
+        return fresh_process.FreshRun({}, float(len(calls) ** 2), 2.0, 100.0 * len(calls))
 
-    monkeypatch.setattr(benchmark, "_fresh", fresh)
+    monkeypatch.setattr(benchmark, "run_fresh", fresh)
     mapper = library.MapperSpeed(2, 600, 1.5, [1.0, 3.0, 2.0])
     oracle = library.OracleSpeed(50_000, 0.5, [0.002, 0.001, 0.003], [5.0, 4.0, 10.0])
     monkeypatch.setattr(library, "measure_mapper", lambda *a, **k: mapper)
@@ -99,15 +99,17 @@ def test_the_evaluator_is_asked_on_one_core_and_trained_on_all(monkeypatch, caps
     """With three runs whose numbers are known; nothing is asked or trained."""
     calls = []
 
-    def fresh(tool: str, *arguments: str, environment=None) -> benchmark.Fresh:
+    def fresh(tool: str, *arguments: str, environment=None) -> fresh_process.FreshRun:
         calls.append((tool, arguments, environment))
         if tool == "build_labels":
-            return benchmark.Fresh({"wall_s": float(len(calls)), "cpu_s": 9.0}, 60.0, 90.0, 100.0)
+            return fresh_process.FreshRun(
+                {"wall_s": float(len(calls)), "cpu_s": 9.0}, 60.0, 90.0, 100.0
+            )
         median = {"keras_ms": float(len(calls)), "exact_per_s": 100.0 / len(calls)}
         facts = {"space": "s", "num_accelerators": 2, "num_queries": 3, "batch_size": 4}
-        return benchmark.Fresh({**median, "spread": {**median}, **facts}, 60.0, 90.0, 100.0)
+        return fresh_process.FreshRun({**median, "spread": {**median}, **facts}, 60.0, 90.0, 100.0)
 
-    monkeypatch.setattr(benchmark, "_fresh", fresh)
+    monkeypatch.setattr(benchmark, "run_fresh", fresh)
     status, out, error = _call(capsys, "--suite=evaluator")
     assert (status, error) == (0, "")
     report = json.loads(out)
@@ -152,8 +154,8 @@ def test_a_process_of_its_own_is_timed_and_weighed(monkeypatch, tmp_path):
         "print(json.dumps({'arguments': sys.argv[1:]}))\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(benchmark.sys, "executable", str(program))
-    run = benchmark._fresh("some_tool", "--flag=1")
+    monkeypatch.setattr(fresh_process.sys, "executable", str(program))
+    run = fresh_process.run_fresh("some_tool", "--flag=1")
     assert run.output == {"arguments": ["-m", "tools.some_tool", "--flag=1"]}
     assert run.wall_s > 0.2 and 0 < run.cpu_s < run.wall_s + 1
     assert run.peak_memory_mb > 300
@@ -161,7 +163,7 @@ def test_a_process_of_its_own_is_timed_and_weighed(monkeypatch, tmp_path):
 
 def test_a_tool_that_fails_ends_the_benchmark(capfd):
     with pytest.raises(UserError, match="build_cost_table --preset=nothing ended with status 1"):
-        benchmark._fresh("build_cost_table", "--preset=nothing")
+        fresh_process.run_fresh("build_cost_table", "--preset=nothing")
     assert "nothing" in capfd.readouterr().err
 
 
