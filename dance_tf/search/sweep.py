@@ -116,7 +116,7 @@ def run_sweep(
     with AccuracyMemo(os.path.join(output_dir, "accuracies.jsonl"), accuracy, identity) as memo:
         for number, search in enumerate(all_searches, start=1):
             print(f"sweep: search {number} of {len(all_searches)}, {search.name}", file=sys.stderr)
-            own = _with_known_network(search, search.config(config), searches_dir)
+            own = _with_known_network(search, search.config(config), points)
             result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
             op_indices = problem.space.to_indices(result.architecture)[None]
             error = 1.0 - float(memo.accuracies(op_indices)[0])
@@ -208,20 +208,15 @@ def search_in(
 
 
 def _with_known_network(
-    search: SweepSearch, config: ExperimentConfig, searches_dir: str
+    search: SweepSearch, config: ExperimentConfig, points: Sequence[Point]
 ) -> ExperimentConfig:
     """Fix the network where it is known already, so that its accelerator alone is looked up.
 
     Without a cost in the loss all objectives find one network: that of the first of them.
     """
-    if search.lambda_2 > 0 or not os.path.isdir(searches_dir):
-        return config
-    ending = f"_lambda0_seed{search.seed}"
-    for name in sorted(os.listdir(searches_dir)):
-        path = os.path.join(searches_dir, name, "result.json")
-        if name.endswith(ending) and name != search.name and os.path.exists(path):
-            ops = SearchResult.load(path).architecture.ops
-            fixed = dataclasses.replace(config.search, fixed_architecture=ops)
+    for point in points:
+        if search.lambda_2 == point.search.lambda_2 == 0 and search.seed == point.search.seed:
+            fixed = dataclasses.replace(config.search, fixed_architecture=point.ops)
             return dataclasses.replace(config, search=fixed)
     return config
 
