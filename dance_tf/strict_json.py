@@ -6,12 +6,13 @@ A float that JSON cannot hold becomes null, and its reason stands beside it unde
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dance_tf.errors import UserError
@@ -24,6 +25,7 @@ __all__ = [
     "strict_data",
     "write_json",
     "write_text",
+    "written_aside",
 ]
 
 
@@ -95,20 +97,29 @@ def is_partial(name: str) -> bool:
     return re.search(r"\.\d+\.partial$", name) is not None
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file so that it is there whole or not at all: aside, synced, then renamed."""
+@contextlib.contextmanager
+def written_aside(path: str | os.PathLike) -> Iterator[str]:
+    """Give the name of a file to write that takes the place of `path` once it is whole.
+
+    If the writing fails, `path` is as it was. What a kill leaves is `is_partial`.
+    """
     path = os.fspath(path)
     aside = f"{path}.{os.getpid()}.partial"
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
+        yield aside
+        with open(aside, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
         if os.path.exists(aside):
             os.remove(aside)
         raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a file so that it is there whole or not at all: aside, synced, then renamed."""
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:

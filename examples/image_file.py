@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
+from dance_tf.strict_json import written_aside
 from dance_tf.supernet.search_space import make_space
 from tools import flags as common
 
@@ -56,15 +57,14 @@ def _make(config: ExperimentConfig, path: str, of_data: str) -> None:
     from dance_tf.search.pipeline import load_space_and_images
 
     _, dataset = load_space_and_images(config)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, splits in (("train", ("train", "architecture")), ("test", ("test",))):
         batches = [batch for split in splits for batch in dataset.split(split, batch_size=1000)]
         images = np.concatenate([images.numpy() for images, _ in batches])
         arrays[name] = np.round(255.0 * images).astype(np.uint8)
         arrays[f"{name}_labels"] = np.concatenate([labels.numpy() for _, labels in batches])
     augmentation = dataset.augmentation._asdict()
-    aside = f"{path}.partial.npz"
-    np.savez_compressed(
-        aside, **arrays, **augmentation, num_classes=dataset.num_classes, data=of_data
-    )
-    os.replace(aside, path)
+    arrays |= {**augmentation, "num_classes": dataset.num_classes, "data": of_data}
+    # NumPy gives a name of its own an ending, but not an open file.
+    with written_aside(path) as aside, open(aside, "wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -12,6 +12,7 @@ import pytest
 
 from dance_tf import reporting
 from dance_tf.errors import UserError
+from dance_tf.strict_json import is_partial, written_aside
 
 NAN, INF = math.nan, math.inf
 
@@ -150,6 +151,22 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     reporting.write_json(tmp_path / "a.json", {})
     (tmp_path / "b.json").write_text("{}")
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b.json").stat().st_mode
+
+
+@pytest.mark.parametrize("before", [None, "as it was"])
+def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path, before):
+    path = tmp_path / "a.svg"
+    if before is not None:
+        path.write_text(before)
+    with pytest.raises(KeyboardInterrupt), written_aside(path) as aside:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write("half of")
+        assert is_partial(os.path.basename(aside)), "what a kill leaves is told by its name"
+        raise KeyboardInterrupt
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([] if before is None else [before])
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+        file.write("all of it")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.svg", "all of it")]
 
 
 # History

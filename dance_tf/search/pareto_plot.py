@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dance_tf.search.fronts import front_rows
+from dance_tf.strict_json import written_aside
 
 __all__ = ["plot_sweep"]
 
@@ -56,9 +56,8 @@ def plot_sweep(
         for name, reference in (references or {}).items():
             _draw_front(all_axes[0], reference, color="0.4", label=name)
         all_axes[0].legend(frameon=False)
-        aside = f"{path}.tmp"
-        figure.savefig(aside, format="svg", metadata=_METADATA)
-    os.replace(aside, path)
+        with written_aside(path) as aside:
+            figure.savefig(aside, format="svg", metadata=_METADATA)
 
 
 def _series(point: Mapping[str, Any]) -> str:
