@@ -162,12 +162,12 @@ def errors_of_trained(trained: dict[str, Any]) -> dict[tuple[str, ...], float]:
     return {tuple(row["ops"]): 1.0 - row["accuracy"]["value"] for row in trained["networks"]}
 
 
-def saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def saved(points: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what a network costs less than the baseline by how much worse it may be.
 
     Args:
         points: Of one objective, with those of lambda_2 = 0, the baseline.
-        front: Of other means, with `error` and `objective`.
+        others: Found by other means, with `error` and `objective`.
     """
     baseline = [point for point in points if point["search"]["lambda_2"] == 0]
     if not baseline:
@@ -178,7 +178,7 @@ def saved(points: list[dict[str, Any]], front: list[dict[str, Any]]) -> list[dic
         row: dict[str, Any] = {"loss": loss}
         for who, group, name in (
             ("sweep", points, "inherited_error"),
-            ("exact_front", front, "error"),
+            ("others", others, "error"),
         ):
             within = [np.log(p["objective"]) for p in group if p[name] <= error + loss]
             row[f"{who}_ratio"] = float(np.exp(log - min(within))) if within else None
