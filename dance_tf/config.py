@@ -294,8 +294,9 @@ class SearchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RetrainConfig:
-    """Training of the derived network from scratch."""
+    """Training of the derived network."""
 
+    initial_weights: str = "random"  # or "inherited": those of the supernet, so fewer epochs do
     epochs: int = 300  # not confirmed
     batch_size: int = 128
     learning_rate: float = 0.05  # SGD, Nesterov 0.9, cosine
@@ -303,6 +304,7 @@ class RetrainConfig:
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
+        _one_of("retrain.initial_weights", self.initial_weights, ("random", "inherited"))
         _positive(self, "retrain", "epochs", "batch_size", "learning_rate")
         _not_negative(self, "retrain", "weight_decay", "label_smoothing")
 

@@ -201,8 +201,18 @@ def _begun(config: ExperimentConfig, trained: dict[str, Any] | None, output: str
 
 
 def training_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return what the outcome of a training depends on."""
+    """Return what the outcome of a training from scratch depends on.
+
+    Raises:
+        UserError: If trainings are to start from inherited weights.
+    """
+    if config.retrain.initial_weights != "random":
+        raise UserError(
+            "networks are compared by trainings from scratch: leave retrain.initial_weights"
+            " at random"
+        )
     settings = config_to_json(config)
+    settings["retrain"].pop("initial_weights")
     settings["data"].pop("data_dir")
     return {name: settings[name] for name in ("space", "data", "retrain", "seed")}
 

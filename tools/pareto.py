@@ -50,7 +50,7 @@ _NUM_IMAGES = flags.DEFINE_integer(
 _NUM_RETRAINED = flags.DEFINE_integer(
     "num_retrained",
     0,
-    "How many networks of this command's points to train from scratch, those of the front first.",
+    "How many networks of this command's points to retrain, those of the front first.",
     lower_bound=0,
     flag_values=FLAGS,
 )

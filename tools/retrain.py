@@ -1,9 +1,11 @@
-"""Train one network of a space from scratch, test it and export it.
+"""Train one network of a space, test it and export it.
 
 The network is that of a search (--result, with the config.json beside it) or given by
---ops. Leaves in --output_dir: config.json, run_info.json, architecture.json,
-history.jsonl, retrain.json, checkpoints/ and exports/. Prints retrain.json. After SIGTERM
-or Ctrl-C, --resume goes on and ends as the uninterrupted run would have.
+--ops. It starts from random weights or, with --set=retrain.initial_weights=inherited, from
+those of the supernet in search.supernet_dir. Leaves in --output_dir: config.json,
+run_info.json, architecture.json, history.jsonl, retrain.json, checkpoints/ and exports/.
+Prints retrain.json. After SIGTERM or Ctrl-C, --resume goes on and ends as the
+uninterrupted run would have.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ def _retrain(
     from dance_tf import data, export, run_info
     from dance_tf.reporting import write_json
     from dance_tf.search.pipeline import check_output_dir
-    from dance_tf.search.retrain import retrain
+    from dance_tf.search.retrain import INHERITS_NOTHING, retrain
+    from dance_tf.search.supernet_training import load_supernet
     from dance_tf.supernet.search_space import make_space
 
     started = run_info.now()
@@ -107,6 +110,11 @@ def _retrain(
     dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
     space = make_space(config.space, dataset.num_classes)
     space.validate(architecture)
+    supernet = None
+    if config.retrain.initial_weights == "inherited":
+        if config.search.supernet_dir is None:
+            raise UserError(INHERITS_NOTHING)
+        supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -123,6 +131,7 @@ def _retrain(
         config.retrain,
         config.seed,
         output_dir,
+        supernet=supernet,
         resume=is_resuming,
         stop=stop,
     )

@@ -49,7 +49,7 @@ _FIXED_ARCHITECTURE = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _RETRAIN = flags.DEFINE_boolean(
-    "retrain", True, "Train the derived network from scratch and test it.", flag_values=FLAGS
+    "retrain", True, "Train the derived network and test it.", flag_values=FLAGS
 )
 _EXPORT = flags.DEFINE_boolean(
     "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS

@@ -1,7 +1,7 @@
 """What a sweep found: points of (error, latency, energy, area), their fronts and hypervolume.
 
 A point is a network on its exact best accelerator. Its error is that of inherited weights
-on held-out images, and of a training from scratch where it has been retrained; the second
+on held-out images, and that of its retraining on test images where there was one; the second
 is the true one, so both fronts are reported, and how they differ.
 
 The hypervolume is of (error, log shares): with c between the least cost and the largest
@@ -79,7 +79,7 @@ class Point:
 
     @property
     def training(self) -> tuple[tuple[str, ...], int]:
-        """Network and seed: what its training from scratch depends on.
+        """Network and seed: what its retraining depends on.
 
         Searches of a seed that found the same network share it.
         """

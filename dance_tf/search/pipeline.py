@@ -27,11 +27,12 @@ from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.judge import Judge
 from dance_tf.search.result import SearchResult
-from dance_tf.search.retrain import retrain
+from dance_tf.search.retrain import INHERITS_NOTHING, retrain
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.strict_json import is_partial, read_json, write_json, write_text
 from dance_tf.supernet.search_space import NetworkSpace, make_space
+from dance_tf.supernet.supernet import Supernet
 
 __all__ = [
     "check_output_dir",
@@ -161,8 +162,8 @@ def run_experiment(
         config: All that determines the run.
         output_dir: New, empty, or the folder of the run to resume.
         is_resuming: Go on from what the folder holds.
-        use_retrain: Train the derived network from scratch; without it there is no
-            accuracy and no network to export.
+        use_retrain: Train the derived network; without it there is no accuracy and no
+            network to export.
         use_export: Write SavedModel, Keras and TFLite files and the evaluator.
         cache_dir: Folder of cached tables.
         stop: Signals to honour.
@@ -179,6 +180,12 @@ def run_experiment(
     tf.config.experimental.enable_op_determinism()
     problem = prepare(config, cache_dir=cache_dir)
     judge = Judge(config.search, problem)  # Refuses what is out of reach or not in the space.
+    if use_retrain and config.retrain.initial_weights == "inherited" and not problem.is_warm:
+        if judge.fixed_architecture is not None:
+            raise UserError(INHERITS_NOTHING)
+        # The search trains the supernet; its weights are wanted once more at the end.
+        supernet = Supernet(problem.space, config.seed, config.search.supernet)
+        problem = problem._replace(supernet=supernet)
     paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
     costs = {
         "cost_table_sha256": problem.table.content_hash,
@@ -231,6 +238,7 @@ def run_experiment(
             config.retrain,
             config.seed,
             output_dir,
+            supernet=problem.supernet,
             resume=is_resuming,
             stop=stop,
         )

@@ -148,7 +148,7 @@ class SearchResult:
     num_cost_model_calls: int
     limits: dict[str, Any] | None = None  # as given, and what it took to keep them
     collapses: tuple[dict[str, Any], ...] = ()  # see collapse.CollapseGuard
-    num_trained_candidates: int = 0  # networks trained from scratch; the supernet is none
+    num_trained_candidates: int = 0  # networks retrained; the supernet is none
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = "the network was not retrained"  # why there is none
     versions: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -1,5 +1,6 @@
-"""Train the derived network anew, from its initial weights, and test it.
+"""Train the derived network anew and test it.
 
+It starts from random weights or from those that it inherits from the supernet.
 SGD with Nesterov momentum, a cosine after a short linear warm-up, label smoothing, and
 weight decay on kernels. The training images are those of `train` and `architecture`
 together: the search held the second out, retraining has no use for that.
@@ -31,11 +32,25 @@ from dance_tf.structs import Architecture
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.sgd import RowSGD
+from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["PHASE", "RetrainRecord", "RetrainResult", "measure_accuracy", "retrain"]
+__all__ = [
+    "INHERITS_NOTHING",
+    "PHASE",
+    "RetrainRecord",
+    "RetrainResult",
+    "measure_accuracy",
+    "retrain",
+]
 
 #: Of the lines of history.jsonl that retraining writes.
 PHASE = "retrain"
+
+#: What a user is told whose network has no trained supernet.
+INHERITS_NOTHING = (
+    "retrain.initial_weights=inherited needs a trained supernet: name the folder of a"
+    " `python -m tools.train_supernet` as search.supernet_dir, or leave it at random"
+)
 
 _SPLITS = ("train", "architecture")
 _WARMUP_SHARE = 0.05  # of all steps
@@ -70,11 +85,12 @@ def retrain(
     seed: int,
     output_dir: str | None,
     *,
+    supernet: Supernet | None = None,
     resume: bool = False,
     stop: StopSignals | None = None,
     on_progress: Callable[[RetrainRecord], None] | None = None,
 ) -> RetrainResult:
-    """Train a network from scratch on train + architecture and test it on test.
+    """Train a network on train + architecture and test it on test.
 
     Each epoch is a function of (seed, epoch), so a resumed run ends as the
     uninterrupted one.
@@ -84,15 +100,16 @@ def retrain(
         architecture: What to train.
         dataset: Images of the space's input size.
         config: Schedule.
-        seed: Of the initial weights and the order of images.
+        seed: Of random initial weights and of the order of images.
         output_dir: Run folder: a checkpoint after each epoch, and a line for each in
             history.jsonl, after those of a search. None writes nothing.
+        supernet: Trained; where the config has the network inherit its initial weights.
         resume: Go on from the newest checkpoint; without one, start.
         stop: Signals to honour at the next step boundary.
         on_progress: Called with each epoch's record.
     Raises:
-        UserError: If the loss is not finite, a checkpoint is damaged, or the images do not
-            fit the space.
+        UserError: If the loss is not finite, a checkpoint is damaged, the images do not fit
+            the space, or there is no supernet to inherit from.
         Interrupted: After a signal; a checkpoint has been written.
     """
     expected_shape = (space.input_size, space.input_size, space.image_channels)
@@ -103,6 +120,10 @@ def retrain(
             f" {expected_shape}"
         )
     run = _Run(space, architecture, dataset, config, seed)
+    if config.initial_weights == "inherited":
+        if supernet is None:
+            raise UserError(INHERITS_NOTHING)
+        run.network.set_weights(supernet.inherited_network(architecture).get_weights())
     with contextlib.ExitStack() as stack:
         listeners: list[Callable[[RetrainRecord], Any]] = []
         folder = None

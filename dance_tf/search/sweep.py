@@ -84,8 +84,7 @@ def run_sweep(
         problem: Its supernet is trained.
         output_dir: Gets searches/, retrained/, accuracies.jsonl and pareto.json.
         num_images: Held-out images for the inherited accuracy; at most all are used.
-        num_retrained: How many points of `searches` to train from scratch, see
-            `worth_retraining`.
+        num_retrained: How many points of `searches` to retrain, see `worth_retraining`.
         stop: Signals to honour at the next step boundary.
     Raises:
         UserError: If the sweep in the folder is of other costs, weights or images; see also
@@ -244,14 +243,22 @@ def _retrain(
     output_dir: str,
     stop: StopSignals | None,
 ) -> None:
-    """Train a point's network from scratch, unless that has been done."""
+    """Train a point's network, unless that has been done."""
     folder = _retrained_folder(point, output_dir)
     path = os.path.join(folder, "retrain.json")
     if not os.path.exists(path):
         space, dataset, seed = problem.space, problem.dataset, point.search.seed
         architecture = Architecture(space.name, point.ops)
         result = retrain(
-            space, architecture, dataset, config.retrain, seed, folder, resume=True, stop=stop
+            space,
+            architecture,
+            dataset,
+            config.retrain,
+            seed,
+            folder,
+            supernet=problem.supernet,
+            resume=True,
+            stop=stop,
         )
         record = {
             "architecture": dataclasses.asdict(architecture),

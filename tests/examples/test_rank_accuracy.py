@@ -163,6 +163,7 @@ def test_mistakes_are_one_line(run, capsys):
         (("good", "good"), (), "a name of its own"),
         (("good",), ("--num_networks=7",), "of another configuration"),
         (("good",), ("--set=retrain.epochs=9",), "of another configuration"),
+        (("good",), ("--set=retrain.initial_weights=inherited",), "trainings from scratch"),
         (("good",), ("--work_dir=",), "--work_dir is missing"),
     ):
         status, _ = run(*names, arguments=arguments)

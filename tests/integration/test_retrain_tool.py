@@ -93,6 +93,10 @@ def test_interrupted_and_resumed_ends_as_uninterrupted(retrained, tmp_path, caps
         (["--output_dir={out}", "--result={tmp}/other.json"], "no architecture"),
         (["--output_dir={out}", "--resume"], "no architecture.json"),
         (["--output_dir={out}", "--resume", "--ops=zero"], "leave out --result and --ops"),
+        (
+            ["--output_dir={out}", *QUICK, "--set=retrain.initial_weights=inherited"],
+            "needs a trained supernet",
+        ),
         (["--output_dir={tmp}", *QUICK], "is not empty"),
         (["--output_dir={tmp}/other.json", *QUICK], "is a file"),
     ],

@@ -15,8 +15,11 @@ from dance_tf.config import config_from_json, override
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
+from dance_tf.search import pipeline
 from dance_tf.search.result import SearchResult
+from dance_tf.search.retrain import retrain
 from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.supernet import Supernet, derive
 from tools import flags as common
 from tools import report, search
 
@@ -286,6 +289,16 @@ def _snapshot(folder):
         ),
         (["--output_dir={out}", *QUICK, "--fixed_architecture=zero,zero"], "is not allowed"),
         (["--output_dir={out}", *QUICK, "--fixed_architecture={tmp}/a.json"], "a.json"),
+        (
+            [
+                "--output_dir={out}",
+                *QUICK,
+                "--set=retrain.initial_weights=inherited",
+                "--fixed_architecture=mbconv3_e3,zero",
+                "--retrain",
+            ],
+            "needs a trained supernet",
+        ),
         (["--output_dir={out}", *QUICK, "--evaluator=neural"], "--evaluator=exact"),
         (["--output_dir={tmp}", *QUICK], "is not empty: add --resume"),
         (["--output_dir={tmp}", "--resume", *QUICK], "no config.json"),
@@ -299,6 +312,23 @@ def test_mistakes_end_in_one_line_and_leave_nothing(call, tmp_path, capsys, argu
     captured = capsys.readouterr()
     assert captured.out == "" and says in captured.err and captured.err.count("\n") == 1
     assert _snapshot(tmp_path) == before
+
+
+def test_retraining_may_start_from_what_the_search_has_trained(call, tmp_path, monkeypatch):
+    given = []
+
+    def spy(*arguments, supernet, **options):
+        given.append((arguments[1], derive(supernet), supernet.get_weights()))
+        return retrain(*arguments, supernet=supernet, **options)
+
+    monkeypatch.setattr(pipeline, "retrain", spy)
+    inherited = "--set=retrain.initial_weights=inherited"
+    assert call(*QUICK, inherited, "--noexport", f"--output_dir={tmp_path / 'run'}") == 0
+    ((architecture, derived, weights),) = given
+    assert architecture == derived == SearchResult.load(str(tmp_path / "run")).architecture
+    config = config_from_json(reporting.read_json(tmp_path / "run" / "config.json"))
+    fresh = Supernet(make_space(config.space, 10), config.seed, config.search.supernet)
+    assert any((a != b).any() for a, b in zip(weights, fresh.get_weights(), strict=True))
 
 
 def test_a_run_is_resumed_with_its_own_configuration_only(call, finished, capsys):

@@ -184,8 +184,7 @@ def saved_table(findings: dict[str, Any]) -> list[str]:
     ]
     for rows in zip(*columns.values(), strict=True):
         cells = (
-            "; ".join(_times(row[f"{who}_ratio"]) for who in ("sweep", "others"))
-            for row in rows
+            "; ".join(_times(row[f"{who}_ratio"]) for who in ("sweep", "others")) for row in rows
         )
         lines.append(f"| {100 * rows[0]['loss']:.1f} points | {' | '.join(cells)} |")
     return lines

@@ -17,6 +17,7 @@ from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.retrain import measure_accuracy, retrain
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.supernet import Supernet
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv", num_classes=4))
 ARCHITECTURE = SPACE.from_indices([0, 2])
@@ -161,3 +162,35 @@ def test_a_held_out_split_smaller_than_a_batch_is_no_obstacle():
     result = retrain(SPACE, ARCHITECTURE, small, config, 0, None)
     assert result.history[-1].step == 1  # one batch, of the 20
     assert result.accuracy.num_images == 5
+
+
+def test_inherited_weights_are_where_the_training_starts(dataset, tmp_path):
+    supernet = Supernet(SPACE, 3, "superkernel")
+    inherited = supernet.inherited_network(ARCHITECTURE)
+    config = dataclasses.replace(CONFIG, epochs=1, initial_weights="inherited")
+    still = dataclasses.replace(config, learning_rate=1e-12)
+    result = retrain(SPACE, ARCHITECTURE, dataset, still, 5, None, supernet=supernet)
+    for variable, start in zip(
+        result.network.trainable_variables, inherited.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(variable.numpy(), start.numpy(), rtol=1e-6, atol=1e-9)
+    # From there the seed decides, and a resumed run goes on from its checkpoint instead.
+    arguments = (SPACE, ARCHITECTURE, dataset, config, 5)
+    whole = retrain(*arguments, None, supernet=supernet)
+    with pytest.raises(Interrupted):
+        retrain(*arguments, str(tmp_path), supernet=supernet, stop=_StopAfter(3))
+    _assert_same(retrain(*arguments, str(tmp_path), supernet=supernet, resume=True), whole)
+    assert (
+        whole.history
+        != retrain(
+            SPACE, ARCHITECTURE, dataset, dataclasses.replace(CONFIG, epochs=1), 5, None
+        ).history
+    )
+
+
+def test_without_a_supernet_nothing_is_inherited(dataset, tmp_path):
+    config = dataclasses.replace(CONFIG, initial_weights="inherited")
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=r"search\.supernet_dir"):
+        retrain(SPACE, ARCHITECTURE, dataset, config, 5, str(folder))
+    assert not folder.exists()

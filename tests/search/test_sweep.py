@@ -7,6 +7,8 @@ import json
 import math
 import shutil
 
+import keras
+import numpy as np
 import pytest
 
 from dance_tf.config import ExperimentConfig, RetrainConfig, SearchConfig
@@ -15,6 +17,7 @@ from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.result import SearchResult
 from dance_tf.search.supernet_training import load_supernet, train_supernet
 from dance_tf.search.sweep import plan_sweep, run_sweep
+from dance_tf.structs import Architecture
 from tests.search.problems import make_problem
 
 BASE = ExperimentConfig(
@@ -112,6 +115,19 @@ def test_the_best_is_retrained(whole):
     assert record["architecture"]["ops"] == retrained["ops"]
     assert record["accuracy"]["value"] == pytest.approx(1 - retrained["retrained_error"])
     assert (path.parent / "network.keras").exists()
+
+
+def test_what_is_retrained_may_start_from_the_weights_of_the_supernet(config, tmp_path):
+    still = RetrainConfig(epochs=1, learning_rate=1e-12, initial_weights="inherited")
+    found = _run(dataclasses.replace(config, retrain=still), tmp_path, SEARCHES[:1])
+    problem = make_problem()
+    supernet = load_supernet(config.search.supernet_dir, problem.space, problem.dataset, config)
+    (path,) = tmp_path.glob("retrained/*/network.keras")
+    ops = tuple(found["points"][0]["ops"])
+    inherited = supernet.inherited_network(Architecture(problem.space.name, ops))
+    trained = keras.saving.load_model(path)
+    for a, b in zip(trained.trainable_variables, inherited.trainable_variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_looks", [1, 8])
