@@ -202,6 +202,10 @@ def test_searches():
     assert sweep["supernet_sha256"] == shipped["weights_sha256"]
     findings = search_rows.read("findings_cifar10_small")
     by_sweep, trained = findings["against_the_baseline"], findings["trained"]
+    (third,) = [row for row in by_sweep if (row["objective"], row["lambda_2"]) == ("EDAP", 0.07)]
+    points = 100 * (third["inherited_error"] - third["baseline_inherited_error"])
+    saved = f"({third['edap_ms_mj_mm2_ratio']:.1f} times for {points:.1f} points with"
+    assert f"{saved} `lambda_2` 0.07, as means of three seeds)" in text
     assert _saved_and_lost(by_sweep, (0.1, 0.3)) + " than the baseline after 8 epochs" in text
     side_by_side = _saved_and_lost(trained["against_the_baseline"], (0.03, 0.1, 0.3))
     assert f"After {trained['epochs']} epochs those of" in text
