@@ -19,7 +19,8 @@ Reads pareto.json of `tools.pareto`; trains nothing. Its parts:
   same by errors on images that neither was chosen by.
 - `trained`, with `--trained=FILE` of `examples.train_side_by_side`: the points beside the
   baseline by the errors of these trainings, and what is saved at most by how much is lost, by
-  the points and by all networks in the file on their exact best accelerators.
+  the points and by all networks in the file on their exact best accelerators; `trend` is how
+  error follows EDAP over all of them.
 
 `--picture=FILE.svg` draws error against EDAP: every point, and the exact front; retrained
 errors are those of `--trained` where it is given.
@@ -48,6 +49,7 @@ from examples.sweep_comparisons import (
     against_the_baseline,
     beside,
     by_objective_and_lambda,
+    edap_trend,
     errors_of_trained,
     judged_again,
     log_mean,
@@ -174,6 +176,7 @@ def of_trained(
             ],
         )
     metrics = np.asarray(table.metrics_of(networks), np.float64)
+    edaps = metrics.prod(axis=-1).min(axis=1).tolist()
     return {
         "epochs": trained["config"]["retrain"]["epochs"],
         "networks": [
@@ -181,12 +184,11 @@ def of_trained(
                 "ops": row["ops"],
                 "is_spread": row["is_spread"],
                 "error": error,
-                "edap_ms_mj_mm2": float(edap),
+                "edap_ms_mj_mm2": edap,
             }
-            for row, error, edap in zip(
-                rows, errors, metrics.prod(axis=-1).min(axis=1), strict=True
-            )
+            for row, error, edap in zip(rows, errors, edaps, strict=True)
         ],
+        "trend": edap_trend(errors, edaps, tolerance),
         "against_the_baseline": against_the_baseline(known, tolerance),
         "saved": ratios,
     }

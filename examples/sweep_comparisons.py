@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
@@ -184,6 +186,33 @@ def saved(points: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[di
             row[f"{who}_ratio"] = float(np.exp(log - min(within))) if within else None
         rows.append(row)
     return rows
+
+
+def edap_trend(
+    errors: Sequence[float], edaps: Sequence[float], tolerance: float
+) -> dict[str, Any] | None:
+    """Return what EDAP alone says of the errors of trained networks; None below three networks.
+
+    A line through error against log EDAP, with the 95 % interval of its slope, and the ratio of
+    EDAPs at which it loses `tolerance`: what is saved there without choosing networks well.
+    """
+    if len(errors) < 3 or len(set(edaps)) < 2:
+        return None
+    line = scipy.stats.linregress(np.log(edaps), errors)
+    margin = scipy.stats.t.ppf(0.975, len(errors) - 2) * line.stderr
+    residuals = errors - (line.intercept + line.slope * np.log(edaps))
+
+    def ratio(slope: float) -> float | None:
+        return float(np.exp(-tolerance / slope)) if slope < 0 else None
+
+    return {
+        "loss_for_a_third": float(-line.slope * np.log(3)),
+        "loss_for_a_third_95": [float((-line.slope + m) * np.log(3)) for m in (-margin, margin)],
+        "tolerance": tolerance,
+        "ratio_at_tolerance": ratio(line.slope),
+        "ratio_at_tolerance_95": [ratio(line.slope + m) for m in (-margin, margin)],
+        "residual_error": float(np.sqrt(np.sum(residuals**2) / (len(errors) - 2))),
+    }
 
 
 def mean(group: list[dict[str, Any]], name: str) -> float | None:

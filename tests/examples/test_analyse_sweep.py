@@ -11,7 +11,7 @@ from dance_tf.config import config_to_json
 from dance_tf.hardware import cost_table
 from dance_tf.hardware.accelerator import accelerator_to_json
 from dance_tf.presets import preset
-from examples import analyse_sweep
+from examples import analyse_sweep, sweep_comparisons
 from tests.evaluator.fake_table import make_fake_table
 
 TABLE = make_fake_table()
@@ -240,3 +240,22 @@ def test_points_are_judged_by_trainings_side_by_side(run, sweep, tmp_path):
         assert row["sweep_ratio"] == pytest.approx(baseline / min(own), rel=1e-5)
         assert row["others_ratio"] == pytest.approx(baseline / min(every), rel=1e-5)
     assert found["saved"]["latency"] == []
+    assert found["trend"]["tolerance"] == 0.007
+
+
+def test_the_trend_is_the_line_through_error_and_log_edap():
+    edaps = [1.0, 3.0, 9.0, 27.0]
+    exact = sweep_comparisons.edap_trend([0.26, 0.25, 0.24, 0.23], edaps, 0.02)
+    assert exact["loss_for_a_third"] == pytest.approx(0.01)
+    assert exact["loss_for_a_third_95"] == pytest.approx([0.01, 0.01])
+    assert exact["ratio_at_tolerance"] == pytest.approx(9.0)
+    assert exact["residual_error"] == pytest.approx(0.0, abs=1e-9)
+    noisy = sweep_comparisons.edap_trend([0.27, 0.24, 0.25, 0.22], edaps, 0.02)
+    low, high = noisy["loss_for_a_third_95"]
+    assert noisy["loss_for_a_third"] == pytest.approx(0.014)
+    assert low < 0.014 < high
+    # Where the line may as well be flat, there is no ratio at which so much is lost.
+    assert low < 0 and noisy["ratio_at_tolerance_95"][0] is None
+    fastest = noisy["ratio_at_tolerance_95"][1]
+    assert fastest == pytest.approx(3 ** (0.02 / high)) < noisy["ratio_at_tolerance"]
+    assert sweep_comparisons.edap_trend([0.2, 0.3], [1.0, 2.0], 0.02) is None

@@ -217,6 +217,22 @@ def test_searches():
     assert sum(row["is_spread"] for row in trainings["networks"]) == 12
 
 
+def test_trend_of_trained_networks():
+    text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    trend = search_rows.read("findings_cifar10_small")["trained"]["trend"]
+    loss, *interval = (
+        f"{100 * value:.1f}" for value in (trend["loss_for_a_third"], *trend["loss_for_a_third_95"])
+    )
+    ratio, *ratios = (
+        f"{value:.1f}" for value in (trend["ratio_at_tolerance"], *trend["ratio_at_tolerance_95"])
+    )
+    assert (
+        f"loses {loss} points for a third of the EDAP (95 % interval {' to '.join(interval)}) and"
+        f" {100 * trend['tolerance']:.1f} points at {ratio} times less ({' to '.join(ratios)}),"
+        f" and they scatter about it by {100 * trend['residual_error']:.1f} points"
+    ) in text
+
+
 def test_supernets():
     text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     groups = []
