@@ -250,12 +250,12 @@ def test_the_trend_is_the_line_through_error_and_log_edap():
     assert exact["loss_for_a_third_95"] == pytest.approx([0.01, 0.01])
     assert exact["ratio_at_tolerance"] == pytest.approx(9.0)
     assert exact["residual_error"] == pytest.approx(0.0, abs=1e-9)
-    noisy = sweep_comparisons.edap_trend([0.27, 0.24, 0.25, 0.22], edaps, 0.02)
+    noisy = sweep_comparisons.edap_trend([0.27, 0.22, 0.26, 0.22], edaps, 0.02)
     low, high = noisy["loss_for_a_third_95"]
-    assert noisy["loss_for_a_third"] == pytest.approx(0.014)
-    assert low < 0.014 < high
+    assert noisy["loss_for_a_third"] == pytest.approx(0.011)
+    assert low < 0.011 < high
     # Where the line may as well be flat, there is no ratio at which so much is lost.
-    assert low < 0 and noisy["ratio_at_tolerance_95"][0] is None
-    fastest = noisy["ratio_at_tolerance_95"][1]
+    assert low < 0 and noisy["ratio_at_tolerance_95"][1] is None
+    fastest = noisy["ratio_at_tolerance_95"][0]
     assert fastest == pytest.approx(3 ** (0.02 / high)) < noisy["ratio_at_tolerance"]
     assert sweep_comparisons.edap_trend([0.2, 0.3], [1.0, 2.0], 0.02) is None
