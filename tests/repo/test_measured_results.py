@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_trainings_of_single_networks():
     assert f"{times} {again['training_time_s']:,.0f} s of a shared core" in text
     after = again["accuracy"]["value"]
     assert f"came to {100 * before:.1f} % there and to {100 * after:.1f} % when" in text
-    uniform = [row for row in rows if row["epochs"] == 8]
+    uniform = [row for row in rows if (row["epochs"], row["initial_weights"]) == (8, "random")]
     assert all(row["architecture"]["ops"] == ["mbconv3_e3"] * 9 for row in uniform)
     accuracy = statistics.mean(row["accuracy"]["value"] for row in uniform)
     baseline = search_rows.baseline_edap(findings)
@@ -275,6 +276,40 @@ def test_trainings_of_single_networks():
         f"comes to {100 * accuracy:.1f} % (seeds: {len(uniform)}) at"
         f" {baseline / edap:.1f} times less EDAP than the baseline"
     ) in text
+
+
+def test_trainings_from_inherited_weights():
+    text = (search_rows.EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    findings = search_rows.read("findings_cifar10_small")
+    by_training = {
+        (tuple(row["architecture"]["ops"]), row["seed"]): 100 * row["accuracy"]["value"]
+        for row in search_rows.read("retrained_cifar10_small")["trainings"]
+        if (row["epochs"], row["initial_weights"]) == (8, "inherited")
+    }
+    groups = by_objective_and_lambda(search_rows.read("sweep_cifar10_small")["points"])
+    baseline, found = (
+        [by_training.pop((tuple(p["ops"]), p["search"]["seed"])) for p in groups["EDAP", lambda_2]]
+        for lambda_2 in (0.0, 0.07)
+    )
+    assert not by_training, "all trainings are spoken of"
+    distance = statistics.mean(baseline) - statistics.mean(found)
+    error = math.sqrt(statistics.variance(baseline) / 3 + statistics.variance(found) / 3)
+    (row,) = [
+        row
+        for row in findings["against_the_baseline"]
+        if (row["objective"], row["lambda_2"]) == ("EDAP", 0.07)
+    ]
+    means = [f"{statistics.mean(group):.1f} %" for group in (baseline, found)]
+    ratio = f"{row['edap_ms_mj_mm2_ratio']:.1f} times less EDAP"
+    random = f"{100 * (1 - row['baseline_retrained_error']):.1f} %."
+    assert (
+        f"take the baseline to {means[0]} and the networks of `lambda_2` 0.07, which cost {ratio},"
+        f" to {means[1]}, as means of three seeds: {distance:.2f} points apart. From random"
+        f" weights eight epochs take the baseline to {random}"
+    ) in text
+    spread = max(baseline) - min(baseline)
+    assert f"lie {spread:.1f} points from each other" in text
+    assert f"known to about {error:.1f} points, its standard error" in text
 
 
 def _saved_and_lost(rows: list[dict[str, Any]], lambdas: tuple[float, ...]) -> str:
