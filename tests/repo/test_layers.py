@@ -58,6 +58,7 @@ HARDWARE = (
     {"cost_model"},
     {"mapper_figures", "validation"},
     {"mapper_search", "layer_costs", "table_store"},
+    {"found_mapping"},
     {"mapper"},
     {"cost_source", "drawing", "mapper_validation"},
     {"cost_table", "breakdown"},
