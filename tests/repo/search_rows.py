@@ -116,8 +116,13 @@ def supernets_table(sweeps: dict[str, dict[str, Any]]) -> list[str]:
 
 def baseline_edap(findings: dict[str, Any]) -> float:
     """Return what networks searched for accuracy alone cost, as a mean over seeds."""
-    (row,) = [r for r in findings["found"] if (r["objective"], r["lambda_2"]) == ("EDAP", 0)]
-    return row["edap_ms_mj_mm2"]
+    return found_for_edap(findings["found"], 0)["edap_ms_mj_mm2"]
+
+
+def found_for_edap(rows: list[dict[str, Any]], lambda_2: float) -> dict[str, Any]:
+    """Return the one row of what searches for EDAP found with a lambda_2."""
+    (row,) = [r for r in rows if (r["objective"], r["lambda_2"]) == ("EDAP", lambda_2)]
+    return row
 
 
 def sizes_table(findings: dict[str, Any]) -> list[str]:

@@ -203,7 +203,7 @@ def test_searches():
     assert sweep["supernet_sha256"] == shipped["weights_sha256"]
     findings = search_rows.read("findings_cifar10_small")
     by_sweep, trained = findings["against_the_baseline"], findings["trained"]
-    (third,) = [row for row in by_sweep if (row["objective"], row["lambda_2"]) == ("EDAP", 0.07)]
+    third = search_rows.found_for_edap(by_sweep, 0.07)
     points = 100 * (third["inherited_error"] - third["baseline_inherited_error"])
     saved = f"({third['edap_ms_mj_mm2_ratio']:.1f} times for {points:.1f} points with"
     assert f"{saved} `lambda_2` 0.07, as means of three seeds)" in text
@@ -294,11 +294,7 @@ def test_trainings_from_inherited_weights():
     assert not by_training, "all trainings are spoken of"
     distance = statistics.mean(baseline) - statistics.mean(found)
     error = math.sqrt(statistics.variance(baseline) / 3 + statistics.variance(found) / 3)
-    (row,) = [
-        row
-        for row in findings["against_the_baseline"]
-        if (row["objective"], row["lambda_2"]) == ("EDAP", 0.07)
-    ]
+    row = search_rows.found_for_edap(findings["against_the_baseline"], 0.07)
     means = [f"{statistics.mean(group):.1f} %" for group in (baseline, found)]
     ratio = f"{row['edap_ms_mj_mm2_ratio']:.1f} times less EDAP"
     random = f"{100 * (1 - row['baseline_retrained_error']):.1f} %."
@@ -314,8 +310,7 @@ def test_trainings_from_inherited_weights():
 
 def _saved_and_lost(rows: list[dict[str, Any]], lambdas: tuple[float, ...]) -> str:
     """Return the sentence on what searches for EDAP save and lose."""
-    by_lambda = {row["lambda_2"]: row for row in rows if row["objective"] == "EDAP"}
-    found = [by_lambda[lambda_2] for lambda_2 in lambdas]
+    found = [search_rows.found_for_edap(rows, lambda_2) for lambda_2 in lambdas]
     saved = _listed(f"{row['edap_ms_mj_mm2_ratio']:.1f}" for row in found)
     lost = _listed(
         f"{100 * (row['retrained_error'] - row['baseline_retrained_error']):.1f}" for row in found
