@@ -13,9 +13,29 @@ from collections.abc import Sequence
 
 from dance_tf.report.texts import number, power_of_ten, ten_to
 
-__all__ = ["Chart", "Series", "Tick", "line_chart", "nice_ticks"]
+__all__ = ["Chart", "Scale", "Series", "Tick", "line_chart", "nice_ticks", "scale_of"]
 
 _MAX_TICKS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """An axis: where values lie, in per cent of its length.
+
+    Attributes:
+        low, high: Values at its ends.
+        is_log: Whether equal ratios are equally far apart.
+        ticks: Labels.
+    """
+
+    low: float
+    high: float
+    is_log: bool
+    ticks: tuple[Tick, ...]
+
+    def at(self, value: float) -> float:
+        """Return the place of a value, in per cent with two decimals."""
+        return _place(value, self.low, self.high, self.is_log)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +89,50 @@ def nice_ticks(low: float, high: float, max_ticks: int = _MAX_TICKS) -> list[flo
     step = next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+
+
+def scale_of(values: Sequence[float], *, is_log: bool = False, margin: float = 0.04) -> Scale:
+    """Return an axis that holds some values, with a margin at both ends.
+
+    Args:
+        values: At least one; above 0 on a logarithmic axis.
+        is_log: Whether equal ratios are equally far apart.
+        margin: Share of the axis that is left free at each end.
+    """
+    low, high = min(values), max(values)
+    if high - low <= 1e-3 * abs(high):  # what labels cannot tell apart lies in the middle
+        middle, half = (low + high) / 2, 0.1 * abs(high) or 0.5
+        low, high = middle - half, middle + half
+    if is_log:
+        extent = math.log(high / low)
+        low, high = low * math.exp(-margin * extent), high * math.exp(margin * extent)
+        marks = _log_ticks(low, high)
+    else:
+        extent = high - low
+        low, high = low - margin * extent, high + margin * extent
+        marks = [tick for tick in nice_ticks(low, high) if low <= tick <= high]
+    ticks = tuple(Tick(_place(mark, low, high, is_log), f"{mark:,.6g}") for mark in marks)
+    return Scale(low, high, is_log, ticks)
+
+
+def _place(value: float, low: float, high: float, is_log: bool) -> float:
+    if is_log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return round(100 * (value - low) / (high - low), 2)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return the 1, 2 and 5 of each power of ten in low..high, or fewer where they are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        marks = [float(f"{step}e{power}") for power in powers for step in steps]
+        marks = [mark for mark in marks if low <= mark <= high]
+        if len(marks) <= _MAX_TICKS + 1:
+            break
+    if len(marks) > 1:
+        return marks[:: math.ceil(len(marks) / (_MAX_TICKS + 1))]
+    # Less than a factor of about three: round numbers lie almost evenly.
+    return [tick for tick in nice_ticks(low, high) if low <= tick <= high]
 
 
 def line_chart(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dance_tf.report.charts import Series, Tick, line_chart, nice_ticks
+from dance_tf.report.charts import Series, Tick, line_chart, nice_ticks, scale_of
 from dance_tf.report.texts import duration, number
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 4))
@@ -27,6 +27,25 @@ def test_ticks_are_few_even_and_enclose(a, b):
     assert ticks[0] <= low + tolerance and ticks[-1] >= high - tolerance
     mantissa = float(f"{steps[0]:.6e}".partition("e")[0])
     assert mantissa == pytest.approx(1) or mantissa in (2, 5) or mantissa == pytest.approx(10)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(1e-6, 1e6), st.floats(1, 1e9), st.booleans())
+def test_a_scale_holds_its_values_and_few_round_ticks(low, ratio, is_log):
+    scale = scale_of([low, low * ratio], is_log=is_log)
+    ends = [scale.at(low), scale.at(low * ratio)]
+    assert 0 <= ends[0] <= ends[1] <= 100 and (ends[1] - ends[0] > 90 or ratio < 1.01)
+    assert 1 <= len(scale.ticks) <= 8
+    assert all(0 <= tick.at <= 100 for tick in scale.ticks)
+    assert [tick.at for tick in scale.ticks] == sorted({tick.at for tick in scale.ticks})
+
+
+def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_scale():
+    scale = scale_of([0.01, 100.0], is_log=True)
+    places = [scale.at(value) for value in (0.01, 0.1, 1.0, 10.0, 100.0)]
+    steps = [right - left for left, right in itertools.pairwise(places)]
+    assert steps == pytest.approx([steps[0]] * 4, abs=0.02)
+    assert {tick.text for tick in scale.ticks} == {"0.01", "0.1", "1", "10", "100"}
 
 
 def _points(path):
