@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
 
         (layer,) = workload.layers
         best = best_mapping(layer, accelerator, request.machine)
-        write_text(os.path.expanduser(_DRAW.value), draw_array(best, layer, accelerator))
+        write_text(os.path.expanduser(_DRAW.value), draw_array(best.mapping, layer, accelerator))
     report["layers"] = [
         {"name": layer.name, "kind": layer.kind, **entry}
         for layer, entry in zip(workload.layers, report["layers"], strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 from dance_tf.config import MachineConfig
 from dance_tf.hardware import cost_model
 from dance_tf.hardware.accelerator import accelerator_to_json
-from dance_tf.hardware.mapper import BestMapping, best_mapping
+from dance_tf.hardware.mapper import BestMapping, best_mappings
 from dance_tf.hardware.mapping import format_loop_nest, mapping_to_json
 from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
@@ -41,13 +41,7 @@ def break_down(
     Raises:
         UserError: If a layer cannot run on the accelerator.
     """
-    best: dict[Layer, BestMapping] = {}
-    for layer in layers:
-        # Layers of the same shape share a search; the name is for the reader only.
-        shape = dataclasses.replace(layer, name="")
-        if shape not in best:
-            best[shape] = best_mapping(layer, accelerator, machine)
-    found = [best[dataclasses.replace(layer, name="")] for layer in layers]
+    found = best_mappings(layers, accelerator, machine)
     entries = _entries(layers, found, accelerator, machine)
     area = area_by_component_um2(accelerator, machine)
     cycles = sum(entry["latency_cycles"] for entry in entries)

@@ -1,22 +1,27 @@
-"""A picture of the PE array under a mapping: what each PE holds, as SVG."""
+"""Pictures of the PE array under mappings: what each PE holds, as SVG and as pages of HTML.
+
+All are texts that stand alone: no scripts, no styles from elsewhere, and an SVG has no
+identifiers, so that any number of them can stand in one page.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
+from typing import NamedTuple
+from xml.sax.saxutils import escape, quoteattr
 
 from dance_tf.errors import UserError
-from dance_tf.hardware.mapper import BestMapping
-from dance_tf.hardware.mapping import Mapping
+from dance_tf.hardware.mapping import Mapping, format_loop_nest
 from dance_tf.structs import LOOPS, Accelerator, Layer
 
-__all__ = ["draw_array"]
+__all__ = ["LayerDrawing", "draw_array", "draw_layers", "drawing_page"]
 
 _INK = {"weights": "#1f5fa8", "inputs": "#1d7a3a", "outputs": "#b02a2a"}
-_FILLS = {"used": "#ffffff", "padding": "url(#padding)", "unused": "#d0d0d0"}
+_FILLS = {"used": "#ffffff", "padding": "#f2f2f2", "unused": "#d0d0d0"}
 _FONT, _CHARACTER, _LINE = 9, 5.6, 11  # size of the text, its width and height, in pixels
 _MARGIN = 34
 
@@ -24,7 +29,45 @@ _MARGIN = 34
 _Range = tuple[int, int] | None
 
 
-def draw_array(best: BestMapping, layer: Layer, accelerator: Accelerator) -> str:
+class LayerDrawing(NamedTuple):
+    """The mapping of one layer, and of those of the same shape, for a page or a file."""
+
+    names: tuple[str, ...]  # of these layers, in the order in which they run
+    loop_nest: str  # text of several lines, outer loop first
+    svg: str  # a whole SVG file, which HTML can hold as it is
+
+
+def draw_layers(
+    layers: Sequence[Layer], mappings: Sequence[Mapping], accelerator: Accelerator
+) -> list[LayerDrawing]:
+    """Return a drawing of each different layer of a network; nothing is written.
+
+    Args:
+        layers: L layers, in the order in which they run.
+        mappings: Of each layer, such as those of
+            `mapper.best_mappings(layers, accelerator, machine)`.
+        accelerator: What runs them.
+    Returns:
+        One drawing for all layers of the same shape and mapping, those that run first
+        first.
+    Raises:
+        UserError: If a mapping needs more PEs than there are.
+    """
+    names: dict[tuple[Layer, Mapping], list[str]] = {}
+    for layer, mapping in zip(layers, mappings, strict=True):
+        shape = dataclasses.replace(layer, name="")
+        names.setdefault((shape, mapping), []).append(layer.name)
+    return [
+        LayerDrawing(
+            tuple(of_shape),
+            format_loop_nest(mapping),
+            draw_array(mapping, dataclasses.replace(shape, name=of_shape[0]), accelerator),
+        )
+        for (shape, mapping), of_shape in names.items()
+    ]
+
+
+def draw_array(mapping: Mapping, layer: Layer, accelerator: Accelerator) -> str:
     """Return an SVG picture of the array: the indices that each PE holds of each operand.
 
     It shows the first iteration of the loops outside the array. X runs to the right, Y
@@ -34,15 +77,14 @@ def draw_array(best: BestMapping, layer: Layer, accelerator: Accelerator) -> str
     shows all that a PE holds when the pointer rests on it.
 
     Args:
-        best: Mapping and padded layer, of `mapper.best_mapping`.
-        layer: The layer without that padding.
+        mapping: Mapping of the layer or of the padded layer.
+        layer: The layer, without padding.
         accelerator: What runs it.
     Returns:
         The text of an SVG file.
     Raises:
         UserError: If the mapping needs more PEs than there are.
     """
-    mapping = best.mapping
     across = mapping.levels[1]
     sides = [
         math.prod(bound for _, bound in loops) for loops in (across.spatial_x, across.spatial_y)
@@ -77,27 +119,38 @@ def draw_array(best: BestMapping, layer: Layer, accelerator: Accelerator) -> str
     lines = [o for o in _INK if any(text[o] for text in texts.values())]
     longest = max((len(t) for text in texts.values() for t in text.values()), default=0)
     width, height = max(24.0, longest * _CHARACTER + 8), max(1, len(lines)) * _LINE + 8
-    legend = _legend(best, layer, accelerator, cells, shared, sides)
+    legend = _legend(mapping, layer, accelerator, cells, shared, sides)
     top = _MARGIN + (len(legend) + 1) * (_LINE + 4)
-    body = [
-        _text(_MARGIN, 22 + row * (_LINE + 4), text, ink, size=11)
+    head = [
+        _text(_MARGIN, 22 + row * (_LINE + 4), text, f' fill="{ink}"')
         for row, (text, ink) in enumerate(legend)
     ]
-    for x in range(accelerator.pe_x):
-        body.append(_text(_MARGIN + (x + 0.5) * width, top - 5, str(x), anchor="middle"))
-    for y in range(accelerator.pe_y):
-        middle = top + (y + 0.5) * height + _FONT / 3
-        body.append(_text(_MARGIN - 5, middle, str(y), anchor="end"))
+    columns = [_text(_MARGIN + (x + 0.5) * width, top - 5, str(x)) for x in range(accelerator.pe_x)]
+    rows = [
+        _text(_MARGIN - 5, top + (y + 0.5) * height + _FONT / 3, str(y))
+        for y in range(accelerator.pe_y)
+    ]
+    boxes: dict[str, list[str]] = {kind: [] for kind in _FILLS}
+    held_texts: dict[str, list[str]] = {operand: [] for operand in lines}
     for y, x in itertools.product(range(accelerator.pe_y), range(accelerator.pe_x)):
         left, upper = _MARGIN + x * width, top + y * height
         held = cells.get((x, y))
-        body.append(_cell(x, y, held, left, upper, width, height))
+        kind = _kind(held)
+        boxes[kind].append(_cell((x, y), kind, held, (left, upper, width, height)))
         for row, operand in enumerate(lines if held else ()):
             baseline = upper + 4 + (row + 0.8) * _LINE
-            body.append(_text(left + 4, baseline, texts[x, y][operand], _INK[operand]))
+            held_texts[operand].append(_text(left + 4, baseline, texts[x, y][operand]))
+    # What many elements have in common stands once, at their group.
+    body = [
+        _group(f'fill="{_FILLS[kind]}" stroke="#707070"', found) for kind, found in boxes.items()
+    ]
+    body += [_group(f'fill="{_INK[operand]}"', found) for operand, found in held_texts.items()]
+    body += [_group('font-size="11"', head)]
+    body += [_group('text-anchor="middle"', columns), _group('text-anchor="end"', rows)]
     return _document(
         max(2 * _MARGIN + accelerator.pe_x * width, _MARGIN + max(len(t) for t, _ in legend) * 6.8),
         top + accelerator.pe_y * height + _MARGIN,
+        f"mapping of {layer.name}",
         body,
     )
 
@@ -164,7 +217,7 @@ def _format(name: str, span: _Range) -> str:
 
 
 def _legend(
-    best: BestMapping,
+    mapping: Mapping,
     layer: Layer,
     accelerator: Accelerator,
     cells: MappingOf[tuple[int, int], dict[str, dict[str, _Range]]],
@@ -179,7 +232,7 @@ def _legend(
         (f"{sides[0]}x{sides[1]} PEs used; grey: unused; hatched: padding only", black),
         ("indices in the first iteration of the loops outside the array", black),
     ]
-    for level in best.mapping.levels[:2]:
+    for level in mapping.levels[:2]:
         loops = ", ".join(f"{name} x {bound}" for name, bound in level.temporal)
         lines.append((f"loops at {level.name}, outer to inner: {loops or 'none'}", black))
     for operand, ink in _INK.items():
@@ -192,57 +245,97 @@ def _legend(
     return lines
 
 
+def _kind(held: MappingOf[str, MappingOf[str, _Range]] | None) -> str:
+    if not held:
+        return "unused"
+    is_empty = any(span is None for ranges in held.values() for span in ranges.values())
+    return "padding" if is_empty else "used"
+
+
 def _cell(
-    x: int,
-    y: int,
+    place: tuple[int, int],
+    kind: str,
     held: MappingOf[str, MappingOf[str, _Range]] | None,
-    left: float,
-    upper: float,
-    width: float,
-    height: float,
+    box: tuple[float, float, float, float],
 ) -> str:
-    """Return the box of a PE, with all that it holds as its tooltip."""
-    kind, lines = "unused", [f"PE {x},{y}"]
+    """Return the box (left, top, width, height) of a PE, its tooltip all that the PE holds."""
+    lines = [f"PE {place[0]},{place[1]}"]
     for operand, ranges in (held or {}).items():
         lines.append(
             f"{operand}: {' '.join(_format(*item) for item in ranges.items()) or '1 word'}"
         )
-    if held:
-        is_empty = any(span is None for ranges in held.values() for span in ranges.values())
-        kind = "padding" if is_empty else "used"
+    left, upper, width, height = box
+    hatch = ""
+    if kind == "padding":
+        # A broken line as thick as the box is high.
+        hatch = (
+            f'<path d="M{left:.1f} {upper + height / 2:.1f}h{width:.1f}" stroke="#c8c8c8"'
+            f' stroke-width="{height:.1f}" stroke-dasharray="1 4" pointer-events="none"/>'
+        )
     return (
         f'<rect class="{kind}" x="{left:.1f}" y="{upper:.1f}" width="{width:.1f}"'
-        f' height="{height:.1f}" fill="{_FILLS[kind]}" stroke="#707070" stroke-width="0.5">'
-        f"<title>{escape(chr(10).join(lines))}</title></rect>"
+        f' height="{height:.1f}"><title>{escape(chr(10).join(lines))}</title></rect>{hatch}'
     )
 
 
-def _text(
-    x: float, y: float, text: str, ink: str = "#000000", *, size: int = _FONT, anchor: str = "start"
-) -> str:
+def _text(x: float, y: float, text: str, attributes: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{escape(_printable(text))}</text>'
+
+
+def _printable(text: str) -> str:
     # XML has no control characters, and a layer's name may be anything.
-    printable = "".join(c if c.isprintable() else "?" for c in text)
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{ink}" font-size="{size}"'
-        f' text-anchor="{anchor}">{escape(printable)}</text>'
-    )
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _document(width: float, height: float, body: Sequence[str]) -> str:
-    hatch = (
-        '<defs><pattern id="padding" width="6" height="6" patternUnits="userSpaceOnUse">'
-        '<rect width="6" height="6" fill="#f2f2f2"/>'
-        '<path d="M0 6L6 0" stroke="#a0a0a0" stroke-width="1"/></pattern></defs>'
-    )
+def _group(attributes: str, elements: Sequence[str]) -> str:
+    return "\n".join([f"<g {attributes}>", *elements, "</g>"]) if elements else ""
+
+
+def _document(width: float, height: float, label: str, body: Sequence[str]) -> str:
     return "\n".join(
         [
-            '<?xml version="1.0" encoding="UTF-8"?>',
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-            f' viewBox="0 0 {width:.0f} {height:.0f}" font-family="monospace">',
+            f' viewBox="0 0 {width:.0f} {height:.0f}" font-family="monospace" font-size="{_FONT}"'
+            f' stroke-width="0.5" role="img" aria-label={quoteattr(_printable(label))}>',
             '<rect width="100%" height="100%" fill="#ffffff"/>',
-            hatch,
-            *body,
+            *filter(None, body),
             "</svg>",
             "",
         ]
     )
+
+
+# Pages
+
+_PAGE_STYLE = (
+    "body{font-family:sans-serif;margin:1em}pre,figure{overflow-x:auto;margin:.5em 0}"
+    "summary{cursor:pointer;padding:.2em 0}"
+)
+
+
+def drawing_page(heading: str, drawings: Sequence[LayerDrawing], files: Sequence[str] = ()) -> str:
+    """Return a page of HTML with every drawing, each folded.
+
+    Args:
+        heading: What the page is of, in a line.
+        drawings: What `draw_layers` returns.
+        files: Names of the SVG files that the page shows in place of holding them; as many
+            as drawings, or none.
+    """
+    title = escape(_printable(heading))
+    page = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title><style>{_PAGE_STYLE}</style></head><body><h1>{title}</h1>",
+    ]
+    for number, drawing in enumerate(drawings):
+        picture = drawing.svg
+        if files:
+            name = quoteattr(files[number])
+            picture = f'<a href={name}><img src={name} alt="" loading="lazy"></a>'
+        names = escape(_printable(", ".join(drawing.names)))
+        page.append(
+            f"<details><summary>{names}</summary><pre>{escape(drawing.loop_nest)}</pre>"
+            f"<figure>{picture}</figure></details>"
+        )
+    return "\n".join([*page, "</body></html>", ""])

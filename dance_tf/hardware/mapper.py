@@ -45,6 +45,7 @@ __all__ = [
     "DetailedCost",
     "LoopNestCostModel",
     "best_mapping",
+    "best_mappings",
     "count_mappings",
 ]
 
@@ -196,6 +197,22 @@ def best_mapping(
         cycles=float(cost.cycles[0]),
         energy_pj=float(cost.energy_pj[0]),
     )
+
+
+def best_mappings(
+    layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig
+) -> list[BestMapping]:
+    """Return the best mapping of each layer; those of the same shape share one search.
+
+    Raises:
+        UserError: If the accelerator cannot run a layer.
+    """
+    found: dict[Layer, BestMapping] = {}
+    shapes = [dataclasses.replace(layer, name="") for layer in layers]
+    for layer, shape in zip(layers, shapes, strict=True):
+        if shape not in found:  # the name is for the reader of an error only
+            found[shape] = best_mapping(layer, accelerator, machine)
+    return [found[shape] for shape in shapes]
 
 
 def count_mappings(

@@ -10,8 +10,8 @@ import pytest
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.drawing import draw_array
-from dance_tf.hardware.mapper import BestMapping, best_mapping
+from dance_tf.hardware.drawing import draw_array, draw_layers, drawing_page
+from dance_tf.hardware.mapper import best_mapping, best_mappings
 from dance_tf.hardware.mapping import mapping_from_json
 from dance_tf.structs import DATAFLOWS, Accelerator, Layer
 from tests import reference
@@ -24,9 +24,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def _draw(layer: dict, mapping: list, pe_x: int, pe_y: int, real: dict | None = None):
     """Return the picture's root element."""
-    best = BestMapping(mapping_from_json(mapping), plain.to_layer(layer), 1.0, 1.0)
     array = Accelerator(pe_x, pe_y, 32, "weight_stationary")
-    return ElementTree.fromstring(draw_array(best, plain.to_layer(real or layer), array))
+    text = draw_array(mapping_from_json(mapping), plain.to_layer(real or layer), array)
+    return ElementTree.fromstring(text)
 
 
 def _cells(root) -> dict[tuple[int, int], tuple[str, dict]]:
@@ -80,13 +80,13 @@ def test_the_best_mapping_is_drawn(dataflow):
     layer = Layer("a <layer> & more\x07", "conv", 1, 10, 5, 7, 7, 3, 3)
     array = Accelerator(8, 8, 64, dataflow)
     best = best_mapping(layer, array, MachineConfig())
-    text = draw_array(best, layer, array)
+    text = draw_array(best.mapping, layer, array)
     cells = _cells(ElementTree.fromstring(text))
     level = best.mapping.levels[1]
     used = math.prod(bound for _, bound in (*level.spatial_x, *level.spatial_y))
     assert sum(kind != "unused" for kind, _ in cells.values()) == used
     assert "a &lt;layer&gt; &amp; more?" in text and dataflow in text
-    assert draw_array(best, layer, array) == text
+    assert draw_array(best.mapping, layer, array) == text
 
 
 def test_padding_is_hatched_and_not_numbered():
@@ -109,7 +109,7 @@ def test_a_large_array_is_legible():
     layer = Layer("wide", "conv", 1, 576, 960, 14, 14, 1, 1)
     array = Accelerator(24, 24, 64, "weight_stationary")
     root = ElementTree.fromstring(
-        draw_array(best_mapping(layer, array, MachineConfig()), layer, array)
+        draw_array(best_mapping(layer, array, MachineConfig()).mapping, layer, array)
     )
     width = float(root.get("width"))
     boxes = [r for r in root.iter(f"{SVG}rect") if r.find(f"{SVG}title") is not None]
@@ -117,8 +117,9 @@ def test_a_large_array_is_legible():
     lefts = sorted({float(box.get("x")) for box in boxes})
     cell = float(boxes[0].get("width"))
     assert lefts[-1] + cell <= width
-    inside = [t for t in root.iter(f"{SVG}text") if t.get("fill") != "#000000"]
-    inside = [t for t in inside if t.get("font-size") == "9"]
+    assert root.get("font-size") == "9"
+    held = [group for group in root.iter(f"{SVG}g") if group.get("fill")]
+    inside = [text for group in held for text in group.iter(f"{SVG}text")]
     assert len(inside) >= 576
     # A monospaced character is some 0.6 of its size wide.
     assert max(len(t.text) for t in inside) * 9 * 0.6 <= cell - 4
@@ -135,3 +136,33 @@ def test_more_pes_than_there_are():
     ]
     with pytest.raises(UserError, match="'much': the mapping spreads over 1x4 PEs"):
         _draw(layer, mapping, 8, 3)
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    layers = [
+        Layer("stem <a>", "conv", 1, 4, 3, 4, 4, 3, 3),
+        Layer("first", "depthwise", 1, 4, 1, 4, 4, 3, 3),
+        Layer("again", "conv", 1, 4, 3, 4, 4, 3, 3),
+    ]
+    array = Accelerator(4, 5, 64, "weight_stationary")
+    mappings = [best.mapping for best in best_mappings(layers, array, MachineConfig())]
+    return draw_layers(layers, mappings, array)
+
+
+def test_layers_of_one_shape_are_drawn_once(drawings):
+    assert [drawing.names for drawing in drawings] == [("stem <a>", "again"), ("first",)]
+    for drawing in drawings:
+        assert drawing.loop_nest.endswith("multiply_accumulate")
+        assert len(_cells(ElementTree.fromstring(drawing.svg))) == 20
+
+
+def test_drawings_can_stand_in_one_page(drawings):
+    """Nothing in one refers to something that another might define too."""
+    for drawing in drawings:
+        assert drawing.svg.startswith("<svg ") and not re.search(r"\bid=|url\(|href", drawing.svg)
+    page = drawing_page("a & b", drawings)
+    assert page.count("<svg ") == page.count("<details>") == 2
+    assert "a &amp; b" in page and "stem &lt;a&gt;, again" in page
+    index = drawing_page("a", drawings, ["1.svg", "2.svg"])
+    assert "<svg " not in index and index.count('"1.svg"') == 2
