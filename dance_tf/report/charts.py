@@ -1,6 +1,6 @@
-"""Line charts as geometry in per cent of the plot, for a template to draw.
+"""Charts as geometry in per cent of the plot, for a template to draw.
 
-Lines are drawn in a square of 100 x 100 that a browser stretches to whatever width
+Lines and points are drawn in a square of 100 x 100 that a browser stretches to whatever width
 there is; texts are HTML beside it and keep their size. A plotting library would give
 pictures whose texts shrink on a narrow screen, in the colours of one background.
 """
@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dance_tf.report.texts import number, power_of_ten, ten_to
 
-__all__ = ["Chart", "Scale", "Series", "Tick", "line_chart", "nice_ticks", "scale_of"]
+__all__ = [
+    "Chart",
+    "Mark",
+    "Plot",
+    "Scale",
+    "Series",
+    "Tick",
+    "line_chart",
+    "line_path",
+    "nice_ticks",
+    "points_path",
+    "scale_of",
+]
 
 _MAX_TICKS = 5
 
@@ -79,6 +91,42 @@ class Chart:
     band: float | None  # what is left of this is marked, per cent
 
 
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """What a plot draws in one style.
+
+    Attributes:
+        path: Of an SVG of 100 x 100 in which y points down.
+        style: Its CSS classes.
+        name: What the key says of it; "" keeps it out of the key.
+    """
+
+    path: str
+    style: str
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Points and lines between two axes.
+
+    Attributes:
+        title: What is shown.
+        description: The same in a sentence or two, for readers who do not see it.
+        x_label, y_label: Quantities with their units.
+        x, y: Axes.
+        marks: What is drawn, the last on top.
+    """
+
+    title: str
+    description: str
+    x_label: str
+    y_label: str
+    x: Scale
+    y: Scale
+    marks: tuple[Mark, ...]
+
+
 def nice_ticks(low: float, high: float, max_ticks: int = _MAX_TICKS) -> list[float]:
     """Return round numbers, at most `max_ticks` + 1, of which the outer two enclose low..high."""
     if high <= low:
@@ -133,6 +181,30 @@ def _log_ticks(low: float, high: float) -> list[float]:
         return marks[:: math.ceil(len(marks) / (_MAX_TICKS + 1))]
     # Less than a factor of about three: round numbers lie almost evenly.
     return [tick for tick in nice_ticks(low, high) if low <= tick <= high]
+
+
+def points_path(points: Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
+    """Return values as dots: lines of no length, which round ends make visible.
+
+    Those that fall on one place are drawn once.
+    """
+    places = dict.fromkeys((x.at(a), y.at(b)) for a, b in points)
+    return "".join(f"M{left:g} {100 - up:.5g}h0" for left, up in places)
+
+
+def line_path(
+    points: Iterable[tuple[float, float]], x: Scale, y: Scale, *, is_stepped: bool = False
+) -> str:
+    """Return values as a line; stepped, each y holds until the next x."""
+    path = ""
+    for left, up in ((x.at(a), y.at(b)) for a, b in points):
+        if not path:
+            path = f"M{left:g} {100 - up:.5g}"
+        elif is_stepped:
+            path += f"H{left:g}V{100 - up:.5g}"
+        else:
+            path += f"L{left:g} {100 - up:.5g}"
+    return path
 
 
 def line_chart(

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dance_tf.report.charts import Series, Tick, line_chart, nice_ticks, scale_of
+from dance_tf.report.charts import (
+    Series,
+    Tick,
+    line_chart,
+    line_path,
+    nice_ticks,
+    points_path,
+    scale_of,
+)
 from dance_tf.report.texts import duration, number
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 4))
@@ -46,6 +54,16 @@ def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_scale():
     steps = [right - left for left, right in itertools.pairwise(places)]
     assert steps == pytest.approx([steps[0]] * 4, abs=0.02)
     assert {tick.text for tick in scale.ticks} == {"0.01", "0.1", "1", "10", "100"}
+
+
+def test_points_of_one_place_are_drawn_once_and_lines_may_step():
+    x, y = scale_of([1.0, 100.0], is_log=True, margin=0), scale_of([0.0, 10.0], margin=0)
+    assert points_path([(1, 0), (10, 5), (10.00001, 5), (100, 10)], x, y) == (
+        "M0 100h0M50 50h0M100 0h0"
+    )
+    assert line_path([(1, 0), (100, 10)], x, y) == "M0 100L100 0"
+    assert line_path([(1, 10), (10, 5)], x, y, is_stepped=True) == "M0 0H50V50"
+    assert points_path([], x, y) == line_path([], x, y) == ""
 
 
 def _points(path):
