@@ -25,6 +25,7 @@ __all__ = [
     "Architecture",
     "Cost",
     "Evaluation",
+    "InputDescription",
     "Layer",
     "Trust",
     "Workload",
@@ -200,3 +201,23 @@ class Trust(NamedTuple):
     predicted_regret: Any  # float32 [B], objective over that of the best candidate, less 1
     error_bound: Any  # float32 [B], no metric is further off, relative; infinite if unknown
     is_trusted: Any  # bool [B], both are below what is usual
+
+
+@dataclasses.dataclass(frozen=True)
+class InputDescription:
+    """What a network is fed, and how stored images become it: all that a caller has to repeat.
+
+    A stored value v becomes (v - source low) / (source high - source low) within 0..1, then
+    value_range by the same rule; values beyond source_range take its ends.
+    """
+
+    height: int  # pixels
+    width: int
+    channels: int
+    value_range: tuple[float, float]  # of what the network is fed
+    source_range: tuple[float, float]  # values of stored images that become value_range
+    source_shape: tuple[int | None, ...]  # (H, W, C) of stored images; None where they differ
+    resize: str | None  # a phrase such as "averaged by area to 16x16"; None: the size is kept
+    crop: str | None  # a phrase such as "the largest central square"; None: all of the image
+    channel_order: str  # "RGB", "grey", or "RGB, all three the same grey"
+    class_names: tuple[str, ...] | None  # in the order of the labels, if they have names
