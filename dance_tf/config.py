@@ -1,18 +1,19 @@
 """Configuration as frozen dataclasses, with JSON round trip and dotted overrides.
 
-Imports no TensorFlow. Every default that the DANCE paper is only remembered to
-have (not seen in its text) is marked "not confirmed".
+Imports no TensorFlow. What each field means and may be stands in config_fields.py. Every
+default that the DANCE paper is only remembered to have (not seen in its text) is marked
+"not confirmed".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from typing import Any
 
+from dance_tf.config_fields import ARCH_GRADIENTS, check_fields
 from dance_tf.errors import UserError, did_you_mean
 from dance_tf.structs import DATAFLOWS, OBJECTIVES, Accelerator
 
@@ -33,27 +34,6 @@ __all__ = [
 ]
 
 
-#: Estimators of the gradient of the architecture parameters, see search.arch_gradients.
-ARCH_GRADIENTS = ("score_function", "straight_through", "one_path", "two_path")
-
-
-def _one_of(where: str, value: str, allowed: typing.Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{where} is {value!r}, not one of {', '.join(allowed)}")
-
-
-def _positive(record: Any, where: str, *fields: str) -> None:
-    for field in fields:
-        if not 0 < getattr(record, field) < math.inf:
-            raise UserError(f"{where}.{field} is {getattr(record, field)}, not positive and finite")
-
-
-def _not_negative(record: Any, where: str, *fields: str) -> None:
-    for field in fields:
-        if not getattr(record, field) >= 0:
-            raise UserError(f"{where}.{field} is {getattr(record, field)}, which is negative")
-
-
 @dataclasses.dataclass(frozen=True)
 class MachineConfig:
     """What all accelerators of a space share.
@@ -63,28 +43,18 @@ class MachineConfig:
     tables go by what the file says.
     """
 
-    technology: str = "cacti_45nm"  # a shipped table, or the path of a .json file
-    rf_mode: str = "shared"  # or "split": one register file per operand
+    technology: str = "cacti_45nm"
+    rf_mode: str = "shared"
     global_buffer_kib: int = 128
-    global_buffer_words_per_cycle: float = 16.0  # reads, and as many writes
-    dram_words_per_cycle: float | None = 6.4  # one bus for reads and writes; None: no limit
+    global_buffer_words_per_cycle: float = 16.0
+    dram_words_per_cycle: float | None = 6.4
     clock_mhz: float = 200.0
     word_bits: int = 16
-    accounting: str = "timeloop_2020"  # or "timeloop_2025": first visits of outputs are not fills
-    mapping_objective: str = "edp"  # what the best mapping of a layer minimises
+    accounting: str = "timeloop_2020"
+    mapping_objective: str = "edp"
 
     def __post_init__(self) -> None:
-        _one_of("hardware.machine.rf_mode", self.rf_mode, ("shared", "split"))
-        _one_of("hardware.machine.accounting", self.accounting, ("timeloop_2020", "timeloop_2025"))
-        _one_of(
-            "hardware.machine.mapping_objective",
-            self.mapping_objective,
-            ("edp", "latency", "energy"),
-        )
-        _positive(self, "hardware.machine", "global_buffer_kib", "clock_mhz", "word_bits")
-        _positive(self, "hardware.machine", "global_buffer_words_per_cycle")
-        if self.dram_words_per_cycle is not None:
-            _positive(self, "hardware.machine", "dram_words_per_cycle")
+        check_fields(self, "hardware.machine")
 
     @property
     def cycles_per_ms(self) -> float:
@@ -119,8 +89,7 @@ class AcceleratorSpaceConfig:
                 )
         if not self.dataflow or len(set(self.dataflow)) != len(self.dataflow):
             raise UserError(f"hardware.accelerators.dataflow is {self.dataflow}: empty or repeated")
-        for value in self.dataflow:
-            _one_of("hardware.accelerators.dataflow", value, DATAFLOWS)
+        check_fields(self, "hardware.accelerators")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +98,7 @@ class HardwareConfig:
 
     machine: MachineConfig = MachineConfig()
     accelerators: AcceleratorSpaceConfig = AcceleratorSpaceConfig()
-    measured_csv: str | None = None  # a table of one's own, see hardware/measured.py
+    measured_csv: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,127 +111,101 @@ class SpaceConfig:
     name: str = "cifar_mbconv_small"
     width_multiplier: float | None = None
     input_size: int | None = None
-    num_classes: int | None = None  # None: that of the data set
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "space")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Images."""
 
-    dataset: str = "digits"  # "digits" (embedded) or any TFDS image-classification data set
-    data_dir: str | None = None  # None: TFDS_DATA_DIR, then the library's own default
-    architecture_fraction: float = 0.2  # of the train split, held out for the architecture step
+    dataset: str = "digits"
+    data_dir: str | None = None
+    architecture_fraction: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.architecture_fraction < 1.0:
-            raise UserError(
-                f"data.architecture_fraction is {self.architecture_fraction}, not between 0 and 1"
-            )
+        check_fields(self, "data")
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatorConfig:
     """Evaluator: which one, its shape, and how the neural one is trained."""
 
-    kind: str = "neural"  # or "exact"
-    path: str | None = None  # folder of a trained neural evaluator; None: the shipped one
-    num_blocks: int = 5  # residual fully connected blocks in each network
+    kind: str = "neural"
+    path: str | None = None
+    num_blocks: int = 5
     generator_units: int = 128  # not confirmed
     estimator_units: int = 128  # not confirmed
-    generator_form: str = "ranked"  # or "joint", "heads" (the paper's); see evaluator.networks
-    estimator_form: str = "linear"  # or the paper's "plain", or that "unforwarded"
-    training_objectives: str = "all"  # or "edap" alone, as in the paper
-    estimator_steps: int = 20_000  # of training, first the cost estimation network
+    generator_form: str = "ranked"
+    estimator_form: str = "linear"
+    training_objectives: str = "all"
+    estimator_steps: int = 20_000
     generator_steps: int = 8_000
-    early_stop_checks: int = 10  # a network's training ends after as many without progress
+    early_stop_checks: int = 10
     batch_size: int = 256
     learning_rate: float = 2e-3
-    soft_fraction: float = 0.5  # of the training architectures that are mixtures
-    softmin_temperature: float = 0.01  # exact evaluator, at a uniform mixture
+    soft_fraction: float = 0.5
+    softmin_temperature: float = 0.01
 
     def __post_init__(self) -> None:
-        _one_of("evaluator.kind", self.kind, ("neural", "exact"))
-        _positive(self, "evaluator", "num_blocks", "generator_units", "estimator_units")
-        _positive(self, "evaluator", "estimator_steps", "generator_steps", "early_stop_checks")
-        _positive(self, "evaluator", "batch_size", "learning_rate", "softmin_temperature")
-        _one_of("evaluator.generator_form", self.generator_form, ("ranked", "joint", "heads"))
-        _one_of("evaluator.estimator_form", self.estimator_form, ("linear", "plain", "unforwarded"))
-        _one_of("evaluator.training_objectives", self.training_objectives, ("all", "edap"))
+        check_fields(self, "evaluator")
         if self.generator_form == "ranked" and self.estimator_form != "linear":
             raise UserError("evaluator.generator_form ranked needs evaluator.estimator_form linear")
         if self.estimator_form == "unforwarded" and self.training_objectives != "edap":
             raise UserError(
                 "evaluator.estimator_form unforwarded needs evaluator.training_objectives edap"
             )
-        if not 0.0 <= self.soft_fraction <= 1.0:
-            raise UserError(f"evaluator.soft_fraction is {self.soft_fraction}, not within 0..1")
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
     """Co-search: supernet weights, architecture parameters and the hardware cost."""
 
-    supernet: str = "proxyless"  # or "superkernel": the ops of a block share one set of weights
-    supernet_dir: str | None = None  # of train_supernet: start from its weights, without warm-up
-    supernet_weights: str = "trained"  # or "frozen": only the architecture parameters move
+    supernet: str = "proxyless"
+    supernet_dir: str | None = None
+    supernet_weights: str = "trained"
     epochs: int = 120  # not confirmed
-    warmup_epochs: int = 40  # weights only, paths drawn uniformly (ProxylessNAS)
+    warmup_epochs: int = 40  # ProxylessNAS
     batch_size: int = 256
-    weight_learning_rate: float = 0.025  # SGD, Nesterov 0.9, cosine (ProxylessNAS)
-    warmup_learning_rate: float | None = None  # of a cosine of the warm-up's own; None: one for all
+    weight_learning_rate: float = 0.025  # ProxylessNAS
+    warmup_learning_rate: float | None = None
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
-    arch_learning_rate: float = 1e-3  # Adam, betas (0, 0.999) (ProxylessNAS)
-    arch_every: int = 5  # weight steps for each architecture step (ProxylessNAS)
-    arch_gradient: str = "score_function"  # of the cross-entropy; see ARCH_GRADIENTS
-    arch_paths: int = 4  # paths that a step of "score_function" compares
-    gumbel_temperature: float = 1.0  # of the gates of "straight_through"
-    objective: str = "EDAP"  # or another name in structs.OBJECTIVES
-    lambda_latency: float = 1.0  # weights of "linear" and powers of "product"
+    arch_learning_rate: float = 1e-3  # ProxylessNAS
+    arch_every: int = 5  # ProxylessNAS
+    arch_gradient: str = "score_function"
+    arch_paths: int = 4
+    gumbel_temperature: float = 1.0
+    objective: str = "EDAP"
+    lambda_latency: float = 1.0
     lambda_energy: float = 1.0
     lambda_area: float = 1.0
-    lambda_2: float = 0.1  # weight of the hardware cost in the loss; not confirmed
-    lambda_2_warmup_epochs: int = 10  # raised linearly from 0 over these architecture epochs
-    log_every: int = 20  # steps between history lines
-    max_zero_share: float = 0.5  # above it, the search counts as collapsing; see search/collapse.py
-    lambda_2_backoff: float = 0.25  # factor of lambda_2 where it does, once more each time; 1: none
-    max_latency_ms: float | None = None  # hard limits on the result's exact cost; None: no limit
+    lambda_2: float = 0.1  # not confirmed
+    lambda_2_warmup_epochs: int = 10
+    log_every: int = 20
+    max_zero_share: float = 0.5
+    lambda_2_backoff: float = 0.25
+    max_latency_ms: float | None = None
     max_energy_mj: float | None = None
     max_area_mm2: float | None = None
-    limits: str = "gradient"  # how the search keeps them: altered steps (HDX), or "penalty"
-    limit_delta: float = 1e-3  # least fall, as a share of the limit, of a cost above it in a step
-    limit_growth: float = 0.01  # of limit_delta with each step above a limit; not confirmed
-    limit_penalty: float = 1.0  # of "penalty": weight of the share by which a limit is exceeded
-    fixed_accelerator: Accelerator | None = None  # search the network alone, for this one
-    fixed_architecture: tuple[str, ...] | None = None  # ops: look the accelerator up alone
+    limits: str = "gradient"
+    limit_delta: float = 1e-3
+    limit_growth: float = 0.01  # not confirmed
+    limit_penalty: float = 1.0
+    fixed_accelerator: Accelerator | None = None
+    fixed_architecture: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        _one_of("search.supernet", self.supernet, ("proxyless", "superkernel"))
-        _one_of("search.objective", self.objective, tuple(OBJECTIVES))
-        _one_of("search.supernet_weights", self.supernet_weights, ("trained", "frozen"))
+        check_fields(self, "search")
         if self.supernet_weights == "frozen" and self.supernet_dir is None:
             raise UserError(
                 "search.supernet_weights=frozen needs search.supernet_dir: no op of an untrained"
                 " supernet is better than another"
             )
-        _one_of("search.arch_gradient", self.arch_gradient, ARCH_GRADIENTS)
         if self.arch_gradient == "score_function" and self.arch_paths < 2:
             raise UserError(f"search.arch_paths is {self.arch_paths}, which compares nothing")
-        _positive(self, "search", "epochs", "batch_size", "weight_learning_rate", "arch_every")
-        _positive(self, "search", "arch_learning_rate", "gumbel_temperature", "log_every")
-        if self.warmup_learning_rate is not None:
-            _positive(self, "search", "warmup_learning_rate")
-        _not_negative(self, "search", "warmup_epochs", "lambda_2", "lambda_2_warmup_epochs")
-        _not_negative(self, "search", "lambda_latency", "lambda_energy", "lambda_area")
-        _not_negative(self, "search", "weight_decay", "label_smoothing")
-        _one_of("search.limits", self.limits, ("gradient", "penalty"))
-        _positive(self, "search", "limit_delta", "lambda_2_backoff")
-        if self.lambda_2_backoff > 1:
-            raise UserError(f"search.lambda_2_backoff is {self.lambda_2_backoff}, more than 1")
-        _not_negative(self, "search", "limit_growth", "limit_penalty")
-        for name in ("max_latency_ms", "max_energy_mj", "max_area_mm2"):
-            if getattr(self, name) is not None:
-                _positive(self, "search", name)
         if self.warmup_epochs >= self.epochs:
             raise UserError(
                 f"search.warmup_epochs ({self.warmup_epochs}) leaves no epoch of"
@@ -296,17 +239,15 @@ class SearchConfig:
 class RetrainConfig:
     """Training of the derived network."""
 
-    initial_weights: str = "random"  # or "inherited": those of the supernet, so fewer epochs do
+    initial_weights: str = "random"
     epochs: int = 300  # not confirmed
     batch_size: int = 128
-    learning_rate: float = 0.05  # SGD, Nesterov 0.9, cosine
+    learning_rate: float = 0.05
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        _one_of("retrain.initial_weights", self.initial_weights, ("random", "inherited"))
-        _positive(self, "retrain", "epochs", "batch_size", "learning_rate")
-        _not_negative(self, "retrain", "weight_decay", "label_smoothing")
+        check_fields(self, "retrain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,6 +261,9 @@ class ExperimentConfig:
     search: SearchConfig = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def config_to_json(config: ExperimentConfig) -> dict[str, Any]:

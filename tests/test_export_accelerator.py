@@ -45,7 +45,7 @@ def test_where_the_cost_comes_from_is_kept(tmp_path):
         ({"machine": None}, "machine is missing"),
         ({"accelerator": {"pe_x": 1}}, "accelerator has to have pe_x, pe_y"),
         ({"machine": {"clock_mh": 1.0}}, "did you mean 'clock_mhz'"),
-        ({"machine": {"clock_mhz": -1.0}}, "not positive"),
+        ({"machine": {"clock_mhz": -1.0}}, "not within"),
     ],
 )
 def test_mistakes_are_named(tmp_path, change, says):

@@ -255,6 +255,8 @@ class _Run:
             )
             shown["held_out_loss"] = self._finite(cross_entropy, step, "the held-out loss")
             shown["objective"] = self._finite(cost, step, "the predicted objective")
+            # Losses may be finite where their gradient is not.
+            self._finite(np.sum(self.supernet.arch_logits), step, "an architecture parameter")
             self._add(
                 architecture_cross_entropy=shown["held_out_loss"],
                 objective=shown["objective"],
@@ -275,7 +277,7 @@ class _Run:
         if collapse["is_restarted"]:
             self.steps.restart_architecture(self.guard.start_logits)
 
-    def _finite(self, value: tf.Tensor, step: int, what: str) -> float:
+    def _finite(self, value: Any, step: int, what: str) -> float:
         number = float(value)
         if not math.isfinite(number):
             raise UserError(

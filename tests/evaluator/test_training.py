@@ -132,7 +132,7 @@ def test_with_exact_coefficients_the_estimator_has_no_loss(table):
 
 def test_stops_early_when_nothing_is_gained(table):
     candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
-    config = dataclasses.replace(SHORT, early_stop_checks=3, learning_rate=1e-30)
+    config = dataclasses.replace(SHORT, early_stop_checks=3, learning_rate=1e-12)
     stage = EvaluatorTrainer(table, config, 0, candidates).stages[0]
     for done in range(4):
         assert not stage.is_finished, done

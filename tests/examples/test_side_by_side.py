@@ -220,7 +220,7 @@ def test_training_learns_and_repeats():
 
 
 def test_a_loss_that_is_not_finite_is_told():
-    config = RetrainConfig(epochs=1, batch_size=32, learning_rate=1e30)
+    config = RetrainConfig(epochs=1, batch_size=32, learning_rate=1e6)
     with pytest.raises(FloatingPointError, match="not finite in epoch 1"):
         side_by_side_training.train(
             SPACE, NETWORKS[:1], [0], _images(64), config, device="cpu", on_epoch=print

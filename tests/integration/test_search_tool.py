@@ -277,7 +277,7 @@ def _snapshot(folder):
         (["--output_dir={out}", *QUICK, "--set=space.num_classes=4"], "has 10 classes"),
         (["--output_dir={out}", *QUICK, "--set=search.arch_every=50"], "would never move"),
         (["--output_dir={out}", *QUICK, "--max_latency_ms=1e-6"], "out of reach: the least is"),
-        (["--output_dir={out}", *QUICK, "--max_area_mm2=0"], "not positive"),
+        (["--output_dir={out}", *QUICK, "--max_area_mm2=0"], "not within"),
         (["--output_dir={out}", *QUICK, "--fixed_accelerator=pe_x=8"], "pe_y, rf_bytes, dataflow"),
         (
             [

@@ -220,8 +220,8 @@ def test_zero_is_counted_and_a_larger_lambda_2_costs_less(problem):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(problem, tmp_path):
-    config = dataclasses.replace(CONFIG, weight_learning_rate=1e30, log_every=1)
-    with pytest.raises(UserError, match=r"stopped at step \d+: the loss on train is nan") as caught:
+    config = dataclasses.replace(CONFIG, weight_learning_rate=1e6, log_every=1)
+    with pytest.raises(UserError, match=r"stopped at step \d+: .* is (nan|inf)") as caught:
         DanceSearch(config, output_dir=str(tmp_path)).search(problem)
     assert "\n" not in str(caught.value) and "search.weight_learning_rate" in str(caught.value)
     for line in _read(tmp_path, "history.jsonl").decode().splitlines():

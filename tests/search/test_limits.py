@@ -253,7 +253,7 @@ def test_a_limit_out_of_reach_is_refused_before_any_step(table, tmp_path):
     with pytest.raises(UserError, match="out of reach: the least is"):
         DanceSearch(config, output_dir=str(tmp_path)).search(_problem(table))
     assert not os.listdir(tmp_path)
-    with pytest.raises(UserError, match="not positive"):
+    with pytest.raises(UserError, match="not within"):
         dataclasses.replace(CONFIG, max_area_mm2=-1.0)
     with pytest.raises(UserError, match="not one of gradient, penalty"):
         dataclasses.replace(CONFIG, limits="hope")

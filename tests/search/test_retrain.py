@@ -144,7 +144,7 @@ def test_interrupted_and_resumed_it_ends_the_same(uninterrupted, dataset, tmp_pa
 
 
 def test_a_loss_that_is_no_number_stops_with_its_step(dataset):
-    config = dataclasses.replace(CONFIG, learning_rate=1e30)
+    config = dataclasses.replace(CONFIG, learning_rate=1e6)
     with pytest.raises(UserError, match=r"stopped at step \d+: the loss is .*learning_rate"):
         retrain(SPACE, ARCHITECTURE, dataset, config, 5, None)
 
