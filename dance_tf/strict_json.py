@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "read_json",
     "read_text",
     "strict_data",
+    "write_folder",
     "write_json",
     "write_text",
     "written_aside",
@@ -126,6 +128,25 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
     """Write `strict_data(data)` whole or not at all."""
     text = json.dumps(strict_data(data), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def write_folder(folder: str, files: Mapping[str, Any]) -> None:
+    """Write a folder that is there whole or not at all.
+
+    Args:
+        folder: Path of a new or an empty folder.
+        files: Path in it to content: a text, or what `write_json` takes.
+    """
+    aside = f"{folder}.{os.getpid()}.partial"
+    try:
+        for path, content in files.items():
+            target = os.path.join(aside, path)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            (write_text if isinstance(content, str) else write_json)(target, content)
+        os.replace(aside, folder)  # takes the place of an empty folder, of no other
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def read_json(path: str | os.PathLike) -> Any:

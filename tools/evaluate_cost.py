@@ -18,20 +18,22 @@ With --best_accelerator, all accelerators of the space are costed: the exact bes
 an objective and limits, and those that no other beats in latency, energy and area. Without
 --accelerator, the rest of the report is then of the best one, and otherwise of 16 x 16 PEs
 with 64 B, weight_stationary.
+
+With --draw=FOLDER/ or --draw=FILE.html, the mapping of each different layer is drawn too.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import strict_data, write_text
+from dance_tf.strict_json import strict_data
 from dance_tf.structs import METRICS, Accelerator
 from tools import flags as common
+from tools.cost_drawing import check_drawable, drawing_target, write_drawings
 from tools.objective import define_objective_flags, objective_terms
 from tools.workload import define_workload_flags, load_workload, read_request
 
@@ -62,7 +64,9 @@ _FORMAT = flags.DEFINE_enum(
 _DRAW = flags.DEFINE_string(
     "draw",
     None,
-    "With --layer: SVG file to write, a picture of the array with what each PE holds.",
+    "Draw the mapping of each layer, the array with what each PE holds: FOLDER/ (one SVG a"
+    " layer, and index.html), FILE.html (all layers), FILE.svg (one layer) or FILE.txt (loop"
+    " nests). Layers of the same shape are drawn once.",
     flag_values=FLAGS,
 )
 
@@ -81,8 +85,7 @@ def main(argv: list[str]) -> None:
     for name in names:
         if FLAGS[name].present and not _BEST.value:
             raise UserError(f"--{name} goes with --best_accelerator")
-    if _DRAW.value is not None and request.layer is None:
-        raise UserError("--draw goes with --layer: a picture is of one layer's mapping")
+    draw_to = None if _DRAW.value is None else drawing_target(_DRAW.value)
 
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
@@ -107,6 +110,8 @@ def main(argv: list[str]) -> None:
             hint = "--set=hardware.accelerators.FIELD=[VALUE] widens it"
             raise UserError(f"{error}; {hint}") from None
     workload = load_workload(request)
+    if draw_to is not None:
+        check_drawable(draw_to, workload.layers)
     accelerator = request.accelerator or _DEFAULT_ACCELERATOR
     found: dict[str, Any] = {}
     if _BEST.value:
@@ -132,13 +137,13 @@ def main(argv: list[str]) -> None:
             fields = ("pe_x", "pe_y", "rf_bytes", "dataflow")
             accelerator = Accelerator(*(found["best"][0][field] for field in fields))
     report = break_down(workload.layers, accelerator, request.machine)
-    if _DRAW.value is not None:
-        from dance_tf.hardware.drawing import draw_array
-        from dance_tf.hardware.mapper import best_mapping
+    if draw_to is not None:
+        from dance_tf.hardware.drawing import draw_layers
+        from dance_tf.hardware.mapping import mapping_from_json
 
-        (layer,) = workload.layers
-        best = best_mapping(layer, accelerator, request.machine)
-        write_text(os.path.expanduser(_DRAW.value), draw_array(best.mapping, layer, accelerator))
+        mappings = [mapping_from_json(entry["mapping"]) for entry in report["layers"]]
+        drawings = draw_layers(workload.layers, mappings, accelerator)
+        write_drawings(draw_to, f"Mappings on {_name(accelerator)}", drawings)
     report["layers"] = [
         {"name": layer.name, "kind": layer.kind, **entry}
         for layer, entry in zip(workload.layers, report["layers"], strict=True)
@@ -150,6 +155,10 @@ def main(argv: list[str]) -> None:
         from tools.cost_report import format_report
 
         print(format_report(report))
+
+
+def _name(array: Accelerator) -> str:
+    return f"{array.pe_x} x {array.pe_y} PEs, {array.rf_bytes} B, {array.dataflow}"
 
 
 if __name__ == "__main__":

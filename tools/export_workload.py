@@ -18,7 +18,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from absl import flags
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.interop import scalesim, timeloop, zigzag
-from dance_tf.strict_json import strict_data, write_json, write_text
+from dance_tf.strict_json import strict_data, write_folder
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
 from tools import flags as common
 from tools.workload import define_workload_flags, load_workload, read_request
@@ -79,7 +78,7 @@ def main(argv: list[str]) -> None:
     else:
         assert request.accelerator is not None
         files = _timeloop_files(workload.layers, request.accelerator, request.machine, version)
-    _write_folder(folder, files)
+    write_folder(folder, files)
     report = workload.about | {
         "to": to,
         "version": version or None,
@@ -127,20 +126,6 @@ def _timeloop_files(
             "mapping": cost["mapping"],
         }
     return files
-
-
-def _write_folder(folder: str, files: dict[str, Any]) -> None:
-    """Write texts and JSON data to a folder that is there whole or not at all."""
-    aside = f"{folder}.{os.getpid()}.partial"
-    try:
-        for path, content in files.items():
-            target = os.path.join(aside, path)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            (write_text if isinstance(content, str) else write_json)(target, content)
-        os.replace(aside, folder)  # takes the place of an empty folder, of no other
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -61,6 +61,26 @@ def test_a_picture_of_the_array(evaluate, tmp_path):
     assert picture.tag.endswith("svg") and "weight_stationary" in path.read_text()
 
 
+def test_pictures_of_every_layer_of_a_network(evaluate, tmp_path):
+    network = [*TINY, "--architecture=mbconv3_e3,mbconv3_e3", f"--accelerator={ARRAY}"]
+    names = {entry["name"] for entry in evaluate(*network, f"--draw={tmp_path}/all/")["layers"]}
+    files = sorted(path.name for path in (tmp_path / "all").iterdir())
+    *pictures, index = files
+    assert index == "index.html" and 1 < len(pictures) <= len(names)
+    for picture in pictures:
+        assert ElementTree.parse(tmp_path / "all" / picture).getroot().tag.endswith("svg")
+    evaluate(*network, f"--draw={tmp_path}/page.html")
+    evaluate(*network, f"--draw={tmp_path}/nests.txt")
+    page, nests, index = (
+        path.read_text()
+        for path in (tmp_path / "page.html", tmp_path / "nests.txt", tmp_path / "all" / index)
+    )
+    assert page.count("<svg") == nests.count("multiply_accumulate") == len(pictures)
+    for name in names:
+        assert name in page and name in nests and name in index
+    assert all(f'src="{picture}"' in index for picture in pictures)
+
+
 def test_one_layer_as_text(call):
     status, out, error = call(evaluate_cost, f"--layer={LAYER}", f"--accelerator={ARRAY}")
     assert (status, error) == (0, "")
@@ -163,7 +183,14 @@ def test_the_files_of_a_run(evaluate, tmp_path):
         ([*TINY, "--architecture=mbconv3_e3"], "has 1 ops; tiny_mbconv has 2 blocks"),
         ([*TINY, "--architecture=mbconv3_e3,mbconv3_e4"], "did you mean 'mbconv3_e"),
         ([*TINY, "--architecture=zero,zero"], "not allowed at block 0"),
-        ([*TINY, "--architecture=mbconv3_e3,zero", "--draw=a.svg"], "--draw goes with --layer"),
+        ([*TINY, "--architecture=mbconv3_e3,zero", "--draw=a.svg"], "one mapping, and 8 layers"),
+        *(
+            ([f"--layer={LAYER}", f"--draw={target}"], "none of what can be drawn to: name")
+            for target in ("all", "picture.png", "a/b", "")
+        ),
+        ([f"--layer={LAYER}", "--draw=no/such/a.svg"], "there is no folder"),
+        ([f"--layer={LAYER}", f"--draw={__file__}/"], "is a file: name a folder"),
+        ([f"--layer={LAYER}", "--draw=."], "is a folder with files in it"),
         (["--architecture=/no/such/result.json"], "no such file"),
         ([f"--layer={LAYER}", "--accelerator=pe_x=8"], "pe_y, rf_bytes, dataflow missing"),
         ([f"--layer={LAYER}", f"--accelerator={ARRAY},pe_z=1"], "no field 'pe_z'"),
