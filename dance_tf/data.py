@@ -21,7 +21,16 @@ import tensorflow as tf
 from dance_tf import prepared
 from dance_tf.config import DataConfig
 from dance_tf.errors import UserError
-from dance_tf.images import ArrayImages, Augmentation, StreamedImages, digits, hold_out, resize
+from dance_tf.image_contents import absent_classes, beyond_range, lost_levels, value_range
+from dance_tf.images import (
+    ArrayImages,
+    Augmentation,
+    StreamedImages,
+    describe_input,
+    digits,
+    hold_out,
+    resize,
+)
 from dance_tf.prepared import Prepared, resolve_data_dir
 from dance_tf.protocols import ImageDataset
 
@@ -111,6 +120,9 @@ def _load_digits(config: DataConfig, size: int, channels: int) -> ImageDataset:
         num_classes=10,
         augmentation=_augmentation("digits", size),
         split_sources={"train": "train", "architecture": "train", "test": "test"},
+        input_description=describe_input(
+            (size, size, channels), (8, 8, 1), (0.0, 16.0), tuple(map(str, range(10)))
+        ),
     )
 
 
@@ -121,21 +133,33 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
         _raise_missing(name, data_dir)
     builder = open_prepared(folder)
     image_key, label_key = _feature_keys(name, builder)
-    num_classes = builder.info.features[label_key].num_classes
+    class_names = tuple(builder.info.features[label_key].names)
     sources = {"train": "train", "test": _test_source(name, builder, label_key)}
     num_images = {split: builder.info.splits[own].num_examples for split, own in sources.items()}
+
+    def stored(own: str) -> tf.data.Dataset:
+        return _examples(builder, own, image_key).map(lambda example: example[image_key])
+
+    with _naming_damage(builder, "train"):
+        values, warnings = value_range(name, stored("train"))
+    if warnings:
+        with _naming_damage(builder, sources["test"]):
+            warnings += beyond_range(name, sources["test"], stored(sources["test"]), values)
+    image_shape = (size, size, channels)
+    source_shape = builder.info.features[image_key].shape
     attributes = {
         "name": name,
-        "num_classes": num_classes,
+        "num_classes": len(class_names),
         "augmentation": _augmentation(prepared.parse_name(name)[0], size),
         "split_sources": sources | {"architecture": "train"},
         "folder": str(folder),
+        "input_description": describe_input(image_shape, source_shape, values, class_names),
     }
 
     def read(split: str) -> tf.data.Dataset:
         def bring(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             image, label = example[image_key], example[label_key]
-            return resize(image, size, channels), tf.cast(label, tf.int32)
+            return resize(image, size, channels, values), tf.cast(label, tf.int32)
 
         examples = _examples(builder, sources[split], image_key, label_key)
         return examples.map(bring, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -147,23 +171,28 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
             read,
             is_held_out=_held_out(classes, config),
             num_test=num_images["test"],
-            image_shape=(size, size, channels),
+            image_shape=image_shape,
+            warnings=tuple(warnings),
             **attributes,
         )
     splits = {}
+    histogram = np.zeros(256, np.int64)
     for split, own in sources.items():
-        images = np.empty((num_images[split], size, size, channels), np.uint8)
+        images = np.empty((num_images[split], *image_shape), np.uint8)
         labels = np.empty(num_images[split], np.int32)
         start = 0
         with _naming_damage(builder, own):
             for image_batch, label_batch in read(split).batch(1024).as_numpy_iterator():
                 end = start + len(label_batch)
                 images[start:end], labels[start:end] = image_batch, label_batch
+                histogram += np.bincount(image_batch.reshape(-1), minlength=256)
                 start = end
-        if labels.min() < 0 or labels.max() >= num_classes:
+        if labels.min() < 0 or labels.max() >= len(class_names):
             raise UserError(f"data set {name!r}: its split {own!r} has images without a class")
+        warnings += absent_classes(name, own, labels, class_names)
         splits[split] = (images, labels)
-    return _in_memory(splits, config, **attributes)
+    warnings += lost_levels(name, histogram, values)
+    return _in_memory(splits, config, warnings=tuple(warnings), **attributes)
 
 
 def _in_memory(splits: dict[str, Any], config: DataConfig, **attributes: Any) -> ImageDataset:
@@ -248,11 +277,14 @@ def _feature_keys(name: str, builder: Any) -> tuple[str, str]:
             f" ClassLabel, and has {found or 'neither'}"
         )
     channels, dtype = features[image].shape[-1], np.dtype(features[image].np_dtype)
-    if channels not in (1, 3, 4) or dtype.name not in ("uint8", "uint16"):
+    if channels not in (1, 3, 4):
         raise UserError(
-            f"data set {name!r}: its images are {dtype.name} with {channels} channels; uint8 or"
-            " uint16 with 1, 3 or 4 are supported"
+            f"data set {name!r}: its images are {dtype.name} with {channels} channels; 1, 3 or 4"
+            " are supported"
         )
+    if features[label].num_classes < 2:
+        only = ", ".join(map(repr, features[label].names))
+        raise UserError(f"data set {name!r} has one class ({only}): there is nothing to tell apart")
     return image, label
 
 

@@ -12,16 +12,22 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.structs import InputDescription
 
 __all__ = [
+    "BYTE_RANGE",
     "SPLITS",
     "ArrayImages",
     "Augmentation",
     "StreamedImages",
+    "describe_input",
     "digits",
     "hold_out",
     "resize",
 ]
+
+#: Of the images that are kept: bytes.
+BYTE_RANGE = (0.0, 255.0)
 
 #: The splits of every data set; the position is part of the random stream.
 SPLITS = ("train", "architecture", "test")
@@ -52,6 +58,8 @@ class _Images:
         image_shape: (H, W, C).
         split_sources: Of each split, the name of the data set's own split behind it.
         folder: Absolute path of the files that were read, or None.
+        input_description: From stored images to what a network is fed.
+        warnings: Lines about the data that whoever uses them should read.
     """
 
     #: Images shuffled among each other; None: all of a split.
@@ -66,6 +74,8 @@ class _Images:
         augmentation: Augmentation,
         split_sources: Mapping[str, str],
         folder: str | None = None,
+        input_description: InputDescription | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.num_classes = num_classes
@@ -73,6 +83,11 @@ class _Images:
         self.augmentation = augmentation
         self.split_sources = dict(split_sources)
         self.folder = folder
+        # Without one, images are stored as they are kept.
+        self.input_description = input_description or describe_input(
+            image_shape, image_shape, BYTE_RANGE
+        )
+        self.warnings = warnings
 
     def num_images(self, split: str) -> int:
         """Return the size of "train", "architecture" or "test"."""
@@ -274,27 +289,76 @@ def digits(size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     return resize(grey, size, channels).numpy(), bunch.target.astype(np.int32)
 
 
-def resize(images: Any, size: int, channels: int) -> tf.Tensor:
-    """Bring images to size x size pixels.
+def describe_input(
+    image_shape: tuple[int, int, int],
+    source_shape: tuple[int | None, ...],
+    values: tuple[float, float],
+    class_names: tuple[str, ...] | None = None,
+) -> InputDescription:
+    """Describe what `resize` and `split` make of stored images.
+
+    Args:
+        image_shape: (H, W, C) of the result.
+        source_shape: (H, W, C) of stored images, None where it is not the same for all.
+        values: The stored values that become 0 and 1.
+        class_names: In the order of the labels.
+    """
+    height, width, channels = image_shape
+    source_height, source_width, source_channels = source_shape
+    is_known = source_height is not None and source_width is not None
+    if is_known and (source_height, source_width) == (height, width):
+        changes: tuple[str | None, str | None] = (None, None)
+    elif source_height is None or source_width is None:
+        size = f"to {height}x{width}, averaged by area if larger, bilinear if smaller"
+        changes = size, "the largest central square"
+    else:
+        side = min(source_height, source_width)
+        way = "averaged by area" if side > height else "bilinear"
+        changes = (
+            None if side == height else f"{way} to {height}x{width}",
+            None if source_height == source_width else "the largest central square",
+        )
+    order = "RGB, all three the same grey" if source_channels == 1 else "RGB"
+    return InputDescription(
+        height=height,
+        width=width,
+        channels=channels,
+        value_range=(0.0, 1.0),
+        source_range=values,
+        source_shape=tuple(source_shape),
+        resize=changes[0],
+        crop=changes[1],
+        channel_order="grey" if channels == 1 else order,
+        class_names=class_names,
+    )
+
+
+def resize(
+    images: Any, size: int, channels: int, values: tuple[float, float] | None = None
+) -> tf.Tensor:
+    """Bring images to size x size pixels of bytes.
 
     The largest central square is taken; its pixels are averaged by area when it
     shrinks and interpolated linearly when it grows. Grey is repeated over three
     channels, an alpha channel is dropped.
 
     Args:
-        images: uint8 or uint16 [..., H, W, C] with 1, 3 or 4 channels.
+        images: Numbers [..., H, W, C] with 1, 3 or 4 channels.
         size: Height and width of the result.
         channels: 1 or 3.
+        values: What becomes 0 and 255; what lies beyond becomes that too. None: the ends
+            of an unsigned type.
     Returns:
         uint8 [..., size, size, channels].
     """
     images = tf.convert_to_tensor(images)
-    full_scale = images.dtype.max / 255
+    low, high = values or (0.0, float(images.dtype.max))
     height, width = tf.shape(images)[-3], tf.shape(images)[-2]
     side = tf.minimum(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     images = images[..., top : top + side, left : left + side, :3]
-    images = tf.cast(images, tf.float32) / full_scale
+    images = (tf.cast(images, tf.float32) - low) / ((high - low) / 255)
+    images = tf.clip_by_value(images, 0.0, 255.0)
     images = tf.cond(
         side > size,
         lambda: tf.image.resize(images, (size, size), "area"),
@@ -304,7 +368,7 @@ def resize(images: Any, size: int, channels: int) -> tf.Tensor:
         images = tf.image.grayscale_to_rgb(images)
     elif images.shape[-1] == 3 and channels == 1:
         images = tf.image.rgb_to_grayscale(images)
-    return tf.cast(tf.round(tf.clip_by_value(images, 0.0, 255.0)), tf.uint8)
+    return tf.cast(tf.round(images), tf.uint8)
 
 
 def _to_float(images: tf.Tensor) -> tf.Tensor:

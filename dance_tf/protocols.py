@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from dance_tf.structs import Accelerators, Architecture, Cost, Evaluation, Layer, Workload
+from dance_tf.structs import (
+    Accelerators,
+    Architecture,
+    Cost,
+    Evaluation,
+    InputDescription,
+    Layer,
+    Workload,
+)
 
 __all__ = [
     "CostModel",
@@ -83,6 +91,14 @@ class ImageDataset(Protocol):
     name: str
     num_classes: int
     image_shape: tuple[int, int, int]
+
+    @property
+    def input_description(self) -> InputDescription:
+        """From stored images to what a network is fed."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines about the data that whoever uses them should read."""
 
     def num_images(self, split: str) -> int:
         """Return the size of "train", "architecture" or "test"."""

@@ -157,9 +157,9 @@ def test_validation_stands_in_where_the_test_split_has_no_labels(data_dir):
     toy = _load("toy_hidden", data_dir)
     assert toy.split_sources["test"] == "validation"
     assert toy.num_images("test") == 12
-    # 16-bit grey, 257 times the number.
+    # 16-bit grey, 257 times the number, 39 of them in the train split.
     images, labels = _all(toy.split("test", batch_size=12))
-    numbers = np.round(images[:, 0, 0] * 255).astype(int)
+    numbers = np.round(images[:, 0, 0] * 39).astype(int)
     np.testing.assert_array_equal(numbers[:, 0] % 4, labels)
     np.testing.assert_array_equal(numbers[:, 0], numbers[:, 2])
     assert set(numbers[:, 1]) == set(range(12))

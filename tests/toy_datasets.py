@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 NUM_CLASSES = 4
@@ -115,6 +116,79 @@ class ToyBoxes(_Toy):
     def _generate(self, split: str, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(size):
             yield index, {"image": np.zeros((4, 4, 3), np.uint8), "labels": [0, 1]}
+
+
+class ToyOwn(_Toy):
+    """Somebody's own: named classes, 48x32 pixels, half of the images grey.
+
+    One data set of TFDS has one number of channels, so the grey ones are PNG files of one
+    channel among files of three.
+    """
+
+    SIZES = {"train": 240, "test": 80}
+    SHAPE = (48, 32, 3)
+    CLASS_NAMES = ["cat", "dog", "bird", "fish"]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=self.SHAPE, dtype=self.DTYPE),
+            "label": tfds.features.ClassLabel(names=self.CLASS_NAMES),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def _generate(self, split: str, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        random = np.random.RandomState(len(split))
+        for index in range(size):
+            label = index % len(self.CLASS_NAMES)
+            pixels = random.randint(0, 60, self.SHAPE)
+            row, column = 24 * (label // 2), 16 * (label % 2)
+            pixels[row : row + 24, column : column + 16] += 150  # a bright quarter
+            yield index, {"image": self._stored(pixels, index), "label": label}
+
+    def _stored(self, pixels: np.ndarray, index: int) -> Any:
+        if index % 2:
+            return pixels.astype(np.uint8)
+        return tf.io.encode_png(pixels[..., :1].astype(np.uint8)).numpy()
+
+
+class ToySensor(ToyOwn):
+    """Images of 16 bits that hold 200 to 2,660, and a class without training images."""
+
+    SHAPE = (48, 32, 1)
+    DTYPE = np.uint16
+
+    def _generate(self, split: str, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, example in super()._generate(split, size):
+            if split == "train" and example["label"] == 2:
+                example["label"] = 0
+            yield index, example
+
+    def _stored(self, pixels: np.ndarray, index: int) -> Any:
+        values = 200 + pixels / 209 * 2460
+        values[0, 0], values[0, 1] = 200, 2660
+        return values.astype(np.uint16)
+
+
+class ToyOneClass(ToyOwn):
+    """Nothing to tell apart."""
+
+    SIZES = {"train": 8, "test": 8}
+    CLASS_NAMES = ["cat"]
+
+
+class ToyFloats(ToyOwn):
+    """Images of floats in -1..1."""
+
+    SIZES = {"train": 40, "test": 20}
+    SHAPE = (8, 8, 1)
+    DTYPE = np.float32
+
+    def _generate(self, split: str, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in range(size):
+            image = np.linspace(-1, 1, 64, dtype=np.float32).reshape(self.SHAPE)
+            yield index, {"image": image, "label": index % 4}
 
 
 class ToyConfigs(_Toy):

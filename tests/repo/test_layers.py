@@ -18,7 +18,7 @@ GROUPS = {
     "space": {"supernet.search_space"},
     "supernet": {"supernet"},
     "evaluator": {"evaluator"},
-    "data": {"data", "images", "prepared"},
+    "data": {"data", "image_contents", "images", "prepared"},
     "export": {
         "evaluator_signatures",
         "export",
