@@ -3,9 +3,9 @@
 Runs a search for each objective, lambda_2 and seed, from the supernet of train_supernet,
 whose weights stay as they are, so that each takes minutes. Leaves in --output_dir:
 config.json, run_info.json, pareto.json with every point, the front of (error, latency,
-energy, area) and its hypervolume, pareto.svg, searches/ and retrained/. Prints the front
-as a table. After SIGTERM or Ctrl-C, --resume goes on; with other objectives, values or
-seeds it adds to the sweep.
+energy, area) and its hypervolume, pareto.html to look at, pareto.svg, searches/ and
+retrained/. Prints the front as a table. After SIGTERM or Ctrl-C, --resume goes on; with
+other objectives, values or seeds it adds to the sweep.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from dance_tf import run_info
+    from dance_tf.report.sweep_page import write_sweep_page
     from dance_tf.search import pipeline, sweep
     from dance_tf.search.interruption import Interrupted, StopSignals
     from dance_tf.search.judge import Judge
@@ -110,7 +111,8 @@ def main(argv: list[str]) -> int:
     Judge(searches[0].config(config).search, problem)
     pipeline.start_output_dir(config, output_dir)
     info = os.path.join(output_dir, "run_info.json")
-    run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))
+    costs = pipeline.cost_facts(config, problem)
+    run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True) | costs)
     try:
         with StopSignals() as stop:
             found = sweep.run_sweep(
@@ -127,9 +129,10 @@ def main(argv: list[str]) -> int:
         return 128 + error.signum
     plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
     collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
-    run_info.write(info, collected)
+    run_info.write(info, collected | costs)
+    write_sweep_page(output_dir, table=problem.table)
     _show(found)
-    print(f"{output_dir}: pareto.json, pareto.svg")
+    print(f"{output_dir}: pareto.html, pareto.json, pareto.svg")
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Write the report of a finished run as one HTML page that needs nothing beside it.
+"""Write the report of a finished run, or of a sweep, as an HTML page that needs nothing beside it.
 
-The page has the network, the accelerator, exact costs by layer and component, the
-search's history, and the run beside the best there is. A search writes it too, as
-report.html in its folder. Prints the path.
+The page of a run has the network, the accelerator, exact costs by layer and component,
+the search's history, and the run beside the best there is. That of a sweep has its
+fronts, and leads to a report of each search. The tools search and pareto write them too,
+as report.html and pareto.html in their folders. Prints the path.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from dance_tf.errors import UserError
 from tools import flags as common
 
 FLAGS = common.shared_flags("cache_dir")
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Folder of a finished run.", flag_values=FLAGS)
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir", None, "Folder of a finished run or of a sweep.", flag_values=FLAGS
+)
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "File to write. Otherwise report.html in --run_dir.", flag_values=FLAGS
+    "output",
+    None,
+    "File to write. Otherwise report.html or pareto.html in --run_dir.",
+    flag_values=FLAGS,
 )
 _BASELINE_DIR = flags.DEFINE_string(
     "baseline_dir",
@@ -39,8 +45,15 @@ def main(argv: list[str]) -> None:
 
     common.load_tensorflow()
     from dance_tf.report.page import write_report
+    from dance_tf.report.sweep_folder import is_sweep
+    from dance_tf.report.sweep_page import write_sweep_page
 
     output = _OUTPUT.value and os.path.abspath(os.path.expanduser(_OUTPUT.value))
+    if is_sweep(_RUN_DIR.value):
+        if _BASELINE_DIR.value:
+            raise UserError("--baseline_dir is for the report of a run: a sweep has its own")
+        print(write_sweep_page(_RUN_DIR.value, output, cache_dir=FLAGS["cache_dir"].value))
+        return
     print(
         write_report(
             _RUN_DIR.value,

@@ -17,7 +17,7 @@ from dance_tf.report.run_folder import Run, read_run
 from dance_tf.report.texts import accelerator_name, duration, number
 from dance_tf.strict_json import write_text
 
-__all__ = ["REPORT_NAME", "render", "write_report"]
+__all__ = ["REPORT_NAME", "environment", "render", "table_of", "write_report"]
 
 #: Name of the page in its run folder.
 REPORT_NAME = "report.html"
@@ -74,27 +74,39 @@ def render(run: Run, exact: ExactParts | str, baseline: Run | None = None) -> st
         exact: What the table says of its network, or why there is nothing to say.
         baseline: A run to compare with.
     """
-    environment = jinja2.Environment(
+    template = environment().get_template("report.html.jinja")
+    return template.render(_context(run, exact, baseline))
+
+
+def environment() -> jinja2.Environment:
+    """Return what fills the templates of this folder."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,  # names of folders and data sets are a user's texts
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "as_set": "{:g}".format}
-    template = environment.get_template("report.html.jinja")
-    return template.render(_context(run, exact, baseline))
+    made.filters |= {"number": number, "duration": duration, "as_set": "{:g}".format}
+    return made
+
+
+def table_of(run: Run, cache_dir: str | None = None) -> CostTable:
+    """Return the cost table of a run's space and hardware, built if it is not cached.
+
+    Raises:
+        UserError: If the table cannot be had any more.
+    """
+    with reporting.progress("cost table") as report:
+        return load_or_build_table(
+            run.space, run.config.hardware, cache_dir=cache_dir, on_progress=report
+        )
 
 
 def _exact_parts(run: Run, table: CostTable | None, cache_dir: str | None) -> ExactParts:
     if not run.is_space_known:
         raise UserError("the run does not say how many classes its images have")
-    if table is None:
-        with reporting.progress("cost table") as report:
-            table = load_or_build_table(
-                run.space, run.config.hardware, cache_dir=cache_dir, on_progress=report
-            )
-    return exact_parts(run, table)
+    return exact_parts(run, table_of(run, cache_dir) if table is None else table)
 
 
 def _baseline(run: Run, folder: str) -> Run:

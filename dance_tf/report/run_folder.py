@@ -13,6 +13,7 @@ from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.hardware.objective import Limits, Objective
 from dance_tf.reporting import read_history
 from dance_tf.search.result import SCHEMA_VERSION
+from dance_tf.search.sweep import PARETO
 from dance_tf.strict_json import read_json
 from dance_tf.structs import METRICS, Accelerator, Architecture
 from dance_tf.supernet.search_space import NetworkSpace, make_space
@@ -92,15 +93,13 @@ def read_run(run_dir: str) -> Run:
         raise UserError(f"{folder}: the run has no result.json yet: finish it with --resume")
 
     config = _read_config(file("config.json"))
-    info = read_json(file("run_info.json")) if os.path.exists(file("run_info.json")) else {}
+    info = _read_info(folder)
     history = read_history(file("history.jsonl")) if os.path.exists(file("history.jsonl")) else []
     path = file("result.json")
     result = read_json(path)
     version = result.get("schema_version") if isinstance(result, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema_version is {version!r}, this reads {SCHEMA_VERSION}")
-    if not isinstance(info, dict):
-        raise UserError(f"{file('run_info.json')}: not a JSON object")
     classes = config.space.num_classes or info.get("num_classes")
     classes = classes or _CLASSES_OF.get(config.data.dataset)
     space = make_space(config.space, classes or 10)
@@ -135,6 +134,19 @@ def read_run(run_dir: str) -> Run:
         raise UserError(f"{path}: {error}") from None
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the result of a search ({error})") from None
+
+
+def _read_info(folder: str) -> dict[str, Any]:
+    """Read a run's run_info.json, or that of the sweep whose search it is; {} without one."""
+    sweep = os.path.dirname(os.path.dirname(folder))
+    folders = [folder, *([sweep] if os.path.exists(os.path.join(sweep, PARETO)) else [])]
+    for path in (os.path.join(each, "run_info.json") for each in folders):
+        if os.path.exists(path):
+            info = read_json(path)
+            if not isinstance(info, dict):
+                raise UserError(f"{path}: not a JSON object")
+            return info
+    return {}
 
 
 def _read_config(path: str) -> ExperimentConfig:

@@ -36,6 +36,7 @@ from dance_tf.supernet.supernet import Supernet
 
 __all__ = [
     "check_output_dir",
+    "cost_facts",
     "load_finished",
     "load_space_and_images",
     "prepare",
@@ -187,11 +188,7 @@ def run_experiment(
         supernet = Supernet(problem.space, config.seed, config.search.supernet)
         problem = problem._replace(supernet=supernet)
     paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
-    costs = {
-        "cost_table_sha256": problem.table.content_hash,
-        "cost_source": cost_source(config.hardware),
-        "num_classes": problem.space.num_classes,
-    }
+    costs = cost_facts(config, problem)
     _check_costs(paths["run_info"], problem.table.content_hash)
     if problem.is_warm:
         record = read_supernet_record(
@@ -260,6 +257,15 @@ def run_experiment(
     run_info.write(paths["run_info"], info | costs)
     paths["result"] = result.save(output_dir)
     return result, paths
+
+
+def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Any]:
+    """Return what run_info.json says of a run's costs: table, source, number of classes."""
+    return {
+        "cost_table_sha256": problem.table.content_hash,
+        "cost_source": cost_source(config.hardware),
+        "num_classes": problem.space.num_classes,
+    }
 
 
 def load_finished(
