@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from dance_tf.report.charts import Scale, scale_of
+from dance_tf.report.charts import Scale, line_path, scale_of
 from dance_tf.report.sweep_folder import Pair, Sweep
 from dance_tf.report.texts import number
 from dance_tf.search.fronts import front_rows
@@ -25,7 +25,7 @@ _WIDE, _NARROW = (1080.0, 440.0), (290.0, 300.0)
 _SIDES = ("left", "below", "right", "above")
 
 # Width of a character and height of a line of a label, in pixels.
-_CHARACTER, _LINE = 6.6, 14.0
+_CHARACTER, _LINE = 7.8, 14.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +90,8 @@ def front_chart(
     costs = [pair.costs[cost] for pair, _ in known]
     errors = [100 * error for _, error in known]
     x, y = scale_of(costs, is_log=True), scale_of(errors)
-    path = ""
-    for row in front_rows(list(zip(costs, errors, strict=True))):
-        at, up = x.at(costs[row]), 100 - y.at(errors[row])
-        path += f"H{at:.2f}V{up:.2f}" if path else f"M{at:.2f} {up:.2f}"
+    front = [(costs[row], errors[row]) for row in front_rows(list(zip(costs, errors, strict=True)))]
+    path = line_path(front, x, y, is_stepped=True)
     dots = [
         Dot(pair, x.at(c), y.at(e), pair.series, kind in pair.fronts)
         for (pair, _), c, e in zip(known, costs, errors, strict=True)

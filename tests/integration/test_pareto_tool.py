@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tools import flags as common
-from tools import pareto, train_supernet
+from tools import pareto, report, train_supernet
 
 QUICK = ("--preset=tiny", "--supernet=superkernel", "--set=search.batch_size=500")
 
@@ -80,11 +80,16 @@ def test_a_run_leaves_the_front_its_picture_and_every_search(supernet_dir, tmp_p
     found = json.loads((tmp_path / "sweep" / "pareto.json").read_text())
     assert len(found["points"]) == 4 and found["num_images"] == 64 and not found["retrained"]
     assert out.splitlines()[0].startswith("objective") and "hypervolume" in out
+    page = (tmp_path / "sweep" / "pareto.html").read_text()
     for point in found["points"]:
         search = point["search"]
         name = f"{search['objective']}_lambda{search['lambda_2']:g}_seed{search['seed']}"
         assert (tmp_path / "sweep" / "searches" / name / "result.json").exists()
+        assert (tmp_path / "sweep" / "searches" / name / "report.html").exists()
+        assert f'href="searches/{name}/report.html"' in page
     assert (tmp_path / "sweep" / "pareto.svg").read_text().startswith("<?xml")
+    assert _call(report, "report", f"--run_dir={tmp_path / 'sweep'}") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'sweep' / 'pareto.html'}\n"
     assert _call(pareto, "pareto", *arguments) == 1, "without --resume the folder is kept"
     assert "is not empty" in capsys.readouterr().err
     assert _call(pareto, "pareto", *arguments, "--resume", "--num_retrained=1") == 0

@@ -32,6 +32,7 @@ _DATA = {
         "technologies/cacti_45nm.json",
     ],
     "dance_tf/report/page.py": ["parts.html.jinja", "report.css", "report.html.jinja"],
+    "dance_tf/report/sweep_page.py": ["sweep.css", "sweep.html.jinja"],
 }
 
 #: Folders whose tests read the repository itself, which a sandbox does not hold.

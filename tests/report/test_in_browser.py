@@ -1,14 +1,16 @@
-"""report.html in a browser: legible on a desk and on a telephone, by day and by night."""
+"""report.html and pareto.html in a browser: legible on a desk and on a telephone, day and night."""
 
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dance_tf.report.page import write_report
+from dance_tf.report.sweep_page import write_sweep_page
 from tests.report import browser as chromium
 
 pytestmark = pytest.mark.skipif(
@@ -68,29 +70,65 @@ def url(run_dir, table):
     return pathlib.Path(write_report(str(run_dir), table=table)).as_uri()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
-def test_it_is_legible(tab, url, width, scheme):
+def _legible_texts(tab, url, width, scheme):
+    """Open a page, check that every text on it can be read, and return the texts."""
     tab.open(url, width, scheme)
     for details in range(tab.evaluate("document.querySelectorAll('details').length")):
         tab.evaluate(f"document.querySelectorAll('details')[{details}].open = true")
     assert tab.evaluate("window.innerWidth") == width
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     texts = tab.evaluate(_TEXTS)
-    assert len(texts) > 200
     assert not [t for t in texts if t["size"] < 11]
     assert not [t for t in texts if t["contrast"] < 4.5]
     assert not [t for t in texts if t["right"] > width]
-    # A chart takes the width that there is.
-    charts = tab.evaluate(
-        "[...document.querySelectorAll('.chart svg')].map(e => e.getBoundingClientRect().width)"
-    )
-    assert len(charts) > 10 and min(charts) > 200 and max(charts) < width
     # It asks for nothing, and complains of nothing.
     requests = [event["request"]["url"] for event in tab.told("Network.requestWillBeSent")]
     assert requests == [url]
     names = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
     assert tab.told(*names) == []
+    return texts
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_is_legible(tab, url, width, scheme):
+    assert len(_legible_texts(tab, url, width, scheme)) > 200
+    # A chart takes the width that there is.
+    charts = tab.evaluate(
+        "[...document.querySelectorAll('.chart svg')].map(e => e.getBoundingClientRect().width)"
+    )
+    assert len(charts) > 10 and min(charts) > 200 and max(charts) < width
+
+
+#: Boxes of the labels of each chart, as pairs of texts that overlap.
+_OVERLAPS = """
+[...document.querySelectorAll('.field')].flatMap(field => {
+  const labels = [...field.querySelectorAll('.label')].filter(e => e.checkVisibility());
+  const boxes = labels.map(e => [e.textContent, e.getBoundingClientRect()]);
+  return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
+    p.left < q.right - 1 && q.left < p.right - 1 && p.top < q.bottom - 1 && q.top < p.bottom - 1
+  ).map(([b, q]) => a + ' / ' + b));
+})
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_of_a_sweep_is_legible_and_its_labels_do_not_overlap(tab, width, scheme, tmp_path):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    shutil.copy("examples/experiments/sweep_cifar10_small.json", sweep / "pareto.json")
+    url = pathlib.Path(write_sweep_page(str(sweep))).as_uri()
+    texts = _legible_texts(tab, url, width, scheme)
+    assert len(texts) > 500
+    assert tab.evaluate("document.querySelectorAll('.field .label').length") > 40
+    assert tab.evaluate(_OVERLAPS) == []
+    # What the contents lead to is there.
+    anchors = "[...document.querySelectorAll('a[href^=\"#\"]')]"
+    missing = tab.evaluate(
+        f"{anchors}.map(e => e.hash).filter(h => !document.getElementById(h.slice(1)))"
+    )
+    assert missing == []
 
 
 def test_pictures_are_not_empty_and_night_is_dark(tab, url):
