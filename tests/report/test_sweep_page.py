@@ -55,7 +55,7 @@ POINTS = [
 ]
 
 
-def _write(folder, points, **changes):
+def _write(folder, points, /, **changes):
     folder.mkdir(exist_ok=True)
     counts = {"planned": len(points), "done": len(points)}
     data = FACTS | {"num_searches": counts, "num_retrained": {"planned": 0, "done": 0}}
