@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 from dance_tf.report.charts import Scale, line_path, scale_of
@@ -99,12 +100,12 @@ def front_chart(
     if is_labelled:
         # Those of the front are placed first, so that they have the room that there is.
         order = sorted(range(len(dots)), key=lambda row: not dots[row].is_on_front)
-        for size, name in ((_WIDE, "wide"), (_NARROW, "narrow")):
-            labels = _place_labels(dots, order, size, is_long=name == "wide")
-            dots = [
-                dataclasses.replace(dot, **{name: label})
-                for dot, label in zip(dots, labels, strict=True)
-            ]
+        wide = _place_labels(dots, order, _WIDE, is_long=True)
+        narrow = _place_labels(dots, order, _NARROW, is_long=False)
+        dots = [
+            dataclasses.replace(dot, wide=large, narrow=small)
+            for dot, large, small in zip(dots, wide, narrow, strict=True)
+        ]
     title = f"{kind.replace('_', ' ').capitalize()} against {x_label.partition(',')[0]}"
     return FrontChart(
         title, x_label, x, y, path, tuple(sorted(dots, key=lambda dot: dot.is_on_front))
@@ -186,7 +187,7 @@ def axes(sweep: Sweep) -> list[Axis]:
         return f"{value:.3g}"
 
     specs: list[tuple[str, Callable[[Pair], float | None], Callable[[float], str], bool]] = [
-        (kind.replace("_", " "), lambda p, kind=kind: p.error(kind), percent, False)
+        (kind.replace("_", " "), operator.methodcaller("error", kind), percent, False)
         for kind in sweep.errors
     ]
     specs += [
