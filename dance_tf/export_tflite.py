@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.paths import pattern_free
 from dance_tf.serving import SIGNATURE, ServedModel
 from dance_tf.signatures import Images, arrays_by_name
 
@@ -33,6 +34,11 @@ def convert_to_tflite(
         calibration_images: [N, H, W, C], fed one at a time and by name; N >= 1.
         use_int8_io: Whether the int8 model's input and output are int8 too.
     """
+    with pattern_free(saved_model_dir) as readable:
+        return _convert(readable, calibration_images, use_int8_io)
+
+
+def _convert(saved_model_dir: str, calibration_images: Images | None, use_int8_io: bool) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model_dir, [SIGNATURE])
     if calibration_images is not None:
         specs = ServedModel(saved_model_dir).inputs

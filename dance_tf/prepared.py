@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dance_tf.errors import UserError
+from dance_tf.paths import local_path
 
 __all__ = [
     "Prepared",
@@ -59,12 +60,7 @@ def resolve_data_dir(data_dir: str | None = None) -> str:
         UserError: If it is no local folder's name.
     """
     path = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if re.match(r"\w+://", path):
-        raise UserError(f"data folder {path} is not a local one: name a folder on this machine")
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-        raise UserError(f"data folder {path!r}: there is no such user; write the path in full")
-    return os.path.abspath(expanded)
+    return local_path(path, "the data folder")
 
 
 def parse_name(name: str) -> tuple[str, str | None, str | None]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from dance_tf.errors import UserError
+from dance_tf.paths import naming_path
 from dance_tf.strict_json import (
     parse_json,
     read_json,
@@ -71,12 +72,14 @@ class HistoryWriter:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""
-        self._file.write(_history_line(record))
-        self._file.flush()
+        with naming_path(self._file.name):
+            self._file.write(_history_line(record))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming_path(self._file.name):
+            self._file.close()
 
     def __enter__(self) -> HistoryWriter:
         return self
@@ -155,20 +158,23 @@ class ProgressLine:
             line = "\r" + line[:width] + "\x1b[K" + ("\n" if step >= self._total else "")
         else:
             line += "\n"
-        self._stream.write(line)
-        self._stream.flush()
+        self._write(line)
 
     def close(self) -> None:
         """End the line, so that what follows on the terminal begins a new one."""
         if self._is_terminal and 0 <= self._last_step < self._total:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
 
     def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self.close()
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # A log without room must not end what it is of.
+            self._stream.write(text)
+            self._stream.flush()
 
     def _line(self, step: int, elapsed_s: float) -> str:
         percent = min(100 * step // self._total, 100)

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.paths import naming_path, pattern_free
 
 __all__ = ["SIGNATURE", "ServedModel", "check_version", "next_version", "staging_folder"]
 
@@ -47,7 +48,8 @@ def staging_folder(parent: str) -> Iterator[str]:
     staging = os.path.join(parent, f".partial_{uuid.uuid4().hex}")
     os.mkdir(staging)
     try:
-        yield staging
+        with naming_path(parent):
+            yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         with contextlib.suppress(OSError):  # someone else has put something there
@@ -108,7 +110,8 @@ class ServedModel:
             self.path = found[max(found)]
         try:
             # The loaded object owns the variables, so it must live as long as the function.
-            self._loaded = tf.saved_model.load(self.path)
+            with pattern_free(self.path) as readable:
+                self._loaded = tf.saved_model.load(readable)
         except (OSError, ValueError, tf.errors.OpError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{self.path}: cannot load the SavedModel: {reason}") from None

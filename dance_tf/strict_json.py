@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dance_tf.errors import UserError
+from dance_tf.paths import naming_path
 
 __all__ = [
     "is_partial",
@@ -108,10 +109,11 @@ def written_aside(path: str | os.PathLike) -> Iterator[str]:
     path = os.fspath(path)
     aside = f"{path}.{os.getpid()}.partial"
     try:
-        yield aside
-        with open(aside, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        with naming_path(path):
+            yield aside
+            with open(aside, "r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
     except BaseException:
         if os.path.exists(aside):
             os.remove(aside)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import pathlib
 import time
 from typing import Any
@@ -39,12 +38,10 @@ from tools import flags as common
 FLAGS = common.shared_flags(
     "preset", "config", "set", "space", "dataset", "data_dir", "seed", "supernet"
 )
-_SUPERNET_DIR = flags.DEFINE_string(
-    "supernet_dir", None, "Folder of train_supernet, trained as the flags say.", flag_values=FLAGS
+_SUPERNET_DIR = common.define_path(
+    "supernet_dir", "Folder of train_supernet, trained as the flags say.", FLAGS
 )
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file to write, or to go on with.", flag_values=FLAGS
-)
+_OUTPUT = common.define_path("output", "JSON file to write, or to go on with.", FLAGS)
 _NUM_PATHS = flags.DEFINE_integer(
     "num_paths", 4000, "Paths that the truth is from.", lower_bound=4, flag_values=FLAGS
 )
@@ -69,8 +66,8 @@ def main(argv: list[str]) -> None:
     del argv
     common.require(_SUPERNET_DIR, _OUTPUT)
     config = common.experiment_config(FLAGS)
-    path = pathlib.Path(_OUTPUT.value).expanduser()
-    supernet_dir = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
+    path = pathlib.Path(_OUTPUT.value)
+    supernet_dir = _SUPERNET_DIR.value
 
     common.load_tensorflow()
     from dance_tf.search.pipeline import load_space_and_images

@@ -29,15 +29,14 @@ from tools import flags as common
 FLAGS = common.shared_flags(
     "preset", "config", "set", "space", "dataset", "data_dir", "seed", "supernet", "cache_dir"
 )
-_SUPERNET_DIR = flags.DEFINE_string(
+_SUPERNET_DIR = common.define_path(
     "supernet_dir",
-    None,
     "Folder of a finished train_supernet, whose configuration is used without another one.",
-    flag_values=FLAGS,
+    FLAGS,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", flag_values=FLAGS)
-_MEMO = flags.DEFINE_string(
-    "memo", None, "JSONL file of measured accuracies, to begin or to go on with.", flag_values=FLAGS
+_OUTPUT = common.define_path("output", "JSON file to write.", FLAGS)
+_MEMO = common.define_path(
+    "memo", "JSONL file of measured accuracies, to begin or to go on with.", FLAGS
 )
 _OBJECTIVE = flags.DEFINE_multi_string(
     "objective",

@@ -19,19 +19,18 @@ from examples.found_networks import networks_in
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "supernet")
-_SUPERNET_DIR = flags.DEFINE_string(
+_SUPERNET_DIR = common.define_path(
     "supernet_dir",
-    None,
     "Folder of a finished train_supernet, whose configuration is used without another one.",
-    flag_values=FLAGS,
+    FLAGS,
 )
-_FOUND = flags.DEFINE_multi_string(
-    "found", [], "pareto.json, or a file of exact_front. Repeatable.", flag_values=FLAGS
+_FOUND = common.define_path(
+    "found", "pareto.json, or a file of exact_front. Repeatable.", FLAGS, is_repeated=True
 )
-_MEMO = flags.DEFINE_string(
-    "memo", None, "JSONL file of measured accuracies, to begin or to go on with.", flag_values=FLAGS
+_MEMO = common.define_path(
+    "memo", "JSONL file of measured accuracies, to begin or to go on with.", FLAGS
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.", flag_values=FLAGS)
+_OUTPUT = common.define_path("output", "JSON file to write.", FLAGS)
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 10_000, "Test images to judge on, at most all.", flag_values=FLAGS
 )

@@ -47,21 +47,19 @@ from examples.found_networks import read_trained
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "seed")
-_SUPERNET_DIR = flags.DEFINE_multi_string(
+_SUPERNET_DIR = common.define_path(
     "supernet_dir",
-    [],
     "Folder of a finished train_supernet. Repeatable. The configuration of the first is used"
     " without another one.",
-    flag_values=FLAGS,
+    FLAGS,
+    is_repeated=True,
 )
-_WORK_DIR = flags.DEFINE_string(
-    "work_dir", None, "Folder of the trainings and of measured accuracies.", flag_values=FLAGS
+_WORK_DIR = common.define_path(
+    "work_dir", "Folder of the trainings and of measured accuracies.", FLAGS
 )
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file to write, or to go on with.", flag_values=FLAGS
-)
-_TRAINED = flags.DEFINE_string(
-    "trained", None, "JSON file of train_side_by_side, instead of trainings.", flag_values=FLAGS
+_OUTPUT = common.define_path("output", "JSON file to write, or to go on with.", FLAGS)
+_TRAINED = common.define_path(
+    "trained", "JSON file of train_side_by_side, instead of trainings.", FLAGS
 )
 _NUM_NETWORKS = flags.DEFINE_integer(
     "num_networks", 16, "Networks to train.", lower_bound=4, flag_values=FLAGS

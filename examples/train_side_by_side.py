@@ -37,8 +37,8 @@ from examples.rank_accuracy import num_macs, spread_networks, training_settings
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "dataset", "data_dir", "seed")
-_FOUND = flags.DEFINE_multi_string(
-    "found", [], "pareto.json, or a file of exact_front. Repeatable.", flag_values=FLAGS
+_FOUND = common.define_path(
+    "found", "pareto.json, or a file of exact_front. Repeatable.", FLAGS, is_repeated=True
 )
 _OBJECTIVES = flags.DEFINE_list(
     "objectives", [], "Only networks that were found for these.", flag_values=FLAGS
@@ -52,16 +52,12 @@ _MAX_ERROR = flags.DEFINE_float(
 _NUM_SPREAD = flags.DEFINE_integer(
     "num_spread", 0, "Networks spread over the sizes of the space.", flag_values=FLAGS
 )
-_IMAGES = flags.DEFINE_string(
-    "images", None, "NPZ file of the images; made where it is missing.", flag_values=FLAGS
-)
+_IMAGES = common.define_path("images", "NPZ file of the images; made where it is missing.", FLAGS)
 _NUM_TOGETHER = flags.DEFINE_integer(
     "num_together", 48, "Networks side by side.", lower_bound=1, flag_values=FLAGS
 )
 _DEVICE = flags.DEFINE_string("device", "cuda", "Device of PyTorch.", flag_values=FLAGS)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file to write, or to go on with.", flag_values=FLAGS
-)
+_OUTPUT = common.define_path("output", "JSON file to write, or to go on with.", FLAGS)
 
 
 def main(argv: list[str]) -> int:

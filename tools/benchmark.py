@@ -225,6 +225,7 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     from dance_tf.export_evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
+    from dance_tf.paths import pattern_free
     from dance_tf.serving import SIGNATURE
     from dance_tf.supernet.search_space import make_space
 
@@ -238,7 +239,8 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
             network = dataclasses.replace(short, path=f"{folder}/trained")
         trained = load_evaluator(network, table)
         exported = export_evaluator(trained, f"{folder}/served")
-        loaded = tf.saved_model.load(exported["path"])
+        with pattern_free(exported["path"]) as readable:
+            loaded = tf.saved_model.load(readable)
         served = loaded.signatures[SIGNATURE]
         export_evaluator_tflite(trained, f"{folder}/tflite")
         tflite = TFLiteEvaluator(f"{folder}/tflite", num_threads=1)

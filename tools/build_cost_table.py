@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         "num_layers": len(table.layer_rows),
         "cost_source": cost_source(config.hardware),
         "content_hash": table.content_hash,
-        "cache_dir": os.path.abspath(os.path.expanduser(folder)),
+        "cache_dir": os.path.abspath(folder),
         "is_from_cache": not table.was_built,
         "wall_s": time.monotonic() - began,
         "num_cost_model_calls": table.num_cost_model_calls,

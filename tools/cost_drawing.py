@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dance_tf.errors import UserError
 from dance_tf.hardware.drawing import LayerDrawing, drawing_page
+from dance_tf.paths import local_path
 from dance_tf.strict_json import write_folder, write_text
 from dance_tf.structs import Layer
 
@@ -28,7 +29,7 @@ def drawing_target(text: str) -> str:
         UserError: If it does not say whether it is a folder or which kind of file, is the
             other kind already, or lies in no folder.
     """
-    path = os.path.abspath(os.path.expanduser(text))
+    path = local_path(text, "--draw")
     is_folder = os.path.isdir(path)
     if text and (text.endswith(os.sep) or is_folder):
         if os.path.exists(path) and not is_folder:

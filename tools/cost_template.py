@@ -20,7 +20,7 @@ from dance_tf.errors import UserError
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set")
-_OUTPUT = flags.DEFINE_string("output", None, "CSV file to write.", flag_values=FLAGS)
+_OUTPUT = common.define_path("output", "CSV file to write.", FLAGS)
 _ESTIMATE = flags.DEFINE_boolean(
     "estimate",
     False,
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     config = common.experiment_config(FLAGS)
     if not _OUTPUT.value:
         raise UserError("--output is missing: name the CSV file to write")
-    path = os.path.abspath(os.path.expanduser(_OUTPUT.value))
+    path = _OUTPUT.value
     if os.path.exists(path):
         raise UserError(f"--output={path} exists, and may hold measurements: name another file")
     common.load_tensorflow()

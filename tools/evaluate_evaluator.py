@@ -27,11 +27,10 @@ _NUM_ARCHITECTURES = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
-_PATH = flags.DEFINE_string(
+_PATH = common.define_path(
     "path",
-    None,
     "Folder of a trained evaluator. Otherwise the configuration's, otherwise the shipped one.",
-    flag_values=FLAGS,
+    FLAGS,
 )
 
 

@@ -26,31 +26,25 @@ from tools import flags as common
 FLAGS = common.shared_flags(
     "preset", "config", "set", "dataset", "data_dir", "cache_dir", "output_dir"
 )
-_RUN_DIR = flags.DEFINE_string(
+_RUN_DIR = common.define_path(
     "run_dir",
-    None,
     "Folder of a run. Its config says which images to compare on; writes to its exports"
     " unless --output_dir says otherwise.",
-    flag_values=FLAGS,
+    FLAGS,
 )
-_MODEL = flags.DEFINE_string(
-    "model", None, "Keras file (.keras) of a network of images in 0..1.", flag_values=FLAGS
-)
-_EVALUATOR_DIR = flags.DEFINE_string(
-    "evaluator_dir", None, "Folder of a trained evaluator.", flag_values=FLAGS
-)
+_MODEL = common.define_path("model", "Keras file (.keras) of a network of images in 0..1.", FLAGS)
+_EVALUATOR_DIR = common.define_path("evaluator_dir", "Folder of a trained evaluator.", FLAGS)
 _VERSION = flags.DEFINE_string(
     "version",
     None,
     "With --evaluator_dir: folder of the version, a whole number. Otherwise the next one.",
     flag_values=FLAGS,
 )
-_SERVING_DIR = flags.DEFINE_string(
+_SERVING_DIR = common.define_path(
     "serving_dir",
-    None,
     "With --evaluator_dir: folder for evaluator/VERSION, models.config, batching.config and"
     " compose.yaml, which starts tensorflow/serving.",
-    flag_values=FLAGS,
+    FLAGS,
 )
 _EXACT = flags.DEFINE_boolean(
     "exact",
@@ -59,11 +53,8 @@ _EXACT = flags.DEFINE_boolean(
     " evaluator. It is built where it is not in the cache.",
     flag_values=FLAGS,
 )
-_TFLITE_DIR = flags.DEFINE_string(
-    "tflite_dir",
-    None,
-    "With --evaluator_dir: folder for evaluator.tflite and its evaluator.json.",
-    flag_values=FLAGS,
+_TFLITE_DIR = common.define_path(
+    "tflite_dir", "With --evaluator_dir: folder for evaluator.tflite and its evaluator.json.", FLAGS
 )
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images",
@@ -95,11 +86,11 @@ def main(argv: list[str]) -> None:
         if FLAGS[name].present and not _SERVING_DIR.value:
             raise UserError(f"--{name} goes with --serving_dir only")
     if _EVALUATOR_DIR.value:
-        report = _export_evaluator(os.path.expanduser(_EVALUATOR_DIR.value))
+        report = _export_evaluator(_EVALUATOR_DIR.value)
     elif _RUN_DIR.value:
-        report = _export_run(os.path.abspath(os.path.expanduser(_RUN_DIR.value)))
+        report = _export_run(_RUN_DIR.value)
     else:
-        report = _export_file(os.path.expanduser(_MODEL.value or ""))
+        report = _export_file(_MODEL.value)
     print(json.dumps(report, indent=2, allow_nan=False))
 
 

@@ -7,7 +7,7 @@ in one process, by any path, and no flag is defined twice:
     from tools import flags as common
 
     FLAGS = common.shared_flags(*common.EXPERIMENT, "output_dir")
-    _REFERENCE = flags.DEFINE_string("reference", None, "Help.", flag_values=FLAGS)
+    _REFERENCE = common.define_path("reference", "Help.", FLAGS)
 
     def main(argv):
         del argv  # Always the program's name alone.
@@ -22,7 +22,9 @@ in one process, by any path, and no flag is defined twice:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
 import sys
 import textwrap
@@ -37,12 +39,14 @@ from dance_tf.config import (
     override,
 )
 from dance_tf.errors import UserError
+from dance_tf.paths import local_path, path_problem, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.strict_json import read_json
 
 __all__ = [
     "EXPERIMENT",
     "call",
+    "define_path",
     "experiment_config",
     "load_tensorflow",
     "output_dir",
@@ -82,12 +86,43 @@ _STRINGS = {
     ),
 }
 
+#: Those of them that are paths. --data_dir is checked with the variable that may replace it.
+_PATHS = ("config", "cache_dir", "output_dir")
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """Paths of this machine, made absolute; an empty one says nothing and stays."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        problem = path_problem(argument)
+        if problem:
+            raise ValueError(problem)
+        return local_path(argument, "") if argument else ""
+
+
+def define_path(
+    name: str, help_text: str, values: flags.FlagValues, *, is_repeated: bool = False
+) -> flags.FlagHolder[Any]:
+    """Define a flag whose value, or each of whose values, is a path of this machine.
+
+    A URL, a quote that is part of the name, an unknown user's `~` and a link to nowhere are
+    refused as wrong flags. Values are absolute paths; None, or none, without the flag.
+    """
+    parser, serializer = _PathParser(), flags.ArgumentSerializer[str]()
+    if is_repeated:
+        return flags.DEFINE_multi(parser, serializer, name, [], help_text, values)
+    return flags.DEFINE(parser, name, None, help_text, values, serializer)
+
 
 def shared_flags(*names: str) -> flags.FlagValues:
     """Return the flags of one tool, holding the shared ones of these names."""
     values = flags.FlagValues()
     for name in names:
-        if name in _STRINGS:
+        if name in _PATHS:
+            define_path(name, _STRINGS[name], values)
+        elif name in _STRINGS:
             flags.DEFINE_string(name, None, _STRINGS[name], flag_values=values)
         elif name == "set":
             flags.DEFINE_multi_string(
@@ -147,7 +182,7 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     if given.get("config") and given.get("preset"):
         raise UserError("--preset and --config both say where to start: give one of them")
     if given.get("config"):
-        config = config_from_json(read_json(os.path.expanduser(given["config"])))
+        config = config_from_json(read_json(given["config"]))
     else:
         config = preset(given.get("preset") or "digits")
     config = override(config, given.get("set") or [])
@@ -183,7 +218,7 @@ def output_dir(values: flags.FlagValues, name: str = "output_dir") -> str:
     given = values[name].value
     if not given:
         raise UserError(f"--{name} is missing: name the folder to write results to")
-    path = os.path.abspath(os.path.expanduser(given))
+    path = local_path(given, f"--{name}")
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"--{name}={path} is a file: name a folder")
     return path
@@ -231,8 +266,8 @@ def call(
 ) -> int:
     """Parse flags, run a tool, and return its exit status.
 
-    The status is what `main` returns (None is 0), 1 after a UserError or a file that
-    cannot be used, 2 after a wrong flag; the last two print one line on stderr.
+    The status is what `main` returns (None is 0), 1 after a UserError or an error of the
+    system, such as a full disk, 2 after a wrong flag; these print one line on stderr.
 
     Args:
         main: Called with the program's name as its only argument.
@@ -250,23 +285,51 @@ def call(
         if len(rest) > 1:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options are --NAME=VALUE")
     except flags.Error as error:
-        print(f"{name}: {' '.join(str(error).split())} (--help lists the flags)", file=sys.stderr)
+        _complain(f"{name}: {' '.join(str(error).split())} (--help lists the flags)")
         return 2
     try:
-        return main(rest) or 0
+        status = main(rest) or 0
+        sys.stdout.flush()  # Otherwise the interpreter does, and a full disk is its to report.
+        return status
     except UserError as error:
-        print(f"{name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        _complain(f"{name}: {' '.join(str(error).splitlines())}")
     except BrokenPipeError:
-        # The reader of stdout has left; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        _drop_stdout()  # Its reader has left.
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        _complain(f"{name}: interrupted")
         return 130
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
+            raise
+        where = found.filename or _full_stdout()
+        line = f"{where}: {found.strerror}" if where else str(found.strerror)
+        if found.errno in (errno.ENOSPC, errno.EDQUOT) and found.filename and "resume" in values:
+            line += "; make room there, and go on with --resume"
+        _complain(f"{name}: {line}")
     return 1
+
+
+def _complain(line: str) -> None:
+    """Print a line on stderr; where even that has no room, the exit status has to do."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _full_stdout() -> str:
+    """Return the words for stdout if nothing can be written there, and drop what was."""
+    try:
+        sys.stdout.write("\n")  # A flush alone says nothing where stdout is not buffered.
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+        return "standard output"
+    return ""
+
+
+def _drop_stdout() -> None:
+    """Keep the interpreter from complaining at exit of what stdout did not take."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:

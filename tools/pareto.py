@@ -25,9 +25,7 @@ from tools.workload import fixed_accelerator
 FLAGS = common.shared_flags(
     *common.EXPERIMENT, "supernet", "fixed_accelerator", "output_dir", "resume"
 )
-_SUPERNET_DIR = flags.DEFINE_string(
-    "supernet_dir", None, "Folder of train_supernet.", flag_values=FLAGS
-)
+_SUPERNET_DIR = common.define_path("supernet_dir", "Folder of train_supernet.", FLAGS)
 _OBJECTIVES = flags.DEFINE_list(
     "objectives", ["EDAP"], "Values of search.objective to sweep.", flag_values=FLAGS
 )
@@ -78,8 +76,7 @@ def main(argv: list[str]) -> int:
         raise UserError(
             "--supernet_dir is missing: name the folder of a `python -m tools.train_supernet`"
         )
-    supernet_dir = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
-    changes: dict[str, Any] = {"supernet_dir": supernet_dir, "supernet_weights": "frozen"}
+    changes: dict[str, Any] = {"supernet_dir": _SUPERNET_DIR.value, "supernet_weights": "frozen"}
     if FLAGS["fixed_accelerator"].value:
         changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))

@@ -12,7 +12,6 @@ blocks and O the candidate ops. Says in one line why a server does not answer.
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from absl import flags
@@ -33,8 +32,8 @@ _ARCHITECTURE = flags.DEFINE_string(
     "One network of the space: op names with commas, or a result.json.",
     flag_values=FLAGS,
 )
-_MIXTURE_WEIGHTS = flags.DEFINE_string(
-    "mixture_weights", None, "JSON file of numbers [D, O] or [B, D, O].", flag_values=FLAGS
+_MIXTURE_WEIGHTS = common.define_path(
+    "mixture_weights", "JSON file of numbers [D, O] or [B, D, O].", FLAGS
 )
 _ACCELERATOR = flags.DEFINE_string(
     "accelerator",
@@ -129,7 +128,7 @@ def main(argv: list[str]) -> None:
 def _read_mixtures(path: str | None) -> Any:
     if path is None:
         return None
-    data = read_json(os.path.expanduser(path))
+    data = read_json(path)
     if not isinstance(data, list):
         raise UserError(f"--mixture_weights={path}: holds no array of numbers")
     return data

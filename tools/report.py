@@ -10,27 +10,19 @@ from __future__ import annotations
 
 import os
 
-from absl import flags
-
 from dance_tf.errors import UserError
 from tools import flags as common
 
 FLAGS = common.shared_flags("cache_dir")
-_RUN_DIR = flags.DEFINE_string(
-    "run_dir", None, "Folder of a finished run or of a sweep.", flag_values=FLAGS
+_RUN_DIR = common.define_path("run_dir", "Folder of a finished run or of a sweep.", FLAGS)
+_OUTPUT = common.define_path(
+    "output", "File to write. Otherwise report.html or pareto.html in --run_dir.", FLAGS
 )
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "File to write. Otherwise report.html or pareto.html in --run_dir.",
-    flag_values=FLAGS,
-)
-_BASELINE_DIR = flags.DEFINE_string(
+_BASELINE_DIR = common.define_path(
     "baseline_dir",
-    None,
     "Folder of a run to compare with, of the same space and hardware: such as one with"
     " search.lambda_2=0.",
-    flag_values=FLAGS,
+    FLAGS,
 )
 
 
@@ -40,7 +32,7 @@ def main(argv: list[str]) -> None:
     if not _RUN_DIR.value:
         raise UserError("--run_dir is missing: name the folder of a finished run")
     for flag in (_RUN_DIR, _BASELINE_DIR):
-        if flag.value and not os.path.isdir(os.path.expanduser(flag.value)):
+        if flag.value and not os.path.isdir(flag.value):
             raise UserError(f"--{flag.name}={flag.value}: no such folder")
 
     common.load_tensorflow()
@@ -48,7 +40,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.report.sweep_folder import is_sweep
     from dance_tf.report.sweep_page import write_sweep_page
 
-    output = _OUTPUT.value and os.path.abspath(os.path.expanduser(_OUTPUT.value))
+    output = _OUTPUT.value
     if is_sweep(_RUN_DIR.value):
         if _BASELINE_DIR.value:
             raise UserError("--baseline_dir is for the report of a run: a sweep has its own")

@@ -27,8 +27,8 @@ from tools import flags as common
 FLAGS = common.shared_flags(
     "preset", "config", "set", "dataset", "data_dir", "seed", "output_dir", "resume"
 )
-_RESULT = flags.DEFINE_string(
-    "result", None, "A search's result.json, or the folder that holds it.", flag_values=FLAGS
+_RESULT = common.define_path(
+    "result", "A search's result.json, or the folder that holds it.", FLAGS
 )
 _OPS = flags.DEFINE_list(
     "ops",
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     elif bool(_RESULT.value) == bool(_OPS.value):
         raise UserError("give one of --result and --ops")
     else:
-        source = os.path.abspath(os.path.expanduser(_RESULT.value or ""))
+        source = _RESULT.value
         if _RESULT.value and os.path.isdir(source):
             source = os.path.join(source, "result.json")
     if not _OPS.value:

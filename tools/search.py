@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from dance_tf.errors import UserError
+from dance_tf.paths import local_path
 from dance_tf.strict_json import read_json
 from tools import flags as common
 from tools.objective import define_objective_flags, objective_weights
@@ -26,11 +27,10 @@ FLAGS = common.shared_flags(
     *common.EXPERIMENT, "supernet", "fixed_accelerator", "output_dir", "resume"
 )
 define_objective_flags(FLAGS, "Hardware cost that the search", default=None)
-_SUPERNET_DIR = flags.DEFINE_string(
+_SUPERNET_DIR = common.define_path(
     "supernet_dir",
-    None,
     "Folder of train_supernet: start from its weights and leave out the warm-up.",
-    flag_values=FLAGS,
+    FLAGS,
 )
 _MAX_LATENCY = flags.DEFINE_float(
     "max_latency_ms", None, "Hard limit on the result's exact latency.", flag_values=FLAGS
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
         names = (f"lambda_{metric}" for metric in ("latency", "energy", "area"))
         changes |= dict(zip(names, weights, strict=True))
     if _SUPERNET_DIR.value:
-        changes["supernet_dir"] = os.path.abspath(os.path.expanduser(_SUPERNET_DIR.value))
+        changes["supernet_dir"] = _SUPERNET_DIR.value
     if FLAGS["fixed_accelerator"].value:
         changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     if _FIXED_ARCHITECTURE.value:
@@ -134,7 +134,7 @@ def _ops(text: str, space: str) -> tuple[str, ...]:
     """Return the ops of the network of a space that --fixed_architecture names."""
     if not text.endswith(".json"):
         return tuple(op.strip() for op in text.split(","))
-    data = read_json(os.path.expanduser(text))
+    data = read_json(local_path(text, "--fixed_architecture"))
     architecture = data.get("architecture", data) if isinstance(data, dict) else None
     if not isinstance(architecture, dict) or not {"space", "ops"} <= set(architecture):
         raise UserError(f"{text}: has no architecture with space and ops")

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 from typing import Any
-
-from absl import flags
 
 from dance_tf.reporting import TensorBoardLog, progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "space", "set", "seed", "cache_dir", "output_dir")
-_LOG_DIR = flags.DEFINE_string(
-    "log_dir", None, "Folder to write the losses to, for TensorBoard.", flag_values=FLAGS
-)
+_LOG_DIR = common.define_path("log_dir", "Folder to write the losses to, for TensorBoard.", FLAGS)
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +41,7 @@ def main(argv: list[str]) -> None:
         show = stack.enter_context(progress("train evaluator"))
         log = None
         if _LOG_DIR.value is not None:
-            log = TensorBoardLog(os.path.expanduser(_LOG_DIR.value))
+            log = TensorBoardLog(_LOG_DIR.value)
             stack.callback(log.close)
 
         def report(step: int, total: int, **losses: float) -> None:

@@ -14,24 +14,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from absl import flags
-
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json, strict_data
 from tools import flags as common
 
 FLAGS = common.shared_flags()
-_REFERENCE = flags.DEFINE_string(
-    "reference", None, "JSON file of reference cases.", flag_values=FLAGS
+_REFERENCE = common.define_path("reference", "JSON file of reference cases.", FLAGS)
+_WIRES = common.define_path(
+    "wires", "JSON file of wire energies by case name, for --reference.", FLAGS
 )
-_WIRES = flags.DEFINE_string(
-    "wires", None, "JSON file of wire energies by case name, for --reference.", flag_values=FLAGS
-)
-_MAPPER_REFERENCE = flags.DEFINE_string(
-    "mapper_reference",
-    None,
-    "JSON file of the best mappings that timeloop-mapper found.",
-    flag_values=FLAGS,
+_MAPPER_REFERENCE = common.define_path(
+    "mapper_reference", "JSON file of the best mappings that timeloop-mapper found.", FLAGS
 )
 
 

@@ -27,6 +27,7 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig, MachineConfig, config_from_json, override
 from dance_tf.errors import UserError, did_you_mean
+from dance_tf.paths import local_path
 from dance_tf.strict_json import read_json
 from dance_tf.structs import DIMENSIONS, Accelerator, Architecture, Layer
 from tools import flags as common
@@ -84,12 +85,13 @@ def define_workload_flags(values: flags.FlagValues) -> None:
         "architecture": "One network of the space: op names with commas, or a result.json (its"
         " run's config.json, if it lies beside it, is the configuration unless --preset or"
         " --config says another).",
-        "keras_model": "A .keras or .h5 file. Layers that would run code from it are refused.",
         "application": "A model of keras.applications, such as MobileNetV2, without weights.",
         "accelerator": "Fields with commas, or a JSON file; the machine of an accelerator.json"
         " holds unless --preset, --config or --set says another.",
     }.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
+    text = "A .keras or .h5 file. Layers that would run code from it are refused."
+    common.define_path("keras_model", text, values)
     flags.DEFINE_integer(
         "input_size",
         None,
@@ -138,10 +140,8 @@ def read_request(values: flags.FlagValues) -> Request:
     if flag["accelerator"]:
         accelerator, machine = _accelerator(values, config)
     keras_model = given.get("keras_model")
-    if keras_model is not None:
-        keras_model = os.path.expanduser(keras_model)
-        if not os.path.exists(keras_model):
-            raise UserError(f"{keras_model}: no such file")
+    if keras_model is not None and not os.path.exists(keras_model):
+        raise UserError(f"{keras_model}: no such file")
     shapes = tuple(
         tuple(_integer("--input_shape", "size", size) for size in text.split(","))
         for text in flag["input_shape"]
@@ -240,7 +240,7 @@ def fixed_accelerator(text: str) -> Accelerator:
     """
     if not text.endswith(".json"):
         return parse_accelerator(text, "--fixed_accelerator")
-    data = read_json(os.path.expanduser(text))
+    data = read_json(local_path(text, "--fixed_accelerator"))
     fields = data.get("accelerator", data) if isinstance(data, dict) else None
     if not isinstance(fields, dict) or not set(_FIELDS) <= set(fields):
         raise UserError(f"{text}: has no accelerator with {', '.join(_FIELDS)}")
@@ -281,7 +281,7 @@ def read_architecture(
     if not text.endswith(".json"):
         config = common.experiment_config(values)
         return config, Architecture(config.space.name, tuple(op.strip() for op in text.split(",")))
-    path = os.path.expanduser(text)
+    path = local_path(text, "--architecture")
     data = read_json(path)
     try:
         architecture = Architecture(
@@ -304,7 +304,7 @@ def _accelerator(
     text = str(values["accelerator"].value)
     if not text.endswith(".json"):
         return parse_accelerator(text), config.hardware.machine
-    data = read_json(os.path.expanduser(text))
+    data = read_json(local_path(text, "--accelerator"))
     fields = data.get("accelerator", data) if isinstance(data, dict) else None
     if not isinstance(fields, dict) or not set(_FIELDS) <= set(fields):
         raise UserError(f"{text}: has no accelerator with {', '.join(_FIELDS)}")

@@ -11,6 +11,7 @@ from dance_tf.errors import UserError
 from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
+from dance_tf.paths import local_path
 
 __all__ = ["load_evaluator", "shipped_path"]
 
@@ -39,7 +40,7 @@ def load_evaluator(config: EvaluatorConfig, table: Any) -> ExactEvaluator | Neur
         if not os.path.isfile(os.path.join(path, MANIFEST)):
             raise UserError(f"no neural evaluator is shipped for space {table.space.name}: {MEND}")
     else:
-        path = os.path.expanduser(config.path)
+        path = local_path(config.path, "evaluator.path")
     evaluator = NeuralEvaluator.load(path)
     mismatch = _mismatch(evaluator.domain, EvaluatorDomain.of_table(table))
     if mismatch:

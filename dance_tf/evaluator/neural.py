@@ -26,6 +26,7 @@ from dance_tf.evaluator.networks import (
 )
 from dance_tf.evaluator.shapes import NetworkShapes, make_networks
 from dance_tf.hardware.objective import objective_values
+from dance_tf.paths import naming_path
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Evaluation, Trust
 
@@ -261,7 +262,9 @@ class NeuralEvaluator:
         aside = tempfile.mkdtemp(prefix=".saving-", dir=path)
         try:
             for name, file in _WEIGHTS.items():
-                getattr(self, name).save_weights(os.path.join(aside, file))
+                network = getattr(self, name)
+                _require_room(aside, sum(weight.numpy().nbytes for weight in network.weights))
+                network.save_weights(os.path.join(aside, file))
             manifest = {
                 "schema_version": _SCHEMA_VERSION,
                 "domain": dataclasses.asdict(self.domain),
@@ -310,6 +313,16 @@ class NeuralEvaluator:
             raise UserError(
                 f"evaluator {path}: {MANIFEST} does not fit ({reason}): {MEND}"
             ) from None
+
+
+def _require_room(folder: str, num_bytes: int) -> None:
+    """Raise the OSError of a full disk, after which HDF5 would crash the process."""
+    path = os.path.join(folder, "room")
+    with naming_path(folder), open(path, "wb") as file:
+        file.write(bytes(2 * num_bytes + 2**20))  # HDF5 adds headers of its own.
+        file.flush()
+        os.fsync(file.fileno())
+    os.remove(path)
 
 
 def _sha256(path: str) -> str:

@@ -21,6 +21,7 @@ from dance_tf.evaluator.assessment import evaluate_evaluator
 from dance_tf.evaluator.dataset import ever_best_accelerators
 from dance_tf.evaluator.trainers import EvaluatorTrainer
 from dance_tf.evaluator.trust import calibrated_thresholds
+from dance_tf.paths import pattern_free
 from dance_tf.strict_json import read_json, write_json
 
 __all__ = ["train_evaluator"]
@@ -75,16 +76,45 @@ def train_evaluator(
         is_edap=config.training_objectives == "edap",
     )
     trainer = EvaluatorTrainer(table, config, seed, candidates)
-    manager = tf.train.CheckpointManager(trainer.checkpoint, folder, max_to_keep=2)
-    if manager.latest_checkpoint:
-        try:
-            trainer.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        except (tf.errors.OpError, AssertionError, LookupError, ValueError) as error:
-            raise UserError(
-                f"cannot read checkpoint {manager.latest_checkpoint}"
-                f" ({type(error).__name__}): delete {folder} to start anew"
-            ) from None
+    with pattern_free(folder) as plain:
+        manager = tf.train.CheckpointManager(trainer.checkpoint, plain, max_to_keep=2)
+        _restore(trainer, manager.latest_checkpoint, folder)
+        _train(trainer, config, manager, on_progress)
 
+    evaluator = trainer.evaluator()
+    evaluator.thresholds = calibrated_thresholds(evaluator, seed)
+    metrics = evaluate_evaluator(
+        evaluator,
+        table,
+        _NUM_ASSESSED,
+        seed + 1,
+        softmin_temperature=config.softmin_temperature,
+    )
+    evaluator.save(output_dir, training={**identity, "command": command}, metrics=metrics)
+    shutil.rmtree(folder)
+    return metrics
+
+
+def _restore(trainer: EvaluatorTrainer, checkpoint: str | None, folder: str) -> None:
+    if checkpoint is None:
+        return
+    try:
+        trainer.checkpoint.restore(checkpoint).assert_consumed()
+    except (tf.errors.OpError, AssertionError, LookupError, ValueError) as error:
+        raise UserError(
+            f"cannot read checkpoint {os.path.join(folder, os.path.basename(checkpoint))}"
+            f" ({type(error).__name__}): move {folder} away to start anew, or name another"
+            " --output_dir"
+        ) from None
+
+
+def _train(
+    trainer: EvaluatorTrainer,
+    config: EvaluatorConfig,
+    manager: tf.train.CheckpointManager,
+    on_progress: Callable[..., None] | None,
+) -> None:
+    """Train both networks from where they are to their end."""
     total = config.estimator_steps + config.generator_steps
     done = 0
     for stage in trainer.stages:
@@ -105,19 +135,6 @@ def train_evaluator(
                 manager.save(checkpoint_number=done + step)
         done += stage.num_steps
 
-    evaluator = trainer.evaluator()
-    evaluator.thresholds = calibrated_thresholds(evaluator, seed)
-    metrics = evaluate_evaluator(
-        evaluator,
-        table,
-        _NUM_ASSESSED,
-        seed + 1,
-        softmin_temperature=config.softmin_temperature,
-    )
-    evaluator.save(output_dir, training={**identity, "command": command}, metrics=metrics)
-    shutil.rmtree(folder)
-    return metrics
-
 
 def _claim(folder: str, identity: dict[str, Any]) -> None:
     """Note whose checkpoints a folder holds, or find that they are ours."""
@@ -127,7 +144,7 @@ def _claim(folder: str, identity: dict[str, Any]) -> None:
         if read_json(path) != identity:
             raise UserError(
                 f"{folder} holds an unfinished training with another configuration, seed or"
-                " cost table: delete it, or choose another --output_dir"
+                " cost table: give the same again, or name another --output_dir"
             )
         return
     write_json(path, identity)

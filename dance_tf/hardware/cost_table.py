@@ -27,6 +27,7 @@ from dance_tf.hardware.layer_costs import LayerCosts, cost_layers, describe_laye
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.table_store import build_in_parts, read_arrays
 from dance_tf.hardware.workload import layer_key, space_layers
+from dance_tf.paths import local_path
 from dance_tf.protocols import CostModel, SearchSpace
 from dance_tf.structs import Layer
 
@@ -207,8 +208,8 @@ def _rounded(sums: tf.Tensor, blocked: tf.Tensor | None) -> tf.Tensor:
 
 def default_cache_dir() -> pathlib.Path:
     """Return the folder of cached tables: XDG_CACHE_HOME or ~/.cache, and dance_tf in it."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base).expanduser() / "dance_tf"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(local_path(base, "the default of --cache_dir,"), "dance_tf")
 
 
 def load_or_build_table(
@@ -245,7 +246,9 @@ def load_or_build_table(
     content = _content(space, cells, hardware, model)
     content_hash = _content_hash(content)
     facts = {"content_hash": content_hash, "content": content}
-    folder = default_cache_dir() if cache_dir is None else pathlib.Path(cache_dir).expanduser()
+    if cache_dir is None:
+        cache_dir = default_cache_dir()
+    folder = pathlib.Path(local_path(cache_dir, "--cache_dir"))
     path = folder / f"table_{content_hash[:16]}"
 
     different = space_layers(space)

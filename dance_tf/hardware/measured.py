@@ -30,6 +30,7 @@ import numpy as np
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean
 from dance_tf.hardware.workload import different_layers, layer_key
+from dance_tf.paths import local_path
 from dance_tf.reporting import read_csv, write_csv
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
 
@@ -76,7 +77,7 @@ class MeasuredCostModel:
             UserError: Names file, row and column of what cannot be read.
         """
         self.path = os.fspath(path)
-        rows = read_csv(os.path.expanduser(self.path), _REQUIRED)
+        rows = read_csv(local_path(self.path, "hardware.measured_csv"), _REQUIRED)
         if not rows:
             raise UserError(f"{self.path}: a header and no rows; fill in costs")
         scale = _units(self.path, list(rows[0]), machine or MachineConfig())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -20,12 +21,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.strict_json import parse_json, write_json
 
 try:
     import fcntl
@@ -38,6 +39,7 @@ Arrays = Mapping[str, np.ndarray]
 
 _HEADER = "header.json"
 _POLL_S = 0.2
+_MAX_TRIES = 100  # to open a lock that builds which end take away
 
 
 def read_arrays(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
@@ -58,11 +60,15 @@ def read_arrays(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.nd
         )
 
     try:
-        header = read_json(path / _HEADER)
+        header = parse_json((path / _HEADER).read_text("utf-8-sig"), _HEADER)
         files = sorted(path.glob("*.npy"))
         digests = {file.stem: _sha256(file) for file in files}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise refusal(f"{os.path.basename(error.filename)} is missing") from None
+    except UnicodeDecodeError:
+        raise refusal(f"{_HEADER} is not text") from None
     except UserError as error:
-        raise refusal(str(error).removeprefix(f"{path}{os.sep}")) from None
+        raise refusal(str(error)) from None
     except OSError as error:
         raise UserError(f"cannot read the cached cost table {path}: {error.strerror}") from None
     stored = header.pop("sha256", None) if isinstance(header, dict) else None
@@ -96,8 +102,10 @@ def write_arrays(
         digests = {}
         for name, array in sorted(arrays.items()):
             file = aside / f"{name}.npy"
+            content = io.BytesIO()  # numpy's own write to a file says nothing of a full disk
+            np.save(content, np.ascontiguousarray(array), allow_pickle=False)
             with open(file, "wb") as stream:
-                np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+                stream.write(content.getbuffer())
                 stream.flush()
                 os.fsync(stream.fileno())
             digests[name] = _sha256(file)
@@ -187,16 +195,7 @@ def _turn(
     path: pathlib.Path, building: pathlib.Path, on_wait: Callable[[], None]
 ) -> Iterator[None]:
     """Hold the lock of a build; the system lets go of it when the process ends."""
-    while True:
-        try:
-            building.mkdir(parents=True, exist_ok=True)
-            file = open(building / "lock", "w")  # noqa: SIM115
-            break
-        except FileNotFoundError:  # removed since: the build has ended
-            continue
-        except OSError as error:
-            raise _cannot_write(path, error) from None
-    with file:
+    with _lock_file(path, building) as file:
         while fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,6 +208,21 @@ def _turn(
         yield
 
 
+def _lock_file(path: pathlib.Path, building: pathlib.Path) -> TextIO:
+    """Open the lock of a build, in a folder that a build which ends may take away."""
+    for tries_left in reversed(range(_MAX_TRIES)):
+        try:
+            building.mkdir(parents=True, exist_ok=True)
+            return open(building / "lock", "w")
+        except FileNotFoundError as error:
+            # Gone since it was made, or not to be made at all: the error is the same.
+            if not tries_left:
+                raise _cannot_write(path, error) from None
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+    raise AssertionError
+
+
 def _read_part(path: pathlib.Path, facts: Mapping[str, Any]) -> Arrays | None:
     """Return a finished part; one that is damaged is removed and computed again."""
     try:
@@ -219,7 +233,10 @@ def _read_part(path: pathlib.Path, facts: Mapping[str, Any]) -> Arrays | None:
 
 
 def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"cannot write the table cache {path.parent}: {error.strerror or error}")
+    reason = error.strerror or error
+    return UserError(
+        f"cannot write the table cache {path.parent} ({reason}): name another with --cache_dir"
+    )
 
 
 def _sha256(path: pathlib.Path) -> str:

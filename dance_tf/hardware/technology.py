@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import sys
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean
+from dance_tf.paths import local_path
 from dance_tf.strict_json import parse_json, read_text
 
 __all__ = [
@@ -152,7 +152,7 @@ def technology(name: str) -> Technology:
         UserError: If there is none, or the file is not a table; names file and key.
     """
     if name.endswith(".json"):
-        return _parse(read_text(os.path.expanduser(name)), name)
+        return _parse(read_text(local_path(name, "technology")), name)
     if name not in shipped_technologies():
         raise UserError(
             f"unknown technology {name!r}{did_you_mean(name, shipped_technologies())}"

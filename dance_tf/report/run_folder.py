@@ -11,6 +11,7 @@ from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.hardware.objective import Limits, Objective
+from dance_tf.paths import local_path
 from dance_tf.reporting import read_history
 from dance_tf.search.result import SCHEMA_VERSION
 from dance_tf.search.sweep import PARETO
@@ -80,7 +81,7 @@ def read_run(run_dir: str) -> Run:
     Raises:
         UserError: If there is no finished run, or a file is damaged or says what cannot be.
     """
-    folder = os.path.abspath(os.path.expanduser(run_dir))
+    folder = local_path(run_dir, "run folder")
 
     def file(name: str) -> str:
         return os.path.join(folder, name)

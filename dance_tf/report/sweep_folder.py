@@ -10,6 +10,7 @@ from typing import Any
 
 from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import accelerator_from_json
+from dance_tf.paths import local_path
 from dance_tf.search.pareto import SweepSearch
 from dance_tf.search.sweep import PARETO, SCHEMA_VERSION
 from dance_tf.strict_json import read_json
@@ -138,7 +139,7 @@ class Sweep:
 
 def is_sweep(folder: str) -> bool:
     """Return whether a folder is that of a sweep."""
-    return os.path.exists(os.path.join(os.path.expanduser(folder), PARETO))
+    return os.path.exists(os.path.join(local_path(folder, "sweep folder"), PARETO))
 
 
 def read_sweep(sweep_dir: str) -> Sweep:
@@ -147,7 +148,7 @@ def read_sweep(sweep_dir: str) -> Sweep:
     Raises:
         UserError: If there is no sweep, or its pareto.json is damaged.
     """
-    folder = os.path.abspath(os.path.expanduser(sweep_dir))
+    folder = local_path(sweep_dir, "sweep folder")
     path = os.path.join(folder, PARETO)
     if not is_sweep(folder):
         raise UserError(f"{folder}: no {PARETO}, so it is not the folder of a sweep")

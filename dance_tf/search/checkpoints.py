@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.paths import pattern_free
 
 __all__ = ["CheckpointFolder"]
 
@@ -68,10 +69,12 @@ class CheckpointFolder:
                 shutil.rmtree(os.path.join(self._path, name))
         partial = os.path.join(self._path, f".partial_{step:08d}")
         os.makedirs(partial)
-        self._checkpoint.write(os.path.join(partial, _TENSORS))
-        files = {name: _digest(os.path.join(partial, name)) for name in sorted(os.listdir(partial))}
-        with open(os.path.join(partial, _STATE), "w", encoding="utf-8") as file:
-            json.dump({"step": step, "files": files, "state": state}, file, allow_nan=False)
+        with pattern_free(self._path) as writable:
+            self._checkpoint.write(os.path.join(writable, os.path.basename(partial), _TENSORS))
+            names = sorted(os.listdir(partial))
+            files = {name: _digest(os.path.join(partial, name)) for name in names}
+            with open(os.path.join(partial, _STATE), "w", encoding="utf-8") as file:
+                json.dump({"step": step, "files": files, "state": state}, file, allow_nan=False)
         os.rename(partial, final)
         for old in self.steps()[:-_NUM_KEPT]:
             shutil.rmtree(self._folder(old))
@@ -100,8 +103,8 @@ class CheckpointFolder:
             if found != expected:
                 raise _broken(folder, f"the checksum of {name} is wrong")
         try:
-            status = self._checkpoint.read(os.path.join(folder, _TENSORS))
-            status.assert_consumed()
+            with pattern_free(folder) as readable:
+                self._checkpoint.read(os.path.join(readable, _TENSORS)).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             reason = str(error).strip().splitlines()[0]
             raise _broken(folder, f"it does not fit this network ({reason})") from None

@@ -21,6 +21,7 @@ import numpy as np
 from dance_tf import reporting
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
+from dance_tf.paths import local_path
 from dance_tf.protocols import ImageDataset
 from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
@@ -98,6 +99,7 @@ def read_supernet_record(
     Raises:
         UserError: If the folder holds none, or one of another space, kind or other images.
     """
+    supernet_dir = local_path(supernet_dir, "search.supernet_dir")
     path = os.path.join(supernet_dir, _RECORD)
     if not os.path.exists(path):
         raise UserError(
@@ -125,6 +127,7 @@ def load_supernet(
         UserError: If there is none that fits, or its files are damaged.
     """
     record = read_supernet_record(supernet_dir, space, dataset, config)
+    supernet_dir = local_path(supernet_dir, "search.supernet_dir")
     supernet = Supernet(space, config.seed, config.search.supernet)
     folder = _weights_of(supernet_dir, supernet)
     if folder.restore() is None:

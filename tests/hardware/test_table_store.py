@@ -141,7 +141,7 @@ def test_files_that_are_missing_too_many_or_of_something_else(written):
     with pytest.raises(UserError, match="something else"):
         read_arrays(written, FACTS)
     (written / "header.json").unlink()
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"header\.json is missing"):
         read_arrays(written, FACTS)
     shutil.rmtree(written)
     written.write_text("a file")
@@ -246,6 +246,27 @@ def test_a_mistake_of_the_user_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="no"):
         _numbers(tmp_path / "cache" / "table", refuse)
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["/proc/no_such_folder", "dangling", "gone"])
+def test_an_error_that_lasts_ends_the_tries(tmp_path, folder):
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling" / "table.building").mkdir()
+    (tmp_path / "dangling" / "table.building" / "lock").symlink_to("/proc/no_such_folder/lock")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing" / "here")
+    with pytest.raises(UserError, match=r"\((No such|File exists).*name another with --cache_dir"):
+        _numbers(tmp_path / folder / "table", pytest.fail)
+
+
+def test_what_may_not_be_read_is_not_called_corrupted(tmp_path, monkeypatch):
+    write_arrays(tmp_path / "table", ARRAYS, FACTS, scratch=tmp_path)
+
+    def refuse(path, encoding):
+        raise PermissionError(13, os.strerror(13), path)
+
+    monkeypatch.setattr(pathlib.Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*Permission denied"):
+        read_arrays(tmp_path / "table", FACTS)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):

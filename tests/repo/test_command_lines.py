@@ -7,11 +7,13 @@ import concurrent.futures
 import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
 
 import pytest
+from absl import flags
 
 from tests.repo.source import ROOT, tool_names
 from tools import flags as common
@@ -107,8 +109,8 @@ def test_missing_file_is_one_line(tool: str, name: str, tmp_path: pathlib.Path):
         reference.write_text("[]", encoding="utf-8")
         arguments.append(f"--reference={reference}")
     output = tmp_path / "out"
-    flags = pathlib.Path(ROOT, "tools", f"{tool}.py").read_text(encoding="utf-8")
-    if '"output_dir"' in flags:
+    text = pathlib.Path(ROOT, "tools", f"{tool}.py").read_text(encoding="utf-8")
+    if '"output_dir"' in text:
         arguments.append(f"--output_dir={output}")
     outcome = Outcome(tool, arguments)
     assert outcome.status in (1, 2), outcome.err
@@ -139,6 +141,29 @@ print("one process")
         [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("one process\n", "")
+
+
+#: Flags that take a file or something else, which their tools check; --data_dir has a variable.
+_FILES_OR_ELSE = {
+    "accelerator",
+    "architecture",
+    "data_dir",
+    "draw",
+    "fixed_accelerator",
+    "fixed_architecture",
+    "version",
+}
+
+
+def test_flags_of_files_and_folders_are_paths():
+    found = set()
+    for tool in tool_names():
+        values = importlib.import_module(f"tools.{tool}").FLAGS
+        for flag in map(values.__getitem__, values):
+            is_text = type(flag.parser) is flags.ArgumentParser
+            if is_text and re.search(r"\b([Ff]ile|[Ff]older)\b|_dir$", f"{flag.help} {flag.name}"):
+                found.add(flag.name)
+    assert found <= _FILES_OR_ELSE, "define them with common.define_path"
 
 
 def test_one_name_is_one_flag():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -166,6 +167,69 @@ def test_users_mistake_and_unusable_file_end_with_1_and_one_line(capsys: pytest.
     assert capsys.readouterr().err == (
         "tool: no such op as this\ntool: /no/such/file: No such file or directory\n"
     )
+
+
+def test_a_full_disk_ends_in_one_line_that_says_how_to_go_on(capsys: pytest.CaptureFixture):
+    class Full(Exception):
+        pass
+
+    Full.__module__ = "tensorflow.errors"
+    values = common.shared_flags("resume")
+
+    def full(argv):
+        raise OSError(28, "No space left on device", "/runs/a/history.jsonl")
+
+    def of_tensorflow(argv):
+        raise Full("/runs/a/tensors; No space left on device [Op:SaveV2]")
+
+    for main in (full, of_tensorflow):
+        assert common.call(main, values, ["search"]) == 1
+    words = "No space left on device; make room there, and go on with --resume"
+    assert capsys.readouterr().err.splitlines() == [
+        f"search: /runs/a/history.jsonl: {words}",
+        f"search: /runs/a/tensors: {words}",
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_stdout_without_room_is_named_in_one_line(size: int):
+    program = (
+        "import sys; from tools import flags; values = flags.shared_flags();"
+        f" sys.exit(flags.call(lambda argv: print('x' * {size}), values, ['tool']))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"tool: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "~no_such_user_here/x", '"/tmp/x y"', "link"])
+def test_a_path_that_is_none_here_is_a_wrong_flag(
+    path: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "flags.txt").write_text(f"--output_dir={path}\n")
+    assert _call(lambda argv: pytest.fail("main ran"), "--flagfile=flags.txt") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"--output_dir={path}" in err
+    assert sorted(os.listdir(tmp_path)) == ["flags.txt", "link"]
+
+
+def test_repeated_paths_are_each_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = flags.FlagValues()
+    common.define_path("found", "A file.", values, is_repeated=True)
+    values(["tool", "--found=a", "--found=b c"])
+    assert values["found"].value == [str(tmp_path / "a"), str(tmp_path / "b c")]
+    values.unparse_flags()
+    values(["tool"])
+    assert values["found"].value == []
 
 
 def test_own_fault_keeps_its_traceback():
