@@ -29,9 +29,9 @@ from dance_tf.serving import ServedModel
 NO_PATHS = {
     "gs://bucket/run": "local",
     "s3a+x://bucket/run": "local",
-    "file:///tmp/run": "local",
+    "file:///data/run": "local",
     "~no_such_user_here/run": "no such user",
-    '"/tmp/x y"': "quote",
+    '"/data/x y"': "quote",
     "'runs/a'": "quote",
     "\N{LEFT DOUBLE QUOTATION MARK}runs/a\N{RIGHT DOUBLE QUOTATION MARK}": "quote",
     "$HOME/run": "variable",

@@ -163,19 +163,21 @@ class _StoppedError(Exception):
 
 
 def test_a_stopped_training_goes_on_to_the_same_result(table, finished, tmp_path):
+    folder = tmp_path / "exp[1]"  # TensorFlow reads this as a pattern.
+
     def stop_at_25(step: int, total_steps: int, **losses: float) -> None:
         if step == 25:
             raise _StoppedError
 
     with pytest.raises(_StoppedError):
-        training.train_evaluator(table, SHORT, 3, str(tmp_path), stop_at_25)
-    assert not (tmp_path / "manifest.json").exists()
+        training.train_evaluator(table, SHORT, 3, str(folder), stop_at_25)
+    assert not (folder / "manifest.json").exists()
     steps = []
     training.train_evaluator(
-        table, SHORT, 3, str(tmp_path), lambda step, total, **losses: steps.append(step)
+        table, SHORT, 3, str(folder), lambda step, total, **losses: steps.append(step)
     )
     assert steps[0] == 25  # the checkpoint is that of step 20
-    for ours, theirs in zip(_weights(tmp_path), _weights(finished), strict=True):
+    for ours, theirs in zip(_weights(folder), _weights(finished), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -205,7 +205,7 @@ def test_stdout_without_room_is_named_in_one_line(size: int):
     assert done.stderr == b"tool: standard output: No space left on device\n"
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/run", "~no_such_user_here/x", '"/tmp/x y"', "link"])
+@pytest.mark.parametrize("path", ["gs://bucket/run", "~no_such_user_here/x", '"/data/x y"', "link"])
 def test_a_path_that_is_none_here_is_a_wrong_flag(
     path: str,
     tmp_path: pathlib.Path,
