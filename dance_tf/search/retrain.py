@@ -273,7 +273,12 @@ class _Run:
             # RandomState's streams, unlike Generator's, are promised never to change.
             np.random.RandomState(words[1]).shuffle(order)
             choices = tf.data.Dataset.from_tensor_slices(order)
-            yield from tf.data.Dataset.choose_from_datasets(sources, choices).skip(skip)
+            is_empty = skip == 0
+            for batch in tf.data.Dataset.choose_from_datasets(sources, choices).skip(skip):
+                is_empty = False
+                yield batch
+            if is_empty:  # The next epochs would be too.
+                raise UserError(f"{self._dataset.name}: its splits give no batch of images")
             epoch, skip = epoch + 1, 0
 
     @tf.function(reduce_retracing=True)

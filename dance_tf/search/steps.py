@@ -46,11 +46,22 @@ def batches(
 
     Pass p over the split is shuffled and augmented by (seed, split, p), so a resumed
     run sees what the uninterrupted one would have seen.
+
+    Raises:
+        UserError: If a whole pass gives no batch: the next ones would not either.
     """
     number, skip = divmod(start, dataset.num_images(split) // batch_size)
     while True:
         pass_seed = int(stateless_seed(seed, split, number)[0]) & 0x7FFFFFFF
-        yield from dataset.split(split, batch_size=batch_size, seed=pass_seed).skip(skip)
+        is_empty = skip == 0
+        for batch in dataset.split(split, batch_size=batch_size, seed=pass_seed).skip(skip):
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise UserError(
+                f"{dataset.name}: its {split} split says {dataset.num_images(split)} images and"
+                f" gives no batch of {batch_size}"
+            )
         number, skip = number + 1, 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -320,3 +321,15 @@ def test_a_space_without_a_shipped_evaluator_says_so(table):
     with pytest.raises(UserError, match="no neural evaluator is shipped for space tiny_mbconv"):
         load_evaluator(EvaluatorConfig(), table)
     assert shipped_path("tiny_mbconv").endswith("saved_models/evaluator_tiny_mbconv")
+
+
+def test_a_full_disk_is_an_error_and_leaves_what_was_there(evaluator, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            evaluator.save(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value.filename).startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Checkpoints are whole or absent, and a damaged one is refused in one line."""
 
 import os
+import resource
 
 import pytest
 import tensorflow as tf
@@ -79,3 +80,32 @@ def test_a_checkpoint_of_another_network_is_refused(folder, tmp_path):
         with pytest.raises(UserError, match="does not fit") as caught:
             CheckpointFolder(str(tmp_path / "checkpoints"), **others).restore()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "back\\slash", "star*"])
+def test_a_folder_whose_name_is_a_pattern_holds_checkpoints(name, variable, tmp_path):
+    folder = CheckpointFolder(str(tmp_path / name / "checkpoints"), variable=variable)
+    folder.save(3, {})
+    variable.assign(tf.zeros(100))
+    assert folder.restore() == (3, {})
+    assert variable.numpy().tolist() == [float(i) for i in range(100)]
+
+
+@pytest.mark.parametrize("name", ["run", "exp[1]"])
+def test_a_full_disk_is_an_error_of_the_folder_and_loses_nothing(name, tmp_path):
+    big = tf.Variable(tf.ones(20_000))
+    path = str(tmp_path / name)
+    folder = CheckpointFolder(path, big=big)
+    folder.save(1, {})
+    big.assign_add(tf.ones(20_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            folder.save(2, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == path
+    assert folder.restore() == (1, {})
+    folder.save(2, {})
+    assert sorted(os.listdir(path)) == ["step_00000001", "step_00000002"]

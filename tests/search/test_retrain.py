@@ -194,3 +194,10 @@ def test_without_a_supernet_nothing_is_inherited(dataset, tmp_path):
     with pytest.raises(UserError, match=r"search\.supernet_dir"):
         retrain(SPACE, ARCHITECTURE, dataset, config, 5, str(folder))
     assert not folder.exists()
+
+
+def test_images_that_are_not_there_are_not_waited_for(dataset, tmp_path, monkeypatch):
+    split = dataset.split
+    monkeypatch.setattr(dataset, "split", lambda *args, **more: split(*args, **more).take(0))
+    with pytest.raises(UserError, match="tints: its splits give no batch"):
+        retrain(SPACE, ARCHITECTURE, dataset, CONFIG, 5, str(tmp_path / "run"))

@@ -57,6 +57,26 @@ def test_draws_are_functions_of_their_arguments():
     assert tuple(stateless_seed(7, "train", 3)) == tuple(stateless_seed(7, "train", 3))
 
 
+class _Empty:
+    """Images of which there are none, whatever their number is said to be."""
+
+    name, num_classes, image_shape = "hollow", 2, (8, 8, 3)
+
+    def num_images(self, split):
+        return 16
+
+    def split(self, split, batch_size, seed=None):
+        return tf.data.Dataset.from_tensor_slices((np.zeros((0, 8, 8, 8, 3)), np.zeros((0, 8))))
+
+
+def test_images_that_are_not_there_are_not_waited_for():
+    with pytest.raises(UserError, match="hollow: its train split says 16 images"):
+        next(batches(_Empty(), "train", batch_size=8, seed=0))
+    with pytest.raises(UserError, match="hollow: its train split"):
+        for _ in batches(_Empty(), "train", batch_size=8, seed=0, start=1):  # After a resumption.
+            pass
+
+
 def test_batches_go_on_where_they_stopped(images):
     def take(start, num):
         found = batches(images, "architecture", batch_size=8, seed=3, start=start)
