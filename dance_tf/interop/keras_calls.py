@@ -5,9 +5,10 @@ A model is called with symbolic tensors. What its layers then do goes through
 twice, operators between tensors and models with a `call` of their own look alike, and
 only what is computed on the way from the model's inputs is seen.
 
-A call that is not known to be a layer of the cost model is traced as a TensorFlow
-graph. Where no operation in it multiplies and accumulates, it is left as it is;
-otherwise it is looked into, and where that is not possible it has a problem.
+Every call is traced as a TensorFlow graph of inference, what `predict` runs. The shapes
+of the graph hold: Keras announces the outputs of some layers wrongly. Where a call is not
+one that the cost model knows and no operation in it multiplies and accumulates, it is left
+as it is; otherwise it is looked into, and where that is not possible it has a problem.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tensorflow as tf
 
 from dance_tf.errors import UserError
 
-__all__ = ["Call", "first_line", "record_calls"]
+__all__ = ["Call", "Recording", "first_line", "record_calls"]
 
 #: TensorFlow operations that multiply and accumulate, or that hide what they do.
 _PRODUCTS = re.compile(
@@ -38,6 +39,8 @@ _MOVES_NOTHING = {"Placeholder", "Const", "ReadVariableOp", "NoOp", "Identity", 
 _MOVES_NOTHING |= {"Cast", "Reshape", "Squeeze", "ExpandDims"}
 
 _LOCK = threading.Lock()
+
+_Shape = tuple[int | None, ...] | None  # of a tensor of Keras; None where even the rank is open
 
 
 class Call(NamedTuple):
@@ -52,15 +55,23 @@ class Call(NamedTuple):
     problem: str | None  # why it cannot be costed though it multiplies and accumulates
 
 
-def record_calls(
-    model: keras.Model, inputs: Any, is_known: Callable[[Call], bool]
-) -> tuple[list[Call], list[Any]]:
-    """Return the calls of a model in the order in which they run, and its outputs.
+class Recording(NamedTuple):
+    """What a model was seen to do."""
+
+    calls: list[Call]  # in the order in which they run
+    outputs: list[Any]  # of the model
+    notes: list[str]  # calls whose outputs are not those that Keras announces
+
+
+def record_calls(model: keras.Model, inputs: Any, is_known: Callable[[Call], bool]) -> Recording:
+    """Return the calls that a model makes at inference.
 
     Args:
         model: The model; its weights are built if they are not.
         inputs: Symbolic tensors, structured as the model takes them.
-        is_known: Says whether a call is one of a layer of the cost model.
+        is_known: Says whether it knows which products a call computes, perhaps none.
+    Raises:
+        UserError: If a call returns another number of tensors than it announces.
     """
     recorder = _Recorder(model, is_known)
     recorder.watch(inputs)
@@ -70,7 +81,7 @@ def record_calls(
         warnings.simplefilter("ignore")  # of Keras, on the structure of a nested model's inputs
         with _replaced_symbolic_calls(recorder):
             outputs = model(inputs, training=False)
-    return recorder.calls, keras.tree.flatten(outputs)
+    return Recording(recorder.calls, keras.tree.flatten(outputs), recorder.notes)
 
 
 @contextlib.contextmanager
@@ -115,6 +126,7 @@ class _Recorder:
 
     def __init__(self, model: keras.Model, is_known: Callable[[Call], bool]) -> None:
         self.calls: list[Call] = []
+        self.notes: list[str] = []
         self._model = model
         self._is_known = is_known
         self._watched: dict[int, Any] = {}  # tensors by id, kept so that no id comes again
@@ -148,12 +160,9 @@ class _Recorder:
     ) -> Any:
         self._is_paused = True
         try:
-            outputs = original(operation, *args, **kwargs)
-            graph = None
-            if any(None in t.shape for t in _with_shape(outputs)):
-                # Some layers forget sizes that their own call would keep.
-                graph = _trace(operation, args, kwargs)
-                outputs = _with_known_sizes(outputs, graph)
+            announced = original(operation, *args, **kwargs)
+            graph = _trace(operation, args, kwargs)
+            outputs = self._as_traced(name, operation, announced, graph)
             call = Call(
                 operation=operation,
                 name=name,
@@ -166,7 +175,7 @@ class _Recorder:
             if self._is_known(call):
                 self.calls.append(call)
                 return outputs
-            types = _tensorflow_operations(graph or _trace(operation, args, kwargs))
+            types = _tensorflow_operations(graph)
         finally:
             self._is_paused = False
         products = sorted(filter(_PRODUCTS.search, types or ()))
@@ -190,6 +199,35 @@ class _Recorder:
         del self.calls[num_calls:]
         self.calls.append(call._replace(problem=cause))
         return outputs
+
+    def _as_traced(self, name: str, operation: Any, announced: Any, function: Any) -> Any:
+        """Return announced outputs with the sizes that a traced call gives them."""
+        if function is None:
+            return announced
+        named = f"layer {name!r} ({type(operation).__name__})"
+        tensors = _with_shape(announced)
+        traced = [t.shape for t in _with_shape(function.structured_outputs)]
+        if len(traced) != len(tensors):
+            raise UserError(
+                f"model {self._model.name!r}: {named} announces {len(tensors)} outputs and"
+                f" returns {len(traced)}"
+            )
+        shapes = [
+            _merged(tensor.shape, shape) for tensor, shape in zip(tensors, traced, strict=True)
+        ]
+        if shapes == [t.shape for t in tensors]:
+            return announced
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            if not _is_filled_in(tensor.shape, shape):
+                self.notes.append(
+                    f"{named} returns {shape} at inference where Keras announces"
+                    f" {tensor.shape}: costed is what it returns"
+                )
+        sized = [
+            keras.KerasTensor(shape, tensor.dtype)
+            for tensor, shape in zip(tensors, shapes, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(announced, sized)
 
     def _inside(self, name: str, operation: Any, args: Any, kwargs: Any) -> Any:
         """Run a layer's own call, so that what it calls is recorded."""
@@ -246,19 +284,23 @@ def _trace(operation: Any, args: Any, kwargs: Any) -> Any:
         return None
 
 
-def _with_known_sizes(outputs: Any, function: Any) -> Any:
-    """Return symbolic outputs with the shapes that a traced call gives them."""
-    if function is None:
-        return outputs
-    shapes = [t.shape for t in _with_shape(function.structured_outputs)]
-    tensors = _with_shape(outputs)
-    if len(shapes) != len(tensors):
-        return outputs
-    sized = [
-        keras.KerasTensor(shape.as_list() if shape.rank is not None else tensor.shape, tensor.dtype)
-        for shape, tensor in zip(shapes, tensors, strict=True)
-    ]
-    return keras.tree.pack_sequence_as(outputs, sized)
+def _merged(announced: _Shape, traced: tf.TensorShape) -> _Shape:
+    """Return the traced sizes, and the announced ones where a trace leaves them open."""
+    if traced.rank is None:
+        return announced
+    sizes = tuple(traced.as_list())
+    if announced is None or len(sizes) != len(announced):
+        return sizes
+    return tuple(a if t is None else t for a, t in zip(announced, sizes, strict=True))
+
+
+def _is_filled_in(announced: _Shape, shape: _Shape) -> bool:
+    """Say whether a shape is the announced one where that is known."""
+    if announced is None or shape is None:
+        return True
+    return len(announced) == len(shape) and all(
+        a in (None, b) for a, b in zip(announced, shape, strict=True)
+    )
 
 
 def _tensorflow_operations(function: Any) -> set[str] | None:

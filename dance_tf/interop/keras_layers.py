@@ -23,6 +23,7 @@ from dance_tf.interop.keras_shapes import (
     contraction,
     convolution,
     einsum,
+    einsum_pairs,
     matmul,
     product,
 )
@@ -42,7 +43,8 @@ def layers_of_call(
         inputs: Shapes of the tensors and variables that it was given, batch first.
         output: Shape of its (first) output.
     Returns:
-        The layers; None where the operation is not one that this module knows.
+        The layers, none where the operation only moves data or adds it up; None where it is
+        not one that this module knows.
     Raises:
         Unsupported: If it is known but cannot be expressed.
     """
@@ -201,18 +203,17 @@ def _matmul(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -
     return [matmul(name, left, right, output)]
 
 
-def _einsum(
-    operation: Any, name: str, inputs: Sequence[Shape], output: Shape
-) -> list[Layer] | None:
-    if len(inputs) == 1:
-        return None  # a transposition or a sum
-    left, right = _two(inputs)
-    operands, arrow, result = operation.subscripts.replace(" ", "").partition("->")
-    first, comma, second = operands.partition(",")
-    if result[-1:] in first and result[-1:] not in second:
-        # The last axis is that of the output channels, so this operand is the weights'.
-        first, second, left, right = second, first, right, left
-    return [einsum(name, first + comma + second + arrow + result, (left, right, output))]
+def _einsum(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+    """Return a layer for each two operands; none for a transposition, a diagonal or a sum."""
+    pairs = einsum_pairs(operation.subscripts, inputs)
+    layers = []
+    for i, ((first, second, result), (left, right)) in enumerate(pairs, start=1):
+        if result[-1:] in first and result[-1:] not in second:
+            # The last axis is that of the output channels, so this operand is the weights'.
+            first, second, left, right = second, first, right, left
+        own = name if len(pairs) == 1 else f"{name}/{i}"
+        layers.append(einsum(own, f"{first},{second}->{result}", (left, right, None)))
+    return layers
 
 
 def _tensordot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
@@ -224,11 +225,39 @@ def _tensordot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape
     return [contraction(name, left, right, first, second)]
 
 
-def _dot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer] | None:
+def _is_scaling(inputs: Sequence[Shape]) -> bool:
+    """Say whether one operand is a number, perhaps one of Python, which has no shape."""
+    return len(inputs) == 1 or () in inputs
+
+
+def _dot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+    if _is_scaling(inputs):
+        return []
     left, right = _two(inputs)
-    if not left or not right:
-        return None  # a product with one number
     return [contraction(name, left, right, [-1], [-2 if len(right) > 1 else -1])]
+
+
+def _inner(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+    if _is_scaling(inputs):
+        return []
+    left, right = _two(inputs)
+    return [contraction(name, left, right, [-1], [-1])]
+
+
+def _vdot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+    left, right = ((math.prod(shape),) for shape in _two(inputs))
+    return [contraction(name, left, right, [0], [0])]
+
+
+def _grayscale(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+    shape = inputs[0] if len(inputs[0]) == 4 else (1, *inputs[0])
+    size, C = _spatial(operation, shape), _channels(operation, shape)
+    return [convolution(name, shape[0], size, (1, 1), K=1, C=C)]
+
+
+def _moves_data(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+    """Return no layer: TensorFlow may use a product, but with a kernel of ones and zeros."""
+    return []
 
 
 def _attention(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
@@ -240,6 +269,23 @@ def _attention(operation: Any, name: str, inputs: Sequence[Shape], output: Shape
         product(f"{name}/query_key", "bhrtd", "bhsd", "bhrts", {**sizes, "d": depth}),
         product(f"{name}/scores_value", "bhrts", "bhsd", "bhrtd", {**sizes, "d": value[-1]}),
     ]
+
+
+def _additive_attention(
+    operation: Any, name: str, inputs: Sequence[Shape], output: Shape
+) -> list[Layer] | None:
+    """Return the product of scores and values, and that of tanh and a vector of scales."""
+    is_additive = type(operation) is keras.layers.AdditiveAttention
+    if not is_additive and not (
+        type(operation) is keras.layers.Attention and operation.score_mode == "concat"
+    ):
+        return None  # the scores of a subclass may be of any kind
+    (batch, length, depth), (_, steps, width) = inputs[:2]
+    sizes = {"b": batch, "t": length, "s": steps, "d": depth, "e": width}
+    layers = [product(f"{name}/scores_value", "bts", "bse", "bte", sizes)]
+    if is_additive and operation.use_scale:
+        layers.insert(0, product(f"{name}/scores", "btsd", "d", "bts", sizes))
+    return layers
 
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -261,6 +307,7 @@ _LAYERS: tuple[tuple[Any, _Convert], ...] = (
     *((layer_class, _transposed_layer) for layer_class in _TRANSPOSED),
     (keras.layers.Dense, _dense),
     (keras.layers.EinsumDense, _einsum_dense),
+    (keras.layers.Attention, _additive_attention),
 )
 
 #: Class behind a function of keras.ops, and what converts a call of it.
@@ -269,6 +316,10 @@ _OPERATIONS: dict[str, _Convert] = {
     "Dot": _dot,
     "Tensordot": _tensordot,
     "Einsum": _einsum,
+    "Inner": _inner,
+    "Vdot": _vdot,
+    "RGBToGrayscale": _grayscale,
+    "ExtractPatches": _moves_data,
     "DotProductAttention": _attention,
     "Conv": lambda op, name, inputs, output: _grouped(op, name, _two(inputs)[1], inputs, output),
     "DepthwiseConv": lambda op, name, inputs, output: _per_channel(

@@ -91,13 +91,13 @@ def layers_of_keras_model(
         except Unsupported as error:
             problems[call.name] = str(error)
             return True
-        if layers is not None:
+        if layers:
             _check_macs(call, layers, macs_by_weights(call.operation, shapes, output))
             converted[call.name] = layers
         return layers is not None
 
     try:
-        calls, outputs = record_calls(model, inputs, is_known)
+        calls, outputs, found_notes = record_calls(model, inputs, is_known)
     except UserError:
         raise
     except Exception as error:  # Keras refuses shapes with errors of many kinds
@@ -119,7 +119,7 @@ def layers_of_keras_model(
         not_costed=tuple(not_costed),
         num_parameters=sum(math.prod(weight.shape) for weight in model.weights),
         words_moved=words,
-        notes=tuple(notes),
+        notes=(*notes, *found_notes),
     )
 
 
@@ -195,7 +195,9 @@ def _given_shapes(input_shape: Sequence[Any] | None) -> list[tuple[int, ...]] | 
     return shapes
 
 
-def _shown(shape: Sequence[Any]) -> str:
+def _shown(shape: Sequence[Any] | None) -> str:
+    if shape is None:
+        return "not even that of its axes"
     return f"({', '.join('?' if size is None else str(size) for size in shape)})"
 
 
@@ -205,7 +207,7 @@ def _shown(shape: Sequence[Any]) -> str:
 def _check_sizes(model: keras.Model, call: Call) -> None:
     """Refuse a call with an axis whose size only the data tells."""
     for tensor in (*call.inputs, *call.outputs):
-        if None in tensor.shape:
+        if tensor.shape is None or None in tensor.shape:
             raise UserError(
                 f"model {model.name!r}: layer {call.name!r} ({type(call.operation).__name__}) has"
                 f" a tensor of unknown size, {_shown(tensor.shape)}"

@@ -11,12 +11,24 @@ both keep (heads, for example) groups.
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dance_tf.structs import Layer
 
-__all__ = ["Shape", "Unsupported", "contraction", "convolution", "einsum", "matmul", "product"]
+__all__ = [
+    "Shape",
+    "Unsupported",
+    "contraction",
+    "convolution",
+    "einsum",
+    "einsum_pairs",
+    "matmul",
+    "product",
+]
 
 Shape = tuple[int, ...]
 
@@ -84,14 +96,13 @@ def _sides(values: Any, rank: int) -> tuple[int, int]:
 def product(name: str, left: str, right: str, output: str, sizes: Mapping[str, int]) -> Layer:
     """Return the product of two tensors whose axes are labelled by one letter each.
 
-    Raises:
-        Unsupported: If an operand has an axis twice or is summed over one of its own.
+    A diagonal of an operand and a sum over an axis of it alone are taken before the product,
+    and multiply nothing.
     """
-    if any(len(set(labels)) < len(labels) for labels in (left, right, output)):
-        raise Unsupported("it takes a diagonal")
-    alone = set(left) ^ set(right)
-    if any(sizes[label] > 1 for label in alone - set(output)):
-        raise Unsupported("it sums over an axis of one operand alone")
+    left, right = (
+        "".join(t for t in dict.fromkeys(own) if t in other or t in output)
+        for own, other in ((left, right), (right, left))
+    )
     rows = [label for label in output if label in left and label not in right]
     columns = math.prod(sizes[label] for label in right if label in output and label not in left)
     summed = math.prod(sizes[label] for label in left if label in right and label not in output)
@@ -114,19 +125,9 @@ def einsum(name: str, equation: str, shapes: Sequence[Shape | None]) -> Layer:
     Raises:
         Unsupported: If the equation is not one of two operands and an output.
     """
-    operands, arrow, result = equation.replace(" ", "").partition("->")
-    texts = [*operands.split(","), result]
-    if len(texts) != 3 or not arrow:
+    texts, sizes = _labels(equation, shapes)
+    if len(texts) != 3:
         raise Unsupported(f"its equation is {equation!r}, not one of two operands and an output")
-    # One letter for every axis that `...` stands for, the last axes aligned.
-    spare = "".join(chr(0x100 + i) for i in range(64))
-    sizes: dict[str, int] = {}
-    for i, shape in enumerate(shapes):
-        if shape is not None:
-            num = len(shape) - len(texts[i]) + 3
-            texts[i] = texts[i].replace("...", spare[len(spare) - num :])
-            for label, size in zip(texts[i], shape, strict=True):
-                sizes[label] = max(size, sizes.get(label, 1))
     # An operand that is repeated along an axis does not have that axis.
     left, right = (
         "".join(
@@ -135,6 +136,69 @@ def einsum(name: str, equation: str, shapes: Sequence[Shape | None]) -> Layer:
         for text, shape in zip(texts[:2], shapes[:2], strict=True)
     )
     return product(name, left, right, texts[2], sizes)
+
+
+def einsum_pairs(
+    equation: str, shapes: Sequence[Shape]
+) -> list[tuple[tuple[str, str, str], tuple[Shape, Shape]]]:
+    """Return an einsum of any number of operands as products of two.
+
+    Args:
+        equation: Such as ``ab,bc,cd->ad``, `...` allowed, the output perhaps left out.
+        shapes: Of the operands.
+    Returns:
+        For each product, in numpy's greedy order, the labels of both operands and of the
+        result, and the shapes of both operands; nothing where there is one operand.
+    """
+    (*texts, result), sizes = _labels(equation, shapes)
+    operands = list(zip(texts, shapes, strict=True))
+    path = [tuple(range(len(operands)))]
+    if len(operands) > 2:
+        dense = [np.broadcast_to(np.float32(0), shape) for shape in shapes]
+        equation = f"{','.join(texts)}->{result}"
+        path = np.einsum_path(equation, *dense, optimize="greedy")[0][1:]
+    found = []
+    for step in path:
+        taken = [operands.pop(position) for position in sorted(step, reverse=True)]
+        while len(taken) > 1:
+            (left, left_shape), (right, right_shape) = taken.pop(), taken.pop()
+            others = result + "".join(text for text, _ in (*operands, *taken))
+            kept = "".join(t for t in dict.fromkeys(left + right) if t in others)
+            if not operands and not taken:
+                kept = result
+            found.append(((left, right, kept), (left_shape, right_shape)))
+            taken.append((kept, tuple(sizes[label] for label in kept)))
+        operands.append(taken[0])
+    return found
+
+
+def _labels(equation: str, shapes: Sequence[Shape | None]) -> tuple[list[str], dict[str, int]]:
+    """Return the axes of operands and output, one letter each, and the size of each.
+
+    Raises:
+        Unsupported: If the operands are not as many as the shapes.
+    """
+    operands, arrow, result = equation.replace(" ", "").partition("->")
+    texts = operands.split(",")
+    if not arrow:
+        letters = operands.replace(",", "").replace(".", "")
+        result = "..." * ("..." in operands)
+        result += "".join(t for t in sorted(set(letters)) if letters.count(t) == 1)
+    texts.append(result)
+    if len(shapes) not in (len(texts), len(texts) - 1):
+        raise Unsupported(f"its equation is {equation!r}, and it has {len(shapes)} operands")
+    # One letter for every axis that `...` stands for, the last axes aligned.
+    spare = "".join(t for t in string.ascii_letters if t not in equation)
+    sizes: dict[str, int] = {}
+    longest = 0
+    for i, shape in enumerate(shapes):
+        if shape is not None:
+            num = len(shape) - len(texts[i].replace("...", ""))
+            longest = max(longest, num) if "..." in texts[i] else longest
+            texts[i] = texts[i].replace("...", spare[len(spare) - num :])
+            for label, size in zip(texts[i], shape, strict=True):
+                sizes[label] = max(size, sizes.get(label, 1))
+    return [text.replace("...", spare[len(spare) - longest :]) for text in texts], sizes
 
 
 def matmul(name: str, left: Shape, right: Shape, output: Shape) -> Layer:
