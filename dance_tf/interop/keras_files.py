@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
+import inspect
 import json
 import os
 import re
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +24,18 @@ __all__ = ["application_names", "load_application", "load_keras_file"]
 
 #: Classes whose entries in a file hold code, or name a file that does.
 _RUN_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+
+#: Entries of older files that say nothing at this value, and that classes took then.
+_NEUTRAL: dict[str, Any] = {
+    "groups": 1,
+    "ragged": False,
+    "renorm": False,
+    "time_major": False,
+    "virtual_batch_size": None,
+}
+
+#: Classes of models; a file of old does not say that they are no layers.
+_MODELS = ("Functional", "Model", "Sequential")
 
 #: Size of the images of an application that leaves it open; what Keras documents for them.
 _DEFAULT_SIZE = 224
@@ -69,6 +85,9 @@ def load_application(name: str, input_size: int | None = None) -> keras.Model:
 def load_keras_file(path: str | os.PathLike, *, is_unsafe: bool = False) -> keras.Model:
     """Return the model in a .keras or .h5 file, not compiled.
 
+    Entries that this version of Keras no longer takes, and that say nothing at the value
+    which they have (`groups` of 1 in a depthwise layer), are left out.
+
     Args:
         path: The file.
         is_unsafe: Load layers that run code from the file too. Anything may then happen.
@@ -85,10 +104,51 @@ def load_keras_file(path: str | os.PathLike, *, is_unsafe: bool = False) -> kera
                     f"{path}: {owner} holds a {class_name}, which runs code that the file brings"
                     " or names; it is loaded only if that is asked for (--unsafe)"
                 )
+    reduced = copy.deepcopy(config)
+    _drop_neutral(reduced)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=not is_unsafe)
+        if reduced == config:
+            return keras.saving.load_model(path, compile=False, safe_mode=not is_unsafe)
+        with tempfile.TemporaryDirectory() as folder:
+            other = os.path.join(folder, os.path.basename(path))
+            _copy_with_config(path, other, json.dumps(reduced))
+            return keras.saving.load_model(other, compile=False, safe_mode=not is_unsafe)
     except Exception as error:  # Keras raises errors of many kinds
-        raise UserError(f"{path}: {_cause(config, error)}") from None
+        raise UserError(f"{path}: {_cause(reduced, error)}") from None
+
+
+def _drop_neutral(data: Any) -> None:
+    """Remove in place what layers of a configuration do not take and what says nothing."""
+    if isinstance(data, dict):
+        layer_class = getattr(keras.layers, str(data.get("class_name")), None)
+        config = data.get("config")
+        if inspect.isclass(layer_class) and isinstance(config, dict):
+            taken = inspect.signature(layer_class).parameters
+            for key, neutral in _NEUTRAL.items():
+                if key in config and key not in taken:
+                    value = config[key]
+                    if type(value) is type(neutral) and value == neutral:
+                        del config[key]
+        data = list(data.values())
+    if isinstance(data, list):
+        for value in data:
+            _drop_neutral(value)
+
+
+def _copy_with_config(path: str, target: str, config: str) -> None:
+    """Copy a file of a model with another description of it."""
+    if not zipfile.is_zipfile(path):
+        shutil.copyfile(path, target)
+        with h5py.File(target, "r+") as file:
+            file.attrs["model_config"] = config
+        return
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
+        for name in source.namelist():
+            if name == "config.json":
+                archive.writestr(name, config)
+            else:
+                with source.open(name) as member, archive.open(name, "w", force_zip64=True) as out:
+                    shutil.copyfileobj(member, out)
 
 
 def _read_config(path: str) -> Any:
@@ -161,15 +221,26 @@ def _layer_entries(model: Any) -> Iterator[dict[str, Any]]:
 
 def _cause(model: Any, error: Exception) -> str:
     """Return what keeps a file from being loaded, with the layer where one alone does."""
+    # Keras writes class and name of the layer that it could not make, the innermost last.
+    named = re.findall(r"deserializing class '(\w+)' using config=\{'name': '([^']*)'", str(error))
+    if named:
+        class_name, name = named[-1]
+        return f"layer {name!r} ({class_name}) cannot be loaded: {_reason(error)}"
     for entry in _layer_entries(model):
+        known_class = str(entry.get("class_name"))
+        if "module" not in entry and known_class in _MODELS:
+            continue  # its layers have been tried
         try:
-            is_known = hasattr(keras.layers, str(entry.get("class_name")))
             # Old files do not say where a class is from.
+            is_known = hasattr(keras.layers, known_class)
             keras.layers.deserialize({"module": "keras.layers", **entry} if is_known else entry)
         except Exception as inner:
-            # Keras writes the whole configuration before or behind the reason.
-            text = str(inner).rpartition("Exception encountered: ")[2]
-            text = re.split("config=|Full object config", text)[0]
             owner, class_name = next(_objects(entry), ("a layer", "of no class"))
-            return f"{owner} ({class_name}) cannot be loaded: {first_line(ValueError(text))}"
+            return f"{owner} ({class_name}) cannot be loaded: {_reason(inner)}"
     return f"cannot be loaded: {first_line(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason, which Keras writes before or behind the whole configuration."""
+    text = str(error).rpartition("Exception encountered: ")[2]
+    return first_line(ValueError(re.split("config=|Full object config", text)[0]))

@@ -18,15 +18,16 @@ __all__ = ["TimeloopArchitecture", "read_architecture"]
 _BUFFERS = ("DRAM", "SRAM", "regfile", "smartbuffer", "storage")
 _COMPUTE = ("mac", "compute")
 
-#: Attributes that change what Timeloop counts in a way that the cost model does not know.
-_NOT_MODELLED = (
-    "allow_overbooking",
-    "bandwidth",
-    "min_utilization",
-    "multiple_buffering",
-    "network_drain_latency",
-    "network_fill_latency",
-)
+#: Attributes that change what Timeloop counts in a way that the cost model does not know, to
+#: the value at which they change nothing.
+_NOT_MODELLED: dict[str, Any] = {
+    "allow_overbooking": False,
+    "bandwidth": None,
+    "min_utilization": 0,
+    "multiple_buffering": 1,
+    "network_drain_latency": 0,
+    "network_fill_latency": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,8 +276,8 @@ def _check_shape(
             f" not split the array into X of {pe_x}, then Y"
         )
     for part in (dram, buffer, *files):
-        for key in _NOT_MODELLED:
-            if key in part.attributes:
+        for key, nothing in _NOT_MODELLED.items():
+            if part.attributes.get(key, nothing) != nothing:
                 raise UserError(f"{part.at}: {key} is not modelled")
         if part.word_bits != buffer.word_bits:
             raise UserError(

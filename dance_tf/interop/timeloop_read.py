@@ -1,7 +1,7 @@
-"""Timeloop's architecture, problem and mapping files as our records.
+"""Timeloop's mapping files as our records.
 
-What the cost model does not know (other shapes of problems, bypassed buffers, imperfect
-factors, double buffering) is refused with one line, never passed over.
+What the cost model does not know (bypassed buffers, imperfect factors) is refused with one
+line, never passed over.
 """
 
 from __future__ import annotations
@@ -15,122 +15,22 @@ from dance_tf.hardware.mapping import Level, Mapping
 from dance_tf.interop import timeloop as dialect
 from dance_tf.interop.fit import check_fits
 from dance_tf.interop.timeloop_architecture import TimeloopArchitecture
+from dance_tf.interop.timeloop_problem import ProblemNames
 from dance_tf.interop.yaml_text import parse_yaml
 from dance_tf.structs import LOOPS, Layer
 
-__all__ = ["read_mapping", "read_problem"]
+__all__ = ["read_mapping"]
 
-_COEFFICIENTS = {"P": "stride", "Q": "stride", "R": "dilation", "S": "dilation"}
-
-
-def read_problem(text: str, where: str = dialect.PROBLEM, name: str | None = None) -> Layer:
-    """Return the layer of a problem file.
-
-    What counts are the projections, not the shape's name. Output channels may be called M
-    or K. Groups are a dimension G that indexes all three operands.
-
-    Args:
-        text: The YAML.
-        where: Name of the file, for messages.
-        name: Name of the layer; None: `where`.
-    Raises:
-        UserError: If the file is not such a problem; says what is wrong.
-    """
-    problem = _entry(parse_yaml(text, where), "problem", dict, where)
-    instance = _entry(problem, "instance", dict, where)
-    shape = _entry(problem, "shape", dict, where)
-    dimensions = tuple(_entry(shape, "dimensions", list, where))
-    ours = tuple("M" if dim == "K" else dim for dim in dimensions)
-    if sorted(map(str, ours)) not in [sorted(dims) for dims in dialect.SHAPES.values()]:
-        known = "; ".join(" ".join(dims) for dims in dialect.SHAPES.values())
-        raise UserError(
-            f"{where}: dimensions {' '.join(map(str, dimensions))} are not those of a convolution:"
-            f" {known}"
-        )
-    given = {
-        str(c.get("name")): c.get("default", 1)
-        for c in _entry({"coefficients": []} | shape, "coefficients", list, where)
-        if isinstance(c, dict)
-    }
-    for key, value in instance.items():
-        if key not in dimensions and key not in given:
-            raise UserError(f"{where}: {key!r} of the instance is not modelled")
-        if type(value) is not int or value < 1:
-            raise UserError(f"{where}: {key} is {value!r}, not a positive integer")
-        if key in given:
-            given[key] = value
-    missing = [dim for dim in dimensions if dim not in instance]
-    if missing:
-        raise UserError(f"{where}: {', '.join(missing)} missing from the instance")
-    scale = _check_projections(shape, ours, given, where)
-    size = {dim: instance[own] for dim, own in zip(ours, dimensions, strict=True)}
-    groups = size.get("G", 1)
-    return Layer(
-        name=where if name is None else name,
-        kind="conv" if "C" in size else "depthwise",
-        K=size["M"] * groups,
-        C=size.get("C", 1),
-        groups=groups,
-        stride=(scale["P"], scale["Q"]),
-        dilation=(scale["R"], scale["S"]),
-        **{dim: size[dim] for dim in "NPQRS"},
-    )
-
-
-def _check_projections(
-    shape: dict[str, Any], dimensions: tuple[str, ...], given: dict[str, Any], where: str
-) -> dict[str, int]:
-    """Return the coefficients of P, Q, R and S, the operands being those of a convolution."""
-    spaces = shape.get("data-spaces", shape.get("data_spaces"))
-    expected = dialect.projections(dimensions)
-    scale = dict.fromkeys("PQRS", 1)
-    found = {}
-    for space in spaces if isinstance(spaces, list) else []:
-        if not isinstance(space, dict):
-            raise UserError(f"{where}: data space {space!r} is not an object")
-        operand, axes = str(space.get("name")), space.get("projection")
-        if operand not in expected:
-            raise UserError(f"{where}: data space {operand!r} is not one of Weights Inputs Outputs")
-        is_written = space.get("read-write", space.get("read_write", False)) is True
-        if is_written != (operand == "Outputs"):
-            raise UserError(f"{where}: {operand} read-write is {is_written}")
-        found[operand] = _axes(axes, operand, given, scale, where)
-    for operand, axes in expected.items():
-        wanted = sorted(sorted(term[0] for term in axis) for axis in axes)
-        if found.get(operand) != wanted:
-            raise UserError(
-                f"{where}: the projection of {operand} is not that of a convolution with"
-                f" dimensions {' '.join(dimensions)}"
-            )
-    return scale
-
-
-def _axes(
-    axes: Any, operand: str, given: dict[str, Any], scale: dict[str, int], where: str
-) -> list[list[str]]:
-    """Return the dimensions of each axis, sorted; coefficients of inputs go into `scale`."""
-    found = []
-    for axis in axes if isinstance(axes, list) else []:
-        names = []
-        for term in axis if isinstance(axis, list) else [None]:
-            if not isinstance(term, list) or not 1 <= len(term) <= 2:
-                raise UserError(f"{where}: projection of {operand} has {term!r}")
-            name = "M" if term[0] == "K" else str(term[0])
-            names.append(name)
-            if len(term) == 2:
-                value = given.get(str(term[1]))
-                if type(value) is not int or value < 1:
-                    raise UserError(f"{where}: coefficient {term[1]!r} is {value!r}")
-                if operand == "Inputs" and name in scale:
-                    scale[name] = value
-                elif value != 1:
-                    raise UserError(f"{where}: {operand} has {name} times {value}")
-        found.append(sorted(names))
-    return sorted(found)
+#: What says nothing as an entry of a directive.
+_NOTHING: tuple[Any, ...] = (None, False, [], {})
 
 
 def read_mapping(
-    text: str, layer: Layer, architecture: TimeloopArchitecture, where: str = dialect.MAPPING
+    text: str,
+    layer: Layer,
+    architecture: TimeloopArchitecture,
+    where: str = dialect.MAPPING,
+    names: ProblemNames | None = None,
 ) -> Mapping:
     """Return the mapping of a mapping file.
 
@@ -139,10 +39,13 @@ def read_mapping(
         layer: What is mapped.
         architecture: What it is mapped to; has the names of the levels.
         where: Name of the file, for messages.
+        names: Dimensions and data spaces of the problem, as `problem_names` finds them; None:
+            those of Timeloop's convolutions.
     Raises:
         UserError: If it is not a mapping of the layer that fits the architecture and that
             the cost model knows; names level and value.
     """
+    names = names or _usual_names(layer)
     directives = _entry(parse_yaml(text, where), "mapping", list, where)
     loops: dict[tuple[str, str], tuple[list, list]] = {}  # (level, kind) to loops on X, on Y
     kept: dict[str, set[str]] = {}
@@ -155,11 +58,13 @@ def read_mapping(
         if kind in ("temporal", "spatial"):
             if (level, kind) in loops:
                 raise UserError(f"{at} is given twice")
-            loops[level, kind] = _directive_loops(directive, kind, level, layer, architecture, at)
-        elif kind in ("bypass", "datatype"):
-            if level in kept:
+            loops[level, kind] = _directive_loops(
+                directive, kind, level, layer, architecture, names.loops, at
+            )
+        elif kind in ("bypass", "dataspace", "datatype"):
+            found = _kept(directive, names.operands, at)
+            if kept.setdefault(level, found) != found:
                 raise UserError(f"{at} is given twice")
-            kept[level] = _kept(directive, at)
         else:
             raise UserError(f"{where}: type {kind!r} of a directive is not modelled")
     _check_kept(kept, architecture, where)
@@ -190,6 +95,20 @@ def read_mapping(
     return mapping
 
 
+def _usual_names(layer: Layer) -> ProblemNames:
+    """Return the names of Timeloop's convolutions, with K for M, and C for the depthwise M."""
+    ours = dialect.loop_names(dialect.problem_shape(layer)[1])
+    loops: dict[str, str | None] = {theirs: own for own, theirs in ours.items()}
+    loops |= {"K": "K", "G": "G"} | ({"C": "K"} if layer.kind == "depthwise" else {})
+    return ProblemNames(loops, {name: name for name in dialect.OPERANDS})
+
+
+def _unknown(directive: dict, *known: str) -> str:
+    """Return the entries of a directive that say something and that are not known."""
+    found = (key for key, value in directive.items() if value not in _NOTHING)
+    return ", ".join(sorted(str(key) for key in found if key not in known))
+
+
 def _target(directive: dict, architecture: TimeloopArchitecture, where: str) -> str:
     """Return our name of the level that a directive is for."""
     names = {theirs: ours for ours, theirs in architecture.levels.items()}
@@ -205,13 +124,13 @@ def _directive_loops(
     level: str,
     layer: Layer,
     architecture: TimeloopArchitecture,
+    names: dict[str, str | None],
     at: str,
 ) -> tuple[list, list]:
     """Return loops of bound above 1, outer to inner: those of a temporal level or on X; on Y."""
-    unknown = set(directive) - {"target", "type", "factors", "permutation", "split"}
+    unknown = _unknown(directive, "target", "type", "factors", "permutation", "split")
     if unknown:
-        raise UserError(f"{at}: {', '.join(sorted(map(str, unknown)))} is not modelled")
-    names = set(dialect.loop_names(dialect.problem_shape(layer)[1])) | {"G"}
+        raise UserError(f"{at}: {unknown} is not modelled")
     factors = _factors(directive.get("factors", ""), names, layer, at)
     order = _permutation(directive.get("permutation", ""), names, at)
     live = [name for name in order if factors.get(name, 1) > 1]
@@ -230,7 +149,7 @@ def _directive_loops(
     return [o for o in outer_first if o[0] in on_x], [o for o in outer_first if o[0] not in on_x]
 
 
-def _factors(value: Any, names: set[str], layer: Layer, at: str) -> dict[str, int]:
+def _factors(value: Any, names: dict[str, str | None], layer: Layer, at: str) -> dict[str, int]:
     """Return our loop to its factor, from text such as `C=3 M=1`."""
     text = " ".join(map(str, value)) if isinstance(value, list) else value
     if not isinstance(text, str):
@@ -247,41 +166,46 @@ def _factors(value: Any, names: set[str], layer: Layer, at: str) -> dict[str, in
         name = _loop(dim, names, at)
         if residue:
             raise UserError(f"{at}: factor {dim}={number}{residue} is imperfect: not modelled")
+        if name is None:
+            if int(number) > 1:
+                raise UserError(f"{at}: factor {dim}={number} of a dimension of bound 1")
+            continue
         if name in factors:
             raise UserError(f"{at}: {dim} has two factors")
         factors[name] = int(number) or bounds[name]  # 0 stands for the whole dimension
     return factors
 
 
-def _permutation(value: Any, names: set[str], at: str) -> list[str]:
+def _permutation(value: Any, names: dict[str, str | None], at: str) -> list[str]:
     text = "".join(map(str, value)) if isinstance(value, list) else value
     if not isinstance(text, str):
         raise UserError(f"{at}: permutation is {value!r}, not text such as RSCMPQN")
-    order = [_loop(dim, names, at) for dim in re.sub(r"[\s,]", "", text)]
+    loops = (_loop(dim, names, at) for dim in re.sub(r"[\s,]", "", text))
+    order = [loop for loop in loops if loop is not None]
     if len(set(order)) < len(order):
         raise UserError(f"{at}: permutation {text!r} has a dimension twice")
     return order
 
 
-def _loop(dim: str, names: set[str], at: str) -> str:
-    name = "K" if dim == "M" else dim
-    if name not in names:
+def _loop(dim: str, names: dict[str, str | None], at: str) -> str | None:
+    if dim not in names:
         raise UserError(f"{at}: the problem has no dimension {dim!r}")
-    return name
+    return names[dim]
 
 
-def _kept(directive: dict, at: str) -> set[str]:
+def _kept(directive: dict, operands: dict[str, str], at: str) -> set[str]:
     """Return the operands that a level keeps; what no list names is kept."""
     lists = {}
     for key in ("keep", "bypass"):
-        lists[key] = directive.get(key) or []
-        is_list = isinstance(lists[key], list)
-        if not is_list or not all(name in dialect.OPERANDS for name in lists[key]):
-            raise UserError(f"{at}: {key} is {lists[key]!r}, not a list of Weights Inputs Outputs")
-    unknown = set(directive) - {"target", "type", *lists}
+        names = directive.get(key) or []
+        is_list = isinstance(names, list)
+        if not is_list or not all(isinstance(n, str) and n in operands for n in names):
+            raise UserError(f"{at}: {key} is {names!r}, not a list of {' '.join(operands)}")
+        lists[key] = {operands[name] for name in names}
+    unknown = _unknown(directive, "target", "type", *lists)
     if unknown:
-        raise UserError(f"{at}: {', '.join(sorted(map(str, unknown)))} is not modelled")
-    return set(dialect.OPERANDS) - set(lists["bypass"]) | set(lists["keep"])
+        raise UserError(f"{at}: {unknown} is not modelled")
+    return set(dialect.OPERANDS) - lists["bypass"] | lists["keep"]
 
 
 def _check_kept(kept: dict[str, set[str]], architecture: TimeloopArchitecture, where: str) -> None:

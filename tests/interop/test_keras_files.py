@@ -127,22 +127,111 @@ def test_a_module_that_a_file_names_is_not_imported(depthwise, tmp_path):
 # Layers that cannot be made
 
 
-def test_an_old_file_with_groups_in_a_depthwise_layer(tmp_path):
-    path = _save(_model(kl.DepthwiseConv2D(3, name="dw")), tmp_path / "old.h5")
+def _edited_h5(path: str, change) -> str:
+    """Change the entries of all layers of an old file, those of nested models too."""
+
+    def walk(data):
+        for value in data.values() if isinstance(data, dict) else data:
+            if isinstance(value, dict | list):
+                walk(value)
+        if isinstance(data, dict) and isinstance(data.get("config"), dict):
+            change(data)
+
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
-        config["config"]["layers"][1]["config"]["groups"] = 1
+        walk(config)
         file.attrs["model_config"] = json.dumps(config)
-    text = _refusal(path)
-    assert "layer 'dw' (DepthwiseConv2D)" in text and "'groups': 1" in text
+    return path
+
+
+def _backbone() -> keras.Model:
+    return keras.Sequential([keras.Input((8, 8, 4)), kl.Conv2D(4, 1)], name="backbone")
+
+
+def _functional() -> keras.Model:
+    images = keras.Input((8, 8, 4))
+    return keras.Model(images, kl.Conv2D(4, 1)(images), name="backbone")
+
+
+@pytest.mark.parametrize("backbone", [_backbone, _functional])
+def test_entries_of_old_files_that_say_nothing_are_left_out(tmp_path, backbone):
+    """Such as Keras 2 wrote them; the file is left as it is."""
+    model = _model(
+        backbone(),
+        kl.DepthwiseConv2D(3, name="dw"),
+        kl.BatchNormalization(),
+        kl.Conv2DTranspose(2, 2),
+        kl.SeparableConv2D(3, 3),
+        kl.TimeDistributed(kl.DepthwiseConv1D(3)),
+    )
+    path = _save(model, tmp_path / "old.h5")
+
+    def change(entry):
+        kind = entry["class_name"]
+        if kind.startswith(("Conv", "Depthwise", "Separable")):
+            entry["config"]["groups"] = 1
+        if kind == "BatchNormalization":
+            entry["config"] |= {"renorm": False, "virtual_batch_size": None}
+        if kind == "InputLayer":
+            entry["config"]["ragged"] = False
+
+    before = pathlib.Path(_edited_h5(path, change)).read_bytes()
+    found = load_keras_file(path)
+    for weight, own in zip(found.weights, model.weights, strict=True):
+        assert (weight.numpy() == own.numpy()).all()
+    assert pathlib.Path(path).read_bytes() == before
+
+
+def test_a_recurrent_layer_of_an_old_file_is_refused_as_such(tmp_path):
+    model = keras.Sequential([keras.Input((4, 5)), kl.LSTM(3, name="memory")])
+    path = _save(model, tmp_path / "old.h5")
+
+    def change(entry):
+        if entry["class_name"] == "LSTM":
+            entry["config"]["time_major"] = False
+
+    _edited_h5(path, change)
+    with pytest.raises(UserError, match=r"'memory' .*recurrent"):
+        layers_of_keras_model(load_keras_file(path))
+
+
+@pytest.mark.parametrize("backbone", [_backbone, _functional])
+def test_an_entry_that_changes_the_meaning_is_named_with_its_layer(tmp_path, backbone):
+    """Not the nested model before it, which an old file does not say where to find."""
+    layers = [backbone(), kl.DepthwiseConv2D(3, name="dw")]
+    path = _save(_model(*layers), tmp_path / "old.h5")
+
+    def change(entry):
+        if entry["class_name"] == "DepthwiseConv2D":
+            entry["config"]["groups"] = 2
+
+    text = _refusal(_edited_h5(path, change))
+    assert "layer 'dw' (DepthwiseConv2D)" in text and "'groups': 2" in text
+
+
+def test_a_layer_in_a_nested_model_of_an_old_file_is_named(tmp_path):
+    inner = keras.Sequential([keras.Input((8, 8, 4)), kl.DepthwiseConv2D(3, name="dw")])
+    wrapped = kl.TimeDistributed(kl.DepthwiseConv1D(3, name="wrapped"))
+    for layer, name in ((inner, "dw"), (wrapped, "wrapped")):
+        path = _save(_model(_backbone(), layer), tmp_path / f"{name}.h5")
+
+        def change(entry):
+            if entry["class_name"].startswith("Depthwise"):
+                entry["config"]["groups"] = 2
+
+        text = _refusal(_edited_h5(path, change))
+        assert f"layer '{name}' (Depthwise" in text and "'groups': 2" in text
 
 
 def test_the_same_in_a_new_file(depthwise, tmp_path):
-    def change(name, content):
-        return content.replace(b'"depth_multiplier": 1', b'"depth_multiplier": 1, "groups": 1')
+    def with_groups(number):
+        entry = f'"depth_multiplier": 1, "groups": {number}'.encode()
+        return lambda name, content: content.replace(b'"depth_multiplier": 1', entry)
 
-    text = _refusal(_changed(depthwise, tmp_path / "net.keras", change))
-    assert "layer 'dw' (DepthwiseConv2D)" in text and "'groups': 1" in text
+    path = _changed(depthwise, tmp_path / "net.keras", with_groups(1))
+    assert layers_of_keras_model(load_keras_file(path)).macs == 6 * 6 * 9 * 4
+    text = _refusal(_changed(depthwise, tmp_path / "net.keras", with_groups(2)))
+    assert "layer 'dw' (DepthwiseConv2D)" in text and "'groups': 2" in text
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])

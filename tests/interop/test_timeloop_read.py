@@ -11,7 +11,8 @@ from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.mapping import mapping_from_json, mapping_to_json
 from dance_tf.interop.timeloop_architecture import read_architecture
-from dance_tf.interop.timeloop_read import read_mapping, read_problem
+from dance_tf.interop.timeloop_problem import read_problem
+from dance_tf.interop.timeloop_read import read_mapping
 from dance_tf.interop.timeloop_write import write_timeloop
 from dance_tf.structs import Accelerator, Layer
 from tests import strategies
@@ -269,24 +270,24 @@ INPUTS = path_of("problem", "shape", "data-spaces", 1)
     [
         (lambda d: d.pop("problem"), "has no problem"),
         (lambda d: PROBLEM(d).update(instance=[1]), "instance is .*not a dict"),
-        (lambda d: PROBLEM(d).update(shape="cnn-layer"), "shape is 'cnn-layer', not a dict"),
+        (lambda d: PROBLEM(d).update(shape="cnn-layer"), "'M' of the instance is not modelled"),
         (lambda d: PROBLEM(d)["instance"].update(M=0), "M is 0, not a positive integer"),
         (lambda d: PROBLEM(d)["instance"].update(M=-3), "M is -3, not a positive integer"),
         (lambda d: PROBLEM(d)["instance"].update(M="16"), "M is '16', not a positive integer"),
         (lambda d: PROBLEM(d)["instance"].update(M=True), "M is True, not a positive integer"),
         (lambda d: PROBLEM(d)["instance"].update(Wstride=0), "Wstride is 0"),
-        (lambda d: PROBLEM(d)["instance"].update(densities={}), "'densities' of the instance"),
+        (lambda d: PROBLEM(d)["instance"].update(densities={"Inputs": 0.5}), "'densities' of"),
         (lambda d: PROBLEM(d)["instance"].pop("C"), "C missing from the instance"),
-        (lambda d: SHAPE(d)["dimensions"].append("Z"), "Z are not those of a convolution"),
+        (lambda d: SHAPE(d)["dimensions"].append("Z"), "Z missing from the instance"),
         (lambda d: SHAPE(d)["dimensions"].pop(0), "'C' of the instance|projection of"),
         (lambda d: SHAPE(d)["coefficients"].pop(0), "'Wstride' of the instance is not modelled"),
-        (lambda d: SHAPE(d)["data-spaces"].pop(), "projection of Outputs is not that"),
-        (lambda d: SHAPE(d)["data-spaces"][2].pop("read-write"), "Outputs read-write is False"),
-        (lambda d: INPUTS(d).update(name="Images"), "data space 'Images' is not one of"),
-        (lambda d: INPUTS(d)["projection"].pop(1), "projection of Inputs is not that"),
-        (lambda d: INPUTS(d)["projection"][2].pop(), "projection of Inputs is not that"),
+        (lambda d: SHAPE(d)["data-spaces"].pop(), "has 2 data spaces, read-write none"),
+        (lambda d: SHAPE(d)["data-spaces"][2].pop("read-write"), "3 data spaces, read-write none"),
+        (lambda d: INPUTS(d).update(name="Weights"), "has 2 data spaces"),
+        (lambda d: INPUTS(d)["projection"].pop(1), "dimension C indexes Weights, which"),
+        (lambda d: INPUTS(d)["projection"][2].pop(), "dimension R indexes Weights, Inputs"),
         (lambda d: INPUTS(d)["projection"][1][0].append("Wstride"), "Inputs has C times 2"),
-        (lambda d: INPUTS(d).update(projection="[n c]"), "projection of Inputs is not that"),
+        (lambda d: INPUTS(d).update(projection="[n c]"), "projection of Inputs is .*not a list"),
         (lambda d: INPUTS(d)["projection"][1].append("C"), "projection of Inputs has 'C'"),
     ],
 )  # fmt: skip

@@ -15,7 +15,8 @@ from dance_tf.hardware.mapper import best_mapping
 from dance_tf.hardware.mapping import Level, Mapping
 from dance_tf.hardware.technology import format_technology, technology
 from dance_tf.interop.timeloop_architecture import read_architecture
-from dance_tf.interop.timeloop_read import read_mapping, read_problem
+from dance_tf.interop.timeloop_problem import read_problem
+from dance_tf.interop.timeloop_read import read_mapping
 from dance_tf.interop.timeloop_write import write_timeloop
 from dance_tf.structs import Accelerator, Layer
 from tests.interop import timeloop_twin
