@@ -1,38 +1,41 @@
-# Two commands for a user: `make search` and `make test`. Both make .venv first.
+# Two commands for a user: `make search` and `make test`. Both make .venv first; `make help`
+# prints what stands after ## behind each target.
 # Programs run as modules: console scripts break in a path with a space.
-.PHONY: search test lint slow build_files lock clean
+.PHONY: search help test lint slow build_files lock clean
 .SILENT:
 
 PYTHON_IN_VENV := .venv/bin/python
 
-search:
+search: ## install, then search, retrain and export on the embedded digits: minutes
 	sh .ci/environment requirements.txt
 	$(PYTHON_IN_VENV) -m tools.search --preset=digits --output_dir=runs/digits --resume
 	echo "The results are in runs/digits: result.json, accelerator.json, exports." >&2
 
-test: lint
+help: ## this list
+	sed -n 's/^\([a-z_]*\):.*## /make \1: /p' $(MAKEFILE_LIST)
+	echo "python -m dance_tf lists the tools."
+
+test: lint ## what continuous integration runs: lint, then the tests that are not slow
 	TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
 	  $(PYTHON_IN_VENV) -m pytest -q -m "not slow" -n 2 --dist=loadfile --durations=10
 
-slow:
+slow: ## the proofs that take long
 	sh .ci/environment requirements-dev.txt
 	$(PYTHON_IN_VENV) -m pytest -q -m slow
 
-lint:
+lint: ## ruff and mypy
 	sh .ci/environment requirements-dev.txt
 	$(PYTHON_IN_VENV) -m ruff check .
 	$(PYTHON_IN_VENV) -m ruff format --check .
 	$(PYTHON_IN_VENV) -m mypy
 
-# Write the BUILD files anew from the imports; a test compares them.
-build_files:
+build_files: ## write the BUILD files anew from the imports; a test compares them
 	sh .ci/environment requirements-dev.txt
 	$(PYTHON_IN_VENV) -m tests.repo.build_files
 
-# Write the pinned packages that MODULE.bazel uses.
-lock:
+lock: ## write the pinned packages that MODULE.bazel uses
 	sh .ci/environment requirements-dev.txt
 	$(PYTHON_IN_VENV) -m tests.repo.lock
 
-clean:
+clean: ## remove .venv, build and runs/digits
 	rm -rf .venv build runs/digits

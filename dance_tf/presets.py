@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from dance_tf.config import (
     AcceleratorSpaceConfig,
     DataConfig,
@@ -84,7 +86,7 @@ def _cifar10() -> ExperimentConfig:
 
 
 def _tiny() -> ExperimentConfig:
-    """Two blocks and a few accelerators: seconds; for tests and for a first look."""
+    """Two blocks and a few accelerators, trained for seconds: for tests."""
     return ExperimentConfig(
         hardware=HardwareConfig(
             accelerators=AcceleratorSpaceConfig(
@@ -106,8 +108,34 @@ def _tiny() -> ExperimentConfig:
     )
 
 
+def _quick() -> ExperimentConfig:
+    """The first look: tiny's space and accelerators, trained until the result is a sensible one."""
+    tiny = _tiny()
+    return dataclasses.replace(
+        tiny,
+        search=dataclasses.replace(
+            tiny.search,
+            epochs=16,
+            warmup_epochs=10,
+            batch_size=32,
+            weight_learning_rate=0.1,
+            arch_every=2,
+            lambda_2=0.05,
+            lambda_2_warmup_epochs=2,
+            log_every=35,
+        ),
+        retrain=RetrainConfig(epochs=8, batch_size=32, learning_rate=0.1, label_smoothing=0.0),
+    )
+
+
 #: Preset name to the function that makes it.
-PRESETS = {"digits": _digits, "cifar10_small": _cifar10_small, "cifar10": _cifar10, "tiny": _tiny}
+PRESETS = {
+    "quick": _quick,
+    "digits": _digits,
+    "cifar10_small": _cifar10_small,
+    "cifar10": _cifar10,
+    "tiny": _tiny,
+}
 
 
 def preset(name: str) -> ExperimentConfig:

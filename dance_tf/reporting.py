@@ -1,22 +1,16 @@
-"""What a run tells: progress line, history, tables, TensorBoard logs; JSON and CSV files.
+"""What a run leaves: history, tables, TensorBoard logs; JSON and CSV files.
 
-Progress goes to stderr, results to stdout and to files. Every file is written
-aside and then renamed, except the history, which grows line by line.
+Every file is written aside and then renamed, except the history, which grows line by line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import math
 import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from dance_tf.errors import UserError
 from dance_tf.paths import naming_path
@@ -28,13 +22,12 @@ from dance_tf.strict_json import (
     write_json,
     write_text,
 )
+from dance_tf.terminal import show_value
 
 __all__ = [
     "HistoryWriter",
-    "ProgressLine",
     "TensorBoardLog",
     "format_table",
-    "progress",
     "read_csv",
     "read_history",
     "read_json",
@@ -108,120 +101,6 @@ def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
     return records
 
 
-# Progress
-
-
-class ProgressLine:
-    """Say on stderr how far a phase is: one line, rewritten on a terminal.
-
-    ``search  42%  step 210/500  loss 1.234  exact_edap 0.81  12.3 steps/s  0:24 left``
-
-    Elsewhere (a file, a pipe) plain lines, one per interval, and always the last step.
-    """
-
-    def __init__(
-        self,
-        phase: str,
-        total_steps: int,
-        *,
-        start_step: int = 0,
-        interval_s: float | None = None,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._phase, self._total = phase, max(int(total_steps), 1)
-        self._stream = sys.stderr if stream is None else stream
-        self._is_terminal = self._stream.isatty()
-        self._interval_s = interval_s or (0.2 if self._is_terminal else 10.0)
-        self._clock, self._began = clock, clock()
-        self._start_step = start_step  # a resumed run must not count old steps as fast ones
-        self._last_time, self._last_step = -math.inf, -1
-        self._values: dict[str, Any] = {}
-
-    def update(self, step: int, **values: Any) -> None:
-        """Report that `step` steps are done.
-
-        Args:
-            step: 0..total_steps.
-            **values: What to show; a name once shown stays until it is given anew. Floats
-                are shown with four digits, None is left out.
-        """
-        self._values.update(values)
-        now = self._clock()
-        is_last = step >= self._total and self._last_step < self._total
-        if now - self._last_time < self._interval_s and not is_last:
-            return
-        self._last_time, self._last_step = now, step
-        line = self._line(step, now - self._began)
-        if self._is_terminal:
-            width = shutil.get_terminal_size().columns - 1  # a wrapped line cannot be rewritten
-            line = "\r" + line[:width] + "\x1b[K" + ("\n" if step >= self._total else "")
-        else:
-            line += "\n"
-        self._write(line)
-
-    def close(self) -> None:
-        """End the line, so that what follows on the terminal begins a new one."""
-        if self._is_terminal and 0 <= self._last_step < self._total:
-            self._write("\n")
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self.close()
-
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # A log without room must not end what it is of.
-            self._stream.write(text)
-            self._stream.flush()
-
-    def _line(self, step: int, elapsed_s: float) -> str:
-        percent = min(100 * step // self._total, 100)
-        parts = [f"{self._phase} {percent:3d}%", f"step {step}/{self._total}"]
-        parts += [f"{k} {_show(v)}" for k, v in self._values.items() if v is not None]
-        done = step - self._start_step
-        if done > 0 and elapsed_s > 0:
-            rate = done / elapsed_s
-            parts.append(f"{rate:.3g} steps/s")
-            left_s = math.ceil(max(self._total - step, 0) / rate)
-            hours, minutes, seconds = left_s // 3600, left_s // 60 % 60, left_s % 60
-            clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-            parts.append(f"{clock} left")
-        return "  ".join(parts)
-
-
-@contextlib.contextmanager
-def progress(phase: str) -> Iterator[Callable[..., None]]:
-    """Give a callback (done, total, **values) that draws a line from its first call on.
-
-    What takes no time reports nothing, and what goes on half-way begins there.
-    """
-    lines: list[ProgressLine] = []
-
-    def report(done: int, total: int, **values: float) -> None:
-        if not lines:
-            lines.append(ProgressLine(phase, total, start_step=done))
-        lines[0].update(done, **values)
-
-    try:
-        yield report
-    finally:
-        for line in lines:
-            line.close()
-
-
-def _show(value: Any) -> str:
-    """Return a cell or a progress value as text: floats with four digits, None as a dash."""
-    if value is None:
-        return "-"
-    if hasattr(value, "item"):  # a numpy or TensorFlow scalar
-        value = value.item()
-    elif hasattr(value, "numpy"):
-        value = value.numpy().item()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 # TensorBoard
 
 
@@ -266,7 +145,7 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     for row in body:
         if len(row) != len(headers):
             raise ValueError(f"a row has {len(row)} cells, the header {len(headers)}: {row!r}")
-    cells = [list(headers), *([_show(v) for v in row] for row in body)]
+    cells = [list(headers), *([show_value(v) for v in row] for row in body)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     is_right = [
         bool(body) and all(v is None or _is_number(v) for v in column)

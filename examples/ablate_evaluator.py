@@ -25,8 +25,8 @@ from dance_tf import run_info
 from dance_tf.config import ExperimentConfig, config_to_json, override
 from dance_tf.errors import UserError
 from dance_tf.presets import PRESETS, preset
-from dance_tf.reporting import progress
 from dance_tf.strict_json import write_json
+from dance_tf.terminal import progress
 from examples.begun_report import begun_report
 
 #: Form to the fields that it changes.

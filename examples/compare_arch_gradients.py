@@ -129,8 +129,8 @@ def _measure_truth(report: dict[str, Any], supernet: Any, batches: Any, path: An
     """Add the truth to the report, and how well two halves of the paths agree on it."""
     import tensorflow as tf
 
-    from dance_tf.reporting import progress
     from dance_tf.search.arch_gradients import cross_entropy
+    from dance_tf.terminal import progress
 
     if "truth" in report:
         return
@@ -190,8 +190,8 @@ def _measure(
     """Return the row of one estimator."""
     import tensorflow as tf
 
-    from dance_tf.reporting import progress
     from dance_tf.search.arch_gradients import estimate
+    from dance_tf.terminal import progress
 
     search = dataclasses.replace(config.search, arch_gradient=name)
     logits = supernet.arch_logits.value

@@ -72,10 +72,11 @@ def main(argv: list[str]) -> int:
     from dance_tf import run_info
     from dance_tf.config import config_to_json
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.reporting import format_table, progress
+    from dance_tf.reporting import format_table
     from dance_tf.search.accuracy_memo import supernet_memo
     from dance_tf.search.evolution import EvolutionConfig
     from dance_tf.search.pipeline import load_space_and_images
+    from dance_tf.terminal import progress
 
     objectives = {text: _objective(text) for text in _OBJECTIVE.value}
     evolution = EvolutionConfig(
@@ -124,8 +125,8 @@ def exact_fronts(
         evolution: An EvolutionConfig.
         seed: Of all evolutions.
     """
-    from dance_tf.reporting import progress
     from dance_tf.search.evolution import evolve, exact_costs
+    from dance_tf.terminal import progress
 
     runs = {}
     for name, objective in objectives.items():

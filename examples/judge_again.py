@@ -48,10 +48,10 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from dance_tf import run_info
-    from dance_tf.reporting import progress
     from dance_tf.search.accuracy_memo import supernet_memo
     from dance_tf.search.pipeline import load_space_and_images
     from dance_tf.structs import Architecture
+    from dance_tf.terminal import progress
 
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()

@@ -116,7 +116,7 @@ def _trained(
         import torch
     except ImportError:
         raise UserError("PyTorch is not installed: pip install torch") from None
-    from dance_tf.reporting import progress
+    from dance_tf.terminal import progress
     from examples.side_by_side_training import train
 
     if _DEVICE.value.startswith("cuda") and not torch.cuda.is_available():

@@ -11,7 +11,7 @@ import tempfile
 import pytest
 import tensorflow as tf
 
-from dance_tf import reporting, strict_json
+from dance_tf import reporting, strict_json, terminal
 from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import load_evaluator
@@ -214,7 +214,7 @@ def test_writers_name_the_file_that_has_no_room(tmp_path: pathlib.Path):
 
 def test_progress_goes_on_where_its_log_has_no_room():
     with open("/dev/full", "w") as full:
-        line = reporting.ProgressLine("search", 2, stream=full)
+        line = terminal.ProgressLine("search", 2, stream=full)
         line.update(1)
         line.update(2)
         line.close()

@@ -1,7 +1,6 @@
-"""Progress, history, tables, JSON and CSV: what is written can be read, by any reader."""
+"""History, tables, JSON and CSV: what is written can be read, by any reader."""
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -231,65 +230,6 @@ def test_history_with_a_bad_line_inside_is_refused(tmp_path):
     path.write_text("[1]\n")
     with pytest.raises(UserError, match="line 1: not a JSON object"):
         reporting.read_history(path)
-
-
-# Progress
-
-
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def _clock(times):
-    return iter(times).__next__
-
-
-def test_progress_in_a_file_is_plain_lines_at_an_interval():
-    stream = io.StringIO()
-    clock = _clock([0.0, 1.0, 2.0, 11.5, 20.0, 21.0])
-    with reporting.ProgressLine(
-        "search", 100, stream=stream, clock=clock, interval_s=10.0
-    ) as progress:
-        progress.update(10, loss=1.23456)
-        progress.update(20, loss=1.1)  # within the interval
-        progress.update(50, loss=np.float32(0.5), predicted_edap=2.0, exact_edap=None)
-        progress.update(100, loss=0.25)  # the last step is always shown
-        progress.update(100)
-    assert stream.getvalue().splitlines() == [
-        "search  10%  step 10/100  loss 1.235  10 steps/s  0:09 left",
-        "search  50%  step 50/100  loss 0.5  predicted_edap 2  4.35 steps/s  0:12 left",
-        "search 100%  step 100/100  loss 0.25  predicted_edap 2  5 steps/s  0:00 left",
-    ]
-    assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
-
-
-def test_progress_on_a_terminal_rewrites_one_line(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    stream = _Terminal()
-    with reporting.ProgressLine("retrain", 4, stream=stream, clock=_clock(range(9))) as progress:
-        for step in (1, 2):
-            progress.update(step, loss=0.5, accuracy=0.25)
-    text = stream.getvalue()
-    assert text.count("\r") == 2 and text.count("\n") == 1 and text.endswith("\n")
-    for line in text.split("\r")[1:]:
-        assert len(line.split("\x1b[K")[0]) <= 39
-
-
-def test_progress_of_a_resumed_run_counts_only_its_own_steps():
-    stream = io.StringIO()
-    progress = reporting.ProgressLine(
-        "search", 1000, start_step=900, stream=stream, clock=_clock([0.0, 10.0])
-    )
-    progress.update(910)
-    assert stream.getvalue() == "search  91%  step 910/1000  1 steps/s  1:30 left\n"
-
-
-def test_progress_shows_hours_and_survives_no_steps():
-    stream = io.StringIO()
-    reporting.ProgressLine("a", 7201, stream=stream, clock=_clock([0.0, 1.0])).update(1)
-    reporting.ProgressLine("b", 0, stream=stream, clock=_clock([0.0, 0.0])).update(0)
-    assert stream.getvalue() == "a   0%  step 1/7201  1 steps/s  2:00:00 left\nb   0%  step 0/1\n"
 
 
 # Tables and CSV (field report P7)

@@ -23,8 +23,8 @@ def main(argv: list[str]) -> None:
     common.load_tensorflow()
     from dance_tf.hardware.cost_source import cost_source
     from dance_tf.hardware.cost_table import default_cache_dir, load_or_build_table
-    from dance_tf.reporting import progress
     from dance_tf.supernet.search_space import make_space
+    from dance_tf.terminal import progress
 
     space = make_space(config.space)
     folder = FLAGS["cache_dir"].value or default_cache_dir()

@@ -8,7 +8,6 @@ run leaves no set. What makes the labels teach little is a line on stderr too.
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 from absl import flags
@@ -46,37 +45,38 @@ def main(argv: list[str]) -> None:
     from dance_tf.data import resolve_data_dir
     from dance_tf.evaluator import label_dataset
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.reporting import progress
     from dance_tf.supernet.search_space import make_space
+    from dance_tf.terminal import Stages, progress, warn
 
     data_dir = resolve_data_dir(config.data.data_dir)
-    with progress("cost table") as report:
-        table = load_or_build_table(
-            make_space(config.space),
-            config.hardware,
-            cache_dir=FLAGS["cache_dir"].value,
-            on_progress=report,
+    with Stages("cost table", "labels"):
+        with progress("cost table") as report:
+            table = load_or_build_table(
+                make_space(config.space),
+                config.hardware,
+                cache_dir=FLAGS["cache_dir"].value,
+                on_progress=report,
+            )
+        labels = label_dataset.LabelConfig(
+            table=table,
+            seed=config.seed,
+            num_architectures=_NUM_ARCHITECTURES.value,
+            num_accelerators_each=_NUM_ACCELERATORS_EACH.value,
         )
-    labels = label_dataset.LabelConfig(
-        table=table,
-        seed=config.seed,
-        num_architectures=_NUM_ARCHITECTURES.value,
-        num_accelerators_each=_NUM_ACCELERATORS_EACH.value,
-    )
-    began, cpu_began = time.monotonic(), time.process_time()
-    with progress("labels") as report:
-        if _WRITE.value:
-            result = label_dataset.build_labels(labels, data_dir, report)
-        else:
-            labelling, done = label_dataset.Labelling(labels), 0
-            for chunk in labelling:
-                done += len(chunk.objectives)
-                report(done, labels.num_architectures)
-            result = labelling.description()
+        began, cpu_began = time.monotonic(), time.process_time()
+        with progress("labels") as report:
+            if _WRITE.value:
+                result = label_dataset.build_labels(labels, data_dir, report)
+            else:
+                labelling, done = label_dataset.Labelling(labels), 0
+                for chunk in labelling:
+                    done += len(chunk.objectives)
+                    report(done, labels.num_architectures)
+                result = labelling.description()
     result["wall_s"] = time.monotonic() - began
     result["cpu_s"] = time.process_time() - cpu_began
     for line in result["warnings"]:
-        print(f"build_labels: warning: {line}", file=sys.stderr)
+        warn(line)
     print(json.dumps(result, indent=2, allow_nan=False))
 
 

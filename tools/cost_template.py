@@ -43,8 +43,8 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.mapper import LoopNestCostModel
     from dance_tf.hardware.measured import write_cost_template
     from dance_tf.hardware.workload import space_layers, to_workload
-    from dance_tf.reporting import progress
     from dance_tf.supernet.search_space import make_space
+    from dance_tf.terminal import progress
 
     layers = space_layers(make_space(config.space))
     accelerators = AcceleratorSpace(config.hardware.accelerators).all()

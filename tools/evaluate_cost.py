@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.mapper import LoopNestCostModel
     from dance_tf.hardware.network_cost import network_cost
     from dance_tf.hardware.objective import Limits, Objective
-    from dance_tf.reporting import progress
+    from dance_tf.terminal import progress
 
     objective = Objective(kind, weights)
     limits = Limits(*(flag.value for flag in limited))

@@ -15,8 +15,8 @@ import json
 
 from absl import flags
 
-from dance_tf.reporting import progress
 from dance_tf.strict_json import strict_data
+from dance_tf.terminal import progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "evaluator", "seed", "cache_dir")

@@ -130,7 +130,7 @@ def _exact(evaluator: Any) -> Callable[..., Any]:
     from dance_tf.evaluator.neural import MEND, EvaluatorDomain
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
-    from dance_tf.reporting import progress
+    from dance_tf.terminal import progress
 
     domain = evaluator.domain
     hardware = HardwareConfig(accelerators=domain.accelerators.config, machine=domain.machine)

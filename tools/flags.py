@@ -25,23 +25,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
+import logging
 import os
+import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
 
+from dance_tf import terminal
 from dance_tf.config import (
     ExperimentConfig,
     config_from_json,
+    config_to_json,
     override,
 )
+from dance_tf.config_fields import FIELDS, leaf_fields, type_name
 from dance_tf.errors import UserError
 from dance_tf.paths import local_path, path_problem, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.strict_json import read_json
+from dance_tf.version import __version__
 
 __all__ = [
     "EXPERIMENT",
@@ -117,8 +125,25 @@ def define_path(
 
 
 def shared_flags(*names: str) -> flags.FlagValues:
-    """Return the flags of one tool, holding the shared ones of these names."""
+    """Return the flags of one tool: those that every tool has, and the shared ones named."""
     values = flags.FlagValues()
+    flags.DEFINE_integer(
+        "verbosity",
+        0,
+        "What is told on stderr: 0 all; -1 no notes and no progress; -2 no warnings either, so"
+        " that errors alone remain; 1 the lines of TensorFlow and other libraries too.",
+        lower_bound=-2,
+        upper_bound=1,
+        flag_values=values,
+    )
+    if "set" in names:
+        flags.DEFINE_boolean(
+            "help_config",
+            False,
+            "Print every field of the configuration that the other flags make, with its value,"
+            " type, range and meaning, and end.",
+            flag_values=values,
+        )
     for name in names:
         if name in _PATHS:
             define_path(name, _STRINGS[name], values)
@@ -235,14 +260,29 @@ def require(*given: flags.FlagHolder) -> None:
             raise UserError(f"--{flag.name} is missing")
 
 
+#: Beginnings of what libraries say to their developers: every run has it, no user can mend it.
+_TO_DEVELOPERS = (
+    "`FeatureConnector.dtype` is deprecated",
+    "__array__ implementation doesn't accept a copy keyword",
+)
+
+
+def _is_to_users(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_TO_DEVELOPERS)
+
+
 def load_tensorflow() -> None:
     """Import TensorFlow and look for its devices, without its lines on stderr.
 
-    They come from C++ before it reads any log level. TF_CPP_MIN_LOG_LEVEL=0 shows them.
+    They come from C++ before it reads any log level. --verbosity=1, or
+    TF_CPP_MIN_LOG_LEVEL=0, shows them, and what libraries tell their developers.
     What goes wrong is raised as ever; run_info.json names the devices found.
     """
     if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
         return
+    logging.getLogger("absl").addFilter(_is_to_users)
+    for text in _TO_DEVELOPERS:
+        warnings.filterwarnings("ignore", message=re.escape(text))
     sys.stderr.flush()
     stderr = os.dup(2)
     with open(os.devnull, "wb") as nothing:
@@ -267,7 +307,8 @@ def call(
     """Parse flags, run a tool, and return its exit status.
 
     The status is what `main` returns (None is 0), 1 after a UserError or an error of the
-    system, such as a full disk, 2 after a wrong flag; these print one line on stderr.
+    system, such as a full disk, 2 after a wrong flag; these print one line on stderr. --help,
+    --help_config and --version are answered here, on stdout.
 
     Args:
         main: Called with the program's name as its only argument.
@@ -278,6 +319,9 @@ def call(
     if {"-h", "-help", "--help", "--helpshort", "--helpfull"} & set(argv[1:]):
         sys.stdout.write(_help(main, values, name))
         return 0
+    if _asks_for_version(argv[1:]):
+        print(f"dance_tf {__version__}")
+        return 0
     values.unparse_flags()
     values.set_gnu_getopt(True)
     try:
@@ -287,8 +331,16 @@ def call(
     except flags.Error as error:
         _complain(f"{name}: {' '.join(str(error).split())} (--help lists the flags)")
         return 2
+    verbosity = int(values["verbosity"].value or 0)
+    terminal.set_verbosity(verbosity)
+    if verbosity > 0:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     try:
-        status = main(rest) or 0
+        if "help_config" in values and values["help_config"].value:
+            sys.stdout.write(_help_config(experiment_config(values)))
+            status = 0
+        else:
+            status = main(rest) or 0
         sys.stdout.flush()  # Otherwise the interpreter does, and a full disk is its to report.
         return status
     except UserError as error:
@@ -332,6 +384,32 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _asks_for_version(arguments: Sequence[str]) -> bool:
+    """Whether --version stands without a value: export_model has a flag of that name."""
+    following = [*arguments, "--"][1:]
+    return any(
+        argument == "--version" and after.startswith("--")
+        for argument, after in zip(arguments, following, strict=True)
+    )
+
+
+def _help_config(config: ExperimentConfig) -> str:
+    """Return a config's fields as --set takes them, each with what it may be and means."""
+    lines = ["Fields of the configuration, as --set=NAME=VALUE takes them:", ""]
+    for name, hint in leaf_fields(ExperimentConfig):
+        value: Any = config_to_json(config)
+        for key in name.split("."):
+            value = value[key]
+        shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        info = FIELDS[name]
+        facts = ": ".join(filter(None, (type_name(hint), info.allowed)))
+        lines.append(f"  {name}={shown}")
+        lines += textwrap.wrap(
+            f"{info.meaning} ({facts})", 92, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:
     """Return the tool's docstring and its flags, own ones first."""
     module = sys.modules[main.__module__]
@@ -339,13 +417,16 @@ def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:
     text = (module.__doc__ or "").strip()
     lines = [text, "", f"usage: python -m {folder}.{name} [--FLAG=VALUE ...]", "", "flags:"]
     is_shared = {*_STRINGS, *EXPERIMENT, "supernet", "resume"}
+    is_shared |= {"help_config", "verbosity"}
     for flag_name in sorted(values, key=lambda n: (n in is_shared, n)):
         flag = values[flag_name]
-        shown = f"--[no]{flag_name}" if flag.boolean else f"--{flag_name}"
+        is_switch = flag.boolean and flag_name != "help_config"
+        shown = f"--[no]{flag_name}" if is_switch else f"--{flag_name}"
         # Enum flags carry their choices in the help text, repeated ones a remark of absl's.
         help_text = flag.help.partition(";\n")[0]
         if flag.default not in (None, [], False):
             help_text += f" (default {flag.default_as_str})"
         lines.append(f"  {shown}")
         lines += textwrap.wrap(help_text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["  --version", "      Without a value: print the version of dance_tf and end."]
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json
 from dance_tf.structs import Architecture
+from dance_tf.terminal import Stages, begin_stage
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -73,7 +74,8 @@ def main(argv: list[str]) -> int:
     from dance_tf.search.interruption import Interrupted, StopSignals
 
     try:
-        with StopSignals() as stop:
+        names = ("retrain", "export") if _EXPORT.value else ("retrain",)
+        with Stages(*names), StopSignals() as stop:
             report = _retrain(config, architecture, output_dir, stop)
     except Interrupted as error:
         print(f"retrain: {error}: --resume goes on from here", file=sys.stderr)
@@ -146,6 +148,7 @@ def _retrain(
         "training_time_s": round(result.elapsed_s, 3),
     }
     if _EXPORT.value:
+        begin_stage("export")
         images, labels = export.sample_images(dataset, "test", 200)
         calibration, _ = export.sample_images(dataset, "architecture", 200)
         report["exports"] = export.export_network(

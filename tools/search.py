@@ -19,6 +19,7 @@ from absl import flags
 from dance_tf.errors import UserError
 from dance_tf.paths import local_path
 from dance_tf.strict_json import read_json
+from dance_tf.terminal import note
 from tools import flags as common
 from tools.objective import define_objective_flags, objective_weights
 from tools.workload import fixed_accelerator
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> int:
     finished = pipeline.load_finished(output_dir, use_retrain=use_retrain, use_export=_EXPORT.value)
     is_finished = finished is not None
     if finished is not None:
-        print(f"search: {output_dir} is finished; nothing is left to do", file=sys.stderr)
+        note(f"search: {output_dir} is finished; nothing is left to do")
     else:
         try:
             with StopSignals() as stop:

@@ -12,7 +12,8 @@ import json
 import shlex
 from typing import Any
 
-from dance_tf.reporting import TensorBoardLog, progress
+from dance_tf.reporting import TensorBoardLog
+from dance_tf.terminal import Stages, progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "space", "set", "seed", "cache_dir", "output_dir")
@@ -30,14 +31,15 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.supernet.search_space import make_space
 
-    with progress("cost table") as report:
-        table = load_or_build_table(
-            make_space(config.space),
-            config.hardware,
-            cache_dir=FLAGS["cache_dir"].value,
-            on_progress=report,
-        )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(Stages("cost table", "train evaluator"))
+        with progress("cost table") as report:
+            table = load_or_build_table(
+                make_space(config.space),
+                config.hardware,
+                cache_dir=FLAGS["cache_dir"].value,
+                on_progress=report,
+            )
         show = stack.enter_context(progress("train evaluator"))
         log = None
         if _LOG_DIR.value is not None:

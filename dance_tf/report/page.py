@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from dance_tf import reporting
+from dance_tf import terminal
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_table import CostTable, load_or_build_table
 from dance_tf.report import history_charts, sections
@@ -97,7 +97,7 @@ def table_of(run: Run, cache_dir: str | None = None) -> CostTable:
     Raises:
         UserError: If the table cannot be had any more.
     """
-    with reporting.progress("cost table") as report:
+    with terminal.progress("cost table") as report:
         return load_or_build_table(
             run.space, run.config.hardware, cache_dir=cache_dir, on_progress=report
         )

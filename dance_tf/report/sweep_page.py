@@ -9,7 +9,7 @@ import statistics
 import urllib.parse
 from typing import Any
 
-from dance_tf import reporting
+from dance_tf import terminal
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.report.page import REPORT_NAME, environment, table_of, write_report
@@ -233,7 +233,7 @@ def _write_reports(sweep: Sweep, table: CostTable | None, cache_dir: str | None)
         # Each report says why where there is none.
         with contextlib.suppress(UserError):
             table = table_of(run, cache_dir)
-    with reporting.progress("reports") as report:
+    with terminal.progress("reports") as report:
         for done, folder in enumerate(missing, start=1):
             write_report(folder, table=table, cache_dir=cache_dir)
             report(done, len(missing))

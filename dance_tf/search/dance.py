@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dance_tf import reporting
+from dance_tf import terminal
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.search.checkpoints import CheckpointFolder
@@ -229,11 +228,11 @@ class _Run:
         if self.keeper is not None:
             self.keeper.delta = state["limit_delta"]
 
-    def _progress(self) -> reporting.ProgressLine:
+    def _progress(self) -> terminal.ProgressLine:
         """Return the progress line of the phase that the next step belongs to."""
         phase = self.plan.phase(self.step + 1)
         end = self.plan.warmup_steps if phase == "warmup" else self.plan.total_steps
-        return reporting.ProgressLine(phase, end, start_step=self.step)
+        return terminal.ProgressLine(phase, end, start_step=self.step)
 
     def _one_step(self, step: int, train: Any, held_out: Any) -> dict[str, float]:
         """Do weight step number `step`, unless weights are frozen, and what may follow it."""
@@ -273,7 +272,7 @@ class _Run:
         collapse = self.guard.check(num_done, self.supernet.arch_logits.numpy())
         if collapse is None:
             return
-        print(f"search: {describe(collapse)}", file=sys.stderr)
+        terminal.note(f"search: {describe(collapse)}")
         if collapse["is_restarted"]:
             self.steps.restart_architecture(self.guard.start_logits)
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import sys
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from dance_tf import data, export, reporting, run_info
+from dance_tf import data, export, run_info, terminal
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import load_evaluator
@@ -27,7 +26,7 @@ from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.judge import Judge
 from dance_tf.search.result import SearchResult
-from dance_tf.search.retrain import INHERITS_NOTHING, retrain
+from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.strict_json import is_partial, read_json, write_json, write_text
@@ -98,7 +97,7 @@ def prepare(
     supernet = None
     if config.search.supernet_dir is not None:
         supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
-    with reporting.progress("cost table") as report:
+    with terminal.progress("cost table") as report:
         table = load_or_build_table(
             space,
             config.hardware,
@@ -123,10 +122,9 @@ def start_output_dir(config: ExperimentConfig, output_dir: str) -> None:
     path, now = os.path.join(output_dir, "run_info.json"), run_info.num_threads()
     before = read_json(path).get("num_threads", now) if os.path.exists(path) else now
     if before != now:
-        print(
-            f"warning: {path} is of {before} threads, this is of {now}, which round otherwise, so"
-            f" the result may be another; TF_NUM_INTRAOP_THREADS={before} brings them back",
-            file=sys.stderr,
+        terminal.warn(
+            f"{path} is of {before} threads, this is of {now}, which round otherwise, so"
+            f" the result may be another; TF_NUM_INTRAOP_THREADS={before} brings them back"
         )
     write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
 
@@ -175,11 +173,36 @@ def run_experiment(
             as it was.
         Interrupted: After a signal; what has been done is saved.
     """
+    names = ["cost table"]
+    if config.search.fixed_architecture is None:
+        is_warm = config.search.supernet_dir is not None or not config.search.warmup_epochs
+        names += ["search"] if is_warm else ["warmup", "search"]
+    if use_retrain:
+        names += ["retrain", "export"] if use_export else ["retrain"]
+    with terminal.Stages(*names) as stages:
+        return _run_stages(
+            config, stages, output_dir, is_resuming, use_retrain, use_export, cache_dir, stop
+        )
+
+
+def _run_stages(
+    config: ExperimentConfig,
+    stages: terminal.Stages,
+    output_dir: str,
+    is_resuming: bool,
+    use_retrain: bool,
+    use_export: bool,
+    cache_dir: str | None,
+    stop: StopSignals | None,
+) -> tuple[SearchResult, dict[str, str]]:
     started = run_info.now()
     check_output_dir(config, output_dir, is_resuming)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = prepare(config, cache_dir=cache_dir)
+    work = SearchPlan.of(config.search, problem.dataset).work(config.search)
+    stages.expect({"search": work.pop("search")}, "search")
+    stages.expect({**work, "retrain": retrain_work(config.retrain, problem.dataset)}, "weights")
     judge = Judge(config.search, problem)  # Refuses what is out of reach or not in the space.
     if use_retrain and config.retrain.initial_weights == "inherited" and not problem.is_warm:
         if judge.fixed_architecture is not None:
@@ -199,7 +222,7 @@ def run_experiment(
     costs_text = ", ".join(
         f"{metric} {low:.4g} to {high:.4g}" for metric, (low, high) in judge.reachable.items()
     )
-    print(f"within reach of networks and accelerators: {costs_text}", file=sys.stderr)
+    terminal.note(f"within reach of networks and accelerators: {costs_text}")
 
     start_output_dir(config, output_dir)
     info = run_info.collect(config.seed, started, is_deterministic=True)
@@ -218,7 +241,7 @@ def run_experiment(
     ).search(problem, judge=judge)
     result = dataclasses.replace(result, versions=info["versions"], is_deterministic=True)
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        terminal.warn(warning)
     paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
     export.write_accelerator(
         paths["accelerator"],
@@ -247,6 +270,7 @@ def run_experiment(
             times={**result.times, "retrain_s": trained.elapsed_s},
         )
         if use_export:
+            stages.begin("export")
             paths |= _export(problem, trained.network, os.path.join(output_dir, "exports"))
     ended = run_info.now()
     # Of an interrupted run, this is the last session; search_s and retrain_s are of all.

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dance_tf import reporting
+from dance_tf import reporting, terminal
 from dance_tf.config import RetrainConfig
 from dance_tf.errors import UserError
 from dance_tf.protocols import ImageDataset
@@ -41,6 +41,7 @@ __all__ = [
     "RetrainResult",
     "measure_accuracy",
     "retrain",
+    "retrain_work",
 ]
 
 #: Of the lines of history.jsonl that retraining writes.
@@ -150,6 +151,11 @@ def retrain(
     )
 
 
+def retrain_work(config: RetrainConfig, dataset: ImageDataset) -> float:
+    """Return the work of a retraining, in the unit of `steps.SearchPlan.work`."""
+    return 3.0 * config.epochs * sum(dataset.num_images(split) for split in _SPLITS)
+
+
 def measure_accuracy(network: keras.Model, dataset: ImageDataset, split: str = "test") -> Accuracy:
     """Return the share of a split's images whose largest logit is the label's.
 
@@ -219,7 +225,7 @@ class _Run:
         """Do the steps that are left."""
         began = time.monotonic() - self.elapsed_s
         batches = self._batches()
-        with reporting.ProgressLine(PHASE, self.total_steps, start_step=self.step) as progress:
+        with terminal.ProgressLine(PHASE, self.total_steps, start_step=self.step) as progress:
             while self.step < self.total_steps:
                 loss, accuracy = (float(value) for value in self._train_step(*next(batches)))
                 self.step += 1

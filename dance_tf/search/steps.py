@@ -32,6 +32,9 @@ __all__ = ["CoSearchSteps", "SearchPlan", "batches", "stateless_seed"]
 #: Names of the random streams; a position is never reused for something else.
 _STREAMS = ("train", "architecture", "weight_path", "architecture_path")
 
+#: Passes of an architecture step over its batch; score_function has one forward for each path.
+_ARCHITECTURE_PASSES = {"straight_through": 3, "one_path": 3, "two_path": 6}
+
 
 def stateless_seed(seed: int, stream: str, index: int) -> np.ndarray:
     """Return the seed, int32 [2], of one draw; a function of its arguments alone."""
@@ -104,6 +107,20 @@ class SearchPlan:
                 " the architecture would never move"
             )
         return plan
+
+    def work(self, config: SearchConfig) -> dict[str, float]:
+        """Return the work of each phase, in images taken forward through a network.
+
+        A pass backward counts as two forward.
+        """
+        weight_step = 0 if config.supernet_weights == "frozen" else 3 * self.train_batch_size
+        passes = _ARCHITECTURE_PASSES.get(config.arch_gradient, config.arch_paths)
+        architecture_steps = self.num_architecture_steps(self.total_steps)
+        return {
+            "warmup": weight_step * self.warmup_steps,
+            "search": weight_step * (self.total_steps - self.warmup_steps)
+            + passes * self.architecture_batch_size * architecture_steps,
+        }
 
     def num_architecture_steps(self, step: int) -> int:
         """Return how many architecture steps belong to the first `step` weight steps."""

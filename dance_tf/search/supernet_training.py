@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dance_tf import reporting
+from dance_tf import reporting, terminal
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.paths import local_path
@@ -221,7 +221,7 @@ class _Run:
             self._dataset, "train", batch_size=self._batch_size, seed=seed, start=self.step
         )
         began = time.monotonic() - self.elapsed_s
-        progress = reporting.ProgressLine(_PHASE, self.total_steps, start_step=self.step)
+        progress = terminal.ProgressLine(_PHASE, self.total_steps, start_step=self.step)
         with contextlib.closing(progress):
             while self.step < self.total_steps:
                 path_seed = stateless_seed(seed, "weight_path", self.step + 1)

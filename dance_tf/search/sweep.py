@@ -13,7 +13,6 @@ import hashlib
 import math
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,11 +24,13 @@ from dance_tf.search.interruption import StopSignals
 from dance_tf.search.pareto import Point, SweepSearch, point_of, summary, worth_retraining
 from dance_tf.search.reach import reachable_costs
 from dance_tf.search.result import SearchResult
-from dance_tf.search.retrain import retrain
+from dance_tf.search.retrain import retrain, retrain_work
+from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import read_supernet_record
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Architecture
 from dance_tf.supernet.inherited import InheritedAccuracy
+from dance_tf.terminal import Stages
 
 __all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep", "search_in"]
 
@@ -112,27 +113,50 @@ def run_sweep(
         return data
 
     identity = {name: facts[name] for name in ("supernet_sha256", "dataset", "num_images")}
-    with AccuracyMemo(os.path.join(output_dir, "accuracies.jsonl"), accuracy, identity) as memo:
-        for number, search in enumerate(all_searches, start=1):
-            print(f"sweep: search {number} of {len(all_searches)}, {search.name}", file=sys.stderr)
+    memo_path = os.path.join(output_dir, "accuracies.jsonl")
+    with (
+        _stages(config, problem, all_searches, searches_dir, num_retrained) as stages,
+        AccuracyMemo(memo_path, accuracy, identity) as memo,
+    ):
+        for search in all_searches:
+            stages.begin(f"search {search.name}")
             own = _with_known_network(search, search.config(config), points)
             result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
             op_indices = problem.space.to_indices(result.architecture)[None]
             error = 1.0 - float(memo.accuracies(op_indices)[0])
             points.append(_with_retrained_error(point_of(search, result, error), output_dir))
             data = write(num_retrained, 0)
-    rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
-    for number, row in enumerate(rows, start=1):
-        point = points[len(earlier) + row]
-        print(
-            f"sweep: retraining {number} of {len(rows)}, {point.search.name}",
-            file=sys.stderr,
-        )
-        _retrain(point, config, problem, output_dir, stop)
-        # Searches of other objectives and weights may have found the same network.
-        points = [_with_retrained_error(point, output_dir) for point in points]
-        data = write(len(rows), number)
+        rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
+        for number, row in enumerate(rows, start=1):
+            point = points[len(earlier) + row]
+            stages.begin(f"retraining {number}")
+            _retrain(point, config, problem, output_dir, stop)
+            # Searches of other objectives and weights may have found the same network.
+            points = [_with_retrained_error(point, output_dir) for point in points]
+            data = write(len(rows), number)
     return data
+
+
+def _stages(
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    searches: Sequence[SweepSearch],
+    searches_dir: str,
+    num_retrained: int,
+) -> Stages:
+    """Return the stages of a sweep: each search, then each retraining."""
+    work = {}
+    for search in searches:
+        own = search.config(config).search
+        is_finished = os.path.exists(os.path.join(searches_dir, search.name, "result.json"))
+        plan = SearchPlan.of(own, problem.dataset)
+        work[f"search {search.name}"] = 0.0 if is_finished else plan.work(own)["search"]
+    retrainings = [f"retraining {number + 1}" for number in range(num_retrained)]
+    stages = Stages(*work, *retrainings)
+    stages.expect(work, "search")
+    one_retraining = retrain_work(config.retrain, problem.dataset)
+    stages.expect(dict.fromkeys(retrainings, one_retraining), "weights")
+    return stages
 
 
 def _finished_searches(

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from dance_tf import export, reporting
+from dance_tf import export, reporting, terminal
 from dance_tf.config import config_to_json, override
 from dance_tf.presets import preset
 from tools import flags as common
@@ -55,7 +55,7 @@ def test_architecture_of_a_search_is_trained_and_exported(tmp_path, capsys):
 
 def test_interrupted_and_resumed_ends_as_uninterrupted(retrained, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
-    update = reporting.ProgressLine.update
+    update = terminal.ProgressLine.update
 
     def interrupt(self, step, **values):
         update(self, step, **values)
@@ -63,7 +63,7 @@ def test_interrupted_and_resumed_ends_as_uninterrupted(retrained, tmp_path, caps
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reporting.ProgressLine, "update", interrupt)
+        patch.setattr(terminal.ProgressLine, "update", interrupt)
         status = _call(*QUICK, "--noexport", f"--output_dir={folder}")
     assert status == 128 + signal.SIGTERM
     captured = capsys.readouterr()

@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 
-from dance_tf import export, reporting
+from dance_tf import export, reporting, terminal
 from dance_tf.config import config_from_json, override
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
@@ -218,7 +218,7 @@ def test_one_side_can_be_fixed(call, finished, tmp_path, capsys):
 def test_terminated_and_resumed_it_gives_the_same_result(
     call, finished, tmp_path, capsys, monkeypatch
 ):
-    folder, update, options = tmp_path / "run", reporting.ProgressLine.update, ["--noexport"]
+    folder, update, options = tmp_path / "run", terminal.ProgressLine.update, ["--noexport"]
     for phase, last_step, signum in (("search", 4, signal.SIGTERM), ("retrain", 1, signal.SIGINT)):
 
         def interrupt(self, step, phase=phase, last_step=last_step, signum=signum, **values):
@@ -226,7 +226,7 @@ def test_terminated_and_resumed_it_gives_the_same_result(
             if (self._phase, step) == (phase, last_step):
                 os.kill(os.getpid(), signum)
 
-        monkeypatch.setattr(reporting.ProgressLine, "update", interrupt)
+        monkeypatch.setattr(terminal.ProgressLine, "update", interrupt)
         assert call(*QUICK, *options, f"--output_dir={folder}") == 128 + signum
         captured = capsys.readouterr()
         assert captured.out == "" and "--resume goes on" in captured.err

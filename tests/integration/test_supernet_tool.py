@@ -10,7 +10,7 @@ import signal
 import pytest
 import tensorflow as tf
 
-from dance_tf import reporting
+from dance_tf import reporting, terminal
 from dance_tf.config import config_from_json
 from tools import flags as common
 from tools import search, train_supernet
@@ -109,14 +109,14 @@ def test_a_search_starts_from_it_and_says_from_which(trained, searched):
 
 
 def test_terminated_and_resumed_it_leaves_the_same_supernet(trained, tmp_path, capsys, monkeypatch):
-    folder, update = tmp_path / "run", reporting.ProgressLine.update
+    folder, update = tmp_path / "run", terminal.ProgressLine.update
 
     def interrupt(self, step, **values):
         update(self, step, **values)
         if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(reporting.ProgressLine, "update", interrupt)
+    monkeypatch.setattr(terminal.ProgressLine, "update", interrupt)
     assert train(*TRAIN, f"--output_dir={folder}") == 128 + signal.SIGTERM
     captured = capsys.readouterr()
     assert captured.out == "" and "--resume goes on from here" in captured.err

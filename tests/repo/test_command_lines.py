@@ -15,6 +15,7 @@ import time
 import pytest
 from absl import flags
 
+from dance_tf.version import __version__
 from tests.repo.source import ROOT, tool_names
 from tools import flags as common
 
@@ -198,3 +199,25 @@ _WITHOUT_TENSORFLOW = {"show_technology"}
 def test_tensorflow_is_loaded_without_its_lines(tool: str):
     text = pathlib.Path(ROOT, "tools", f"{tool}.py").read_text(encoding="utf-8")
     assert "common.load_tensorflow()" in text
+
+
+def test_the_package_lists_its_tools_without_importing_them():
+    program = (
+        "import runpy, sys; sys.argv[1:] = sys.argv[2:] or []\n"
+        "try:\n    runpy.run_module('dance_tf', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end:\n"
+        "    loaded = {'tensorflow', 'tools'} & set(sys.modules)\n"
+        "    sys.exit(f'loaded {loaded}' if loaded else end.code)\n"
+    )
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", program, "-", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    listed = ask()
+    assert (listed.returncode, listed.stderr) == (0, "")
+    for tool in tool_names():
+        (line,) = (x for x in listed.stdout.splitlines() if x.startswith(f"  {tool} "))
+        assert line.removeprefix(f"  {tool}").strip()
+    assert ask("--version").stdout == f"dance_tf {__version__}\n"
+    assert ask("search").returncode == 2 and "python -m tools." in ask("search").stderr

@@ -11,9 +11,9 @@ from tests.repo.source import external_imports, first_party_imports, imported_na
 #: What of dance_tf each group of modules may import, beside itself and what has no
 #: logic (errors, structs, protocols). "hardware" stands for all modules of that package.
 GROUPS = {
-    "plain": {"errors", "structs", "protocols", "version"},
+    "plain": {"__main__", "errors", "structs", "protocols", "version"},
     "config": {"config", "config_fields", "paths", "presets"},
-    "writing": {"strict_json", "reporting", "run_info"},
+    "writing": {"strict_json", "reporting", "run_info", "terminal"},
     "hardware": {"hardware"},
     "space": {"supernet.search_space"},
     "supernet": {"supernet"},

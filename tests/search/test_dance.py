@@ -11,7 +11,7 @@ import signal
 import numpy as np
 import pytest
 
-from dance_tf import reporting
+from dance_tf import terminal
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_table import load_or_build_table
@@ -161,7 +161,7 @@ def test_interrupted_and_resumed_it_ends_as_uninterrupted(
     uninterrupted, problem, tmp_path, monkeypatch
 ):
     result, folder = uninterrupted
-    update = reporting.ProgressLine.update
+    update = terminal.ProgressLine.update
     for signum, last_step in ((signal.SIGTERM, 3), (signal.SIGINT, 16)):
 
         def interrupt(self, step, signum=signum, last_step=last_step, **values):
@@ -169,7 +169,7 @@ def test_interrupted_and_resumed_it_ends_as_uninterrupted(
             if step == last_step:
                 os.kill(os.getpid(), signum)
 
-        monkeypatch.setattr(reporting.ProgressLine, "update", interrupt)
+        monkeypatch.setattr(terminal.ProgressLine, "update", interrupt)
         search = DanceSearch(
             CONFIG, seed=3, output_dir=str(tmp_path), is_resuming=last_step > 3, stop=StopSignals()
         )

@@ -77,6 +77,22 @@ def test_images_that_are_not_there_are_not_waited_for():
             pass
 
 
+def test_work_counts_the_images_that_pass(images):
+    def work(**changes):
+        config = dataclasses.replace(CONFIG, **changes)
+        return SearchPlan.of(config, images).work(config)
+
+    base = work()
+    steps = {name: base[name] for name in ("warmup", "search")}
+    # Three epochs follow one of warm-up, with architecture steps besides.
+    assert 0 < 3 * steps["warmup"] < steps["search"]
+    more = [work(arch_gradient=name)["search"] for name in ("one_path", "two_path")]
+    paths = [work(arch_paths=number)["search"] for number in (3, 6)]
+    assert more == paths, "a path forward and backward is as much as three forward"
+    frozen = work(supernet_weights="frozen", supernet_dir="weights")
+    assert frozen == {"warmup": 0, "search": steps["search"] - 3 * steps["warmup"]}
+
+
 def test_batches_go_on_where_they_stopped(images):
     def take(start, num):
         found = batches(images, "architecture", batch_size=8, seed=3, start=start)

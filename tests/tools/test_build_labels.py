@@ -36,7 +36,7 @@ def test_it_writes_once_and_prints_the_same_again(call, tmp_path, monkeypatch, c
         captured = capsys.readouterr()
         results.append(json.loads(captured.out))
         warnings = [line for line in captured.err.splitlines() if "warning" in line]
-        assert warnings == [f"build_labels: warning: {w}" for w in results[-1]["warnings"]]
+        assert warnings == [f"warning: {w}" for w in results[-1]["warnings"]]
     first, again = results
     assert first["was_built"] and not again["was_built"]
     assert first["wall_s"] > 0 and first["cpu_s"] > 0

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 from absl import flags
 
+from dance_tf import terminal
 from dance_tf.config import config_to_json, override
+from dance_tf.config_fields import FIELDS
 from dance_tf.errors import UserError
 from dance_tf.presets import preset
+from dance_tf.version import __version__
 from tools import flags as common
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -150,6 +154,68 @@ def test_help_lists_every_flag_on_stdout(asking: str, capsys: pytest.CaptureFixt
     assert "(default '3')" in out
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["--preset=nonsense", "--version"]])
+def test_version_of_every_tool(arguments: list[str], capsys: pytest.CaptureFixture):
+    assert _call(lambda argv: pytest.fail("main ran"), *arguments) == 0
+    assert capsys.readouterr() == (f"dance_tf {__version__}\n", "")
+
+
+def test_a_flag_of_that_name_keeps_its_values(capsys: pytest.CaptureFixture):
+    values = common.shared_flags("seed")
+    flags.DEFINE_integer("version", None, "Of what is written.", flag_values=values)
+    seen = []
+
+    def main(argv):
+        seen.append(values["version"].value)
+
+    for arguments in (["--version=3"], ["--version", "4"], ["--version", "5", "--seed=1"]):
+        assert common.call(main, values, ["tool", *arguments]) == 0
+    assert seen == [3, 4, 5] and capsys.readouterr().out == ""
+    assert common.call(main, values, ["tool", "--seed=1", "--version"]) == 0
+    assert capsys.readouterr().out == f"dance_tf {__version__}\n"
+
+
+def test_help_config_lists_every_field_as_set_takes_it(capsys: pytest.CaptureFixture):
+    main, arguments = (lambda argv: pytest.fail("main ran")), ["--preset=cifar10", "--seed=7"]
+    assert _call(main, *arguments, "--help_config") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    settings = [line.strip() for line in out.splitlines() if re.match(r"  \w", line)]
+    assert [setting.partition("=")[0] for setting in settings] == list(FIELDS)
+    # Given to another preset, they make it this one.
+    config = common.experiment_config(_parsed(*arguments))
+    assert override(preset("tiny"), settings) == config
+    assert "(float: 0.001 to 1000)" in out
+    assert FIELDS["search.gumbel_temperature"].meaning in out
+
+
+def test_help_config_of_a_mistake_is_the_mistake(capsys: pytest.CaptureFixture):
+    assert _call(lambda argv: pytest.fail("main ran"), "--preset=no", "--help_config") == 1
+    assert "unknown preset 'no'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("level", "told"), [("0", 2), ("-1", 1), ("-2", 0)])
+def test_verbosity_is_obeyed_and_errors_are_told_always(
+    level: str, told: int, capsys: pytest.CaptureFixture
+):
+    def main(argv):
+        terminal.note("a note")
+        terminal.warn("a warning")
+        raise UserError("a mistake")
+
+    assert _call(main, f"--verbosity={level}") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["a note", "warning: a warning", "tool: a mistake"][2 - told :]
+    assert _call(lambda argv: terminal.note("a note")) == 0
+    assert capsys.readouterr().err == "a note\n", "the next call starts from the default"
+
+
+@pytest.mark.parametrize("level", ["2", "-3", "loud"])
+def test_a_verbosity_that_is_none_is_refused(level: str, capsys: pytest.CaptureFixture):
+    assert _call(lambda argv: pytest.fail("main ran"), f"--verbosity={level}") == 2
+    assert "verbosity" in capsys.readouterr().err
+
+
 def test_status_is_that_of_main():
     assert _call(lambda argv: None) == 0
     assert _call(lambda argv: 143) == 143
@@ -262,9 +328,19 @@ def test_tensorflow_loads_without_a_word():
     program = (
         "import sys; from tools import flags; assert 'tensorflow' not in sys.modules;"
         " flags.load_tensorflow(); import tensorflow as tf;"
-        " print(float(tf.function(lambda x: x + 1)(tf.ones(()))))"
+        " print(float(tf.function(lambda x: x + 1)(tf.ones(()))));"
+        # Of libraries, what is told to their developers is left out, and nothing else is.
+        " import warnings; from absl import logging;"
+        " dtype, array = '`FeatureConnector.dtype` is deprecated.', '__array__ implementation';"
+        " [logging.warning(text) for text in (dtype, 'a shard is missing')];"
+        " array += ' doesn\\'t accept a copy keyword, so passing copy=False failed.';"
+        " [warnings.warn(text, DeprecationWarning) for text in (array, 'sold out')]"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert (done.stdout, done.stderr) == ("2.0\n", "")
+    assert done.stdout == "2.0\n"
+    assert done.stderr.splitlines() == [
+        "WARNING:absl:a shard is missing",
+        "<string>:1: DeprecationWarning: sold out",
+    ]
