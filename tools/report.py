@@ -1,7 +1,8 @@
 """Write the report of a finished run, or of a sweep, as an HTML page that needs nothing beside it.
 
-The page of a run has the network, the accelerator, exact costs by layer and component,
-the search's history, and the run beside the best there is. That of a sweep has its
+The page of a run has a verdict in words, the network, the accelerator among all others,
+exact costs by layer and component, rooflines and mappings, the search's history, the run
+beside the best there is, its wrong answers and its exports. That of a sweep has its
 fronts, and leads to a report of each search. The tools search and pareto write them too,
 as report.html and pareto.html in their folders. Prints the path.
 """
@@ -21,7 +22,7 @@ _OUTPUT = common.define_path(
 _BASELINE_DIR = common.define_path(
     "baseline_dir",
     "Folder of a run to compare with, of the same space and hardware: such as one with"
-    " search.lambda_2=0.",
+    " search.lambda_2=0. Otherwise the largest network of the space, on its best accelerator.",
     FLAGS,
 )
 

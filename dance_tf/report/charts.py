@@ -98,12 +98,12 @@ class Mark:
     Attributes:
         path: Of an SVG of 100 x 100 in which y points down.
         style: Its CSS classes.
-        name: What the key says of it; "" keeps it out of the key.
+        title: What is shown when a pointer rests on it; "" shows nothing.
     """
 
     path: str
     style: str
-    name: str = ""
+    title: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Plot:
         x_label, y_label: Quantities with their units.
         x, y: Axes.
         marks: What is drawn, the last on top.
+        key: CSS classes and meaning of each style; `+` stands between what lies on one place.
     """
 
     title: str
@@ -125,6 +126,7 @@ class Plot:
     x: Scale
     y: Scale
     marks: tuple[Mark, ...]
+    key: tuple[tuple[str, str], ...]
 
 
 def nice_ticks(low: float, high: float, max_ticks: int = _MAX_TICKS) -> list[float]:
@@ -177,9 +179,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
         marks = [mark for mark in marks if low <= mark <= high]
         if len(marks) <= _MAX_TICKS + 1:
             break
-    if len(marks) > 1:
+    if len(marks) > 2:
         return marks[:: math.ceil(len(marks) / (_MAX_TICKS + 1))]
-    # Less than a factor of about three: round numbers lie almost evenly.
+    # Within a factor of about five, round numbers lie almost evenly.
     return [tick for tick in nice_ticks(low, high) if low <= tick <= high]
 
 

@@ -1,4 +1,4 @@
-"""What the exact table says of a run's network: cost by layer, the best there is, the cheapest."""
+"""What the exact table says of a run's network: cost by layer, the best there is, its rivals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dance_tf.hardware.accelerator import accelerator_to_json
+from dance_tf.hardware.accelerator import AcceleratorSpace, accelerator_to_json
 from dance_tf.hardware.breakdown import area_by_component_um2
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import Objective
@@ -16,15 +16,15 @@ from dance_tf.hardware.oracle import pareto_front, rank_accelerators
 from dance_tf.report.run_folder import Run
 from dance_tf.structs import METRICS, Layer
 
-__all__ = ["Cheapest", "ExactParts", "cheapest_network", "exact_parts"]
+__all__ = ["ExactParts", "Pair", "cheapest_network", "exact_parts", "largest_network"]
 
 # Accelerators that are listed as the best ones for the network.
 _TOP = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Cheapest:
-    """The network and accelerator of least objective in a whole space."""
+class Pair:
+    """A network on an accelerator."""
 
     ops: tuple[str, ...]
     accelerator: dict[str, Any]
@@ -40,23 +40,34 @@ class ExactParts:
         layers: The network's layers, in the order in which they run.
         entries: Cost of each layer; see layer_costs.describe_layer.
         area_um2: Area by component; None where areas are measured.
+        metrics: Of the network on every accelerator, float64 [A, 3] in the order of
+            METRICS; infinite where it cannot run.
+        accelerators: The A accelerators.
+        row: That of the run's accelerator.
         best: The best accelerators within the limits, best first: fields, METRICS and `objective`.
         num_accelerators: How many run the network.
-        num_on_front: How many of these no other beats in all three metrics.
+        front: Rows of these that no other beats in all three metrics, by rising latency.
         median_objective, worst_objective: Over the accelerators that run the network.
-        cheapest: None where it could not be proven.
+        cheapest: Network and accelerator of the least objective in the whole space; None
+            where it could not be proven.
+        largest: Network of the most MACs on its best accelerator, whatever the limits; None
+            where it runs on none.
         is_of_the_run: Whether the costs are the ones that the run went by.
     """
 
     layers: tuple[Layer, ...]
     entries: list[dict[str, Any]]
     area_um2: dict[str, float] | None
+    metrics: np.ndarray
+    accelerators: AcceleratorSpace
+    row: int
     best: list[dict[str, Any]]
     num_accelerators: int
-    num_on_front: int
+    front: np.ndarray
     median_objective: float
     worst_objective: float
-    cheapest: Cheapest | None
+    cheapest: Pair | None
+    largest: Pair | None
     is_of_the_run: bool
 
 
@@ -67,37 +78,42 @@ def exact_parts(run: Run, table: CostTable) -> ExactParts:
         UserError: If the network cannot run on the accelerator.
     """
     layers = run.space.layers(run.architecture)
-    entries = table.layer_costs(layers, table.accelerators.encode(run.accelerator))
+    row = table.accelerators.encode(run.accelerator)
+    entries = table.layer_costs(layers, row)
     metrics = table.metrics_of(run.space.to_indices(run.architecture)[None]).numpy()[0]
     runs = metrics[np.isfinite(metrics).all(axis=1)]
     values = np.asarray(run.objective(runs, run.reference))
     rows = rank_accelerators(metrics, run.objective, run.reference, run.limits, _TOP).tolist()
     best = [
         {
-            **accelerator_to_json(table.accelerators.decode(row)),
-            **dict(zip(METRICS, metrics[row].tolist(), strict=True)),
-            "objective": float(run.objective(metrics[row], run.reference)),
+            **accelerator_to_json(table.accelerators.decode(each)),
+            **dict(zip(METRICS, metrics[each].tolist(), strict=True)),
+            "objective": float(run.objective(metrics[each], run.reference)),
         }
-        for row in rows
+        for each in rows
     ]
     is_measured = run.config.hardware.measured_csv is not None
     return ExactParts(
         layers=layers,
         entries=entries,
         area_um2=None if is_measured else area_by_component_um2(run.accelerator, table.machine),
+        metrics=metrics.astype(np.float64),
+        accelerators=table.accelerators,
+        row=row,
         best=best,
         num_accelerators=len(runs),
-        num_on_front=len(pareto_front(metrics)),
+        front=pareto_front(metrics),
         median_objective=float(np.median(values)),
         worst_objective=float(values.max()),
         cheapest=cheapest_network(table, run.objective, run.reference),
+        largest=largest_network(table, run.objective, run.reference),
         is_of_the_run=run.info.get("cost_table_sha256", table.content_hash) == table.content_hash,
     )
 
 
 def cheapest_network(
     table: CostTable, objective: Objective, reference: Sequence[float]
-) -> Cheapest | None:
+) -> Pair | None:
     """Return the cheapest network of a space and its accelerator, or None without a proof.
 
     On one accelerator, the sum of each block's least latency and the sum of its least
@@ -124,9 +140,33 @@ def cheapest_network(
     has_both = (at[0] == at[0].min(axis=1)[:, None]) & (at[1] == at[1].min(axis=1)[:, None])
     if not has_both.any(axis=1).all():
         return None
-    return Cheapest(
+    return Pair(
         ops=tuple(table.space.op_names[op] for op in has_both.argmax(axis=1)),
         accelerator=accelerator_to_json(table.accelerators.decode(row)),
         metrics=tuple(least[row].tolist()),
         objective=float(objective(least[row], reference)),
+    )
+
+
+def largest_network(
+    table: CostTable, objective: Objective, reference: Sequence[float]
+) -> Pair | None:
+    """Return the network of the most MACs on its best accelerator, None where it runs on none."""
+    space = table.space
+
+    def largest(block: int) -> str:
+        ops = [op for op, is_op in zip(space.op_names, space.op_mask[block], strict=True) if is_op]
+        return max(ops, key=lambda op: sum(layer.macs for layer in space.op_layers(block, op)))
+
+    ops = tuple(map(largest, range(space.num_blocks)))
+    indices = np.asarray([[space.op_names.index(op) for op in ops]], np.int32)
+    metrics = table.metrics_of(indices).numpy()[0]
+    if not np.isfinite(metrics).all(axis=1).any():
+        return None
+    row = int(rank_accelerators(metrics, objective, reference)[0])
+    return Pair(
+        ops=ops,
+        accelerator=accelerator_to_json(table.accelerators.decode(row)),
+        metrics=tuple(metrics[row].tolist()),
+        objective=float(objective(metrics[row], reference)),
     )

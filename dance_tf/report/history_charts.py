@@ -95,16 +95,19 @@ def search_charts(run: Run) -> list[Chart]:
 def retraining_charts(run: Run) -> list[Chart]:
     """Return the charts of the retraining; none where there was none."""
     records = [record for record in run.history if record.get("phase") == RETRAIN]
+
+    def of(name: str, title: str) -> Series:
+        return _series(records, title, lambda r: r.get(name), x="epoch")
+
     charts = [
-        line_chart(
-            title,
-            unit,
-            [_series(records, "on train", lambda r, name=name: r.get(name), x="epoch")],
-            x_label="epochs",
-        )
-        for title, unit, name in (
-            ("Cross-entropy, smoothed labels", "nats", "cross_entropy"),
-            ("Accuracy, augmented images", "share", "accuracy"),
+        line_chart(title, unit, series, x_label="epochs")
+        for title, unit, series in (
+            ("Cross-entropy, smoothed labels", "nats", [of("cross_entropy", "on train")]),
+            (
+                "Accuracy",
+                "share",
+                [of("accuracy", "on train, augmented"), of("test_accuracy", "on test")],
+            ),
         )
     ]
     return [chart for chart in charts if chart is not None]

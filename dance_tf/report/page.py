@@ -11,16 +11,36 @@ import jinja2
 from dance_tf import terminal
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_table import CostTable, load_or_build_table
-from dance_tf.report import history_charts, sections
+from dance_tf.report import accelerators, history_charts, outcome, sections
 from dance_tf.report.exact import ExactParts, exact_parts
+from dance_tf.report.roofline import MappedNetwork, map_network, roofline_rows, rooflines
 from dance_tf.report.run_folder import Run, read_run
 from dance_tf.report.texts import accelerator_name, duration, number
+from dance_tf.report.verdict import verdict
 from dance_tf.strict_json import write_text
 
 __all__ = ["REPORT_NAME", "environment", "render", "table_of", "write_report"]
 
 #: Name of the page in its run folder.
 REPORT_NAME = "report.html"
+
+# Sections of the page: identifier and title.
+_CONTENTS = (
+    ("network", "Network"),
+    ("accelerator", "Accelerator"),
+    ("costs", "Exact cost by component and layer"),
+    ("accelerators", "All accelerators"),
+    ("roofline", "Rooflines and mappings"),
+    ("predicted", "Predicted beside exact"),
+    ("best", "Against the best there is"),
+    ("search", "Search"),
+    ("retraining", "Retraining"),
+    ("predictions", "Right and wrong answers"),
+    ("exports", "Exports"),
+    ("origin", "How it came about"),
+)
+
+_NO_CLASSES = "the run does not say how many classes its images have"
 
 # What a dataflow keeps in place.
 _DATAFLOWS = {
@@ -43,7 +63,7 @@ def write_report(
     Args:
         run_dir: Folder of the run.
         path: File to write; None: report.html in the folder.
-        baseline_dir: Folder of a run to compare with.
+        baseline_dir: Folder of a run to compare with, in place of the largest network.
         table: The run's table; None: the one that its config asks for.
         cache_dir: Folder of cached tables; a table that is not there is built.
     Raises:
@@ -56,9 +76,10 @@ def write_report(
         exact: ExactParts | str = _exact_parts(run, table, cache_dir)
     except UserError as error:  # such as a measured table that is not there any more
         exact = str(error)
+    mapped = _mapped_network(run)
     path = path or os.path.join(run.folder, REPORT_NAME)
     try:
-        text = render(run, exact, baseline)
+        text = render(run, exact, baseline, mapped)
     except (AttributeError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         # What every run has is checked; of the rest, a damaged file may hold anything.
         raise UserError(f"{run.folder}: a file holds what no run writes ({error})") from error
@@ -66,16 +87,22 @@ def write_report(
     return path
 
 
-def render(run: Run, exact: ExactParts | str, baseline: Run | None = None) -> str:
+def render(
+    run: Run,
+    exact: ExactParts | str,
+    baseline: Run | None = None,
+    mapped: MappedNetwork | str = "the mappings were not asked for",
+) -> str:
     """Return the page.
 
     Args:
         run: The run.
         exact: What the table says of its network, or why there is nothing to say.
-        baseline: A run to compare with.
+        baseline: A run to compare with; None: the largest network of the space.
+        mapped: The best mappings of its layers, or why there are none.
     """
     template = environment().get_template("report.html.jinja")
-    return template.render(_context(run, exact, baseline))
+    return template.render(_context(run, exact, baseline, mapped))
 
 
 def environment() -> jinja2.Environment:
@@ -105,8 +132,20 @@ def table_of(run: Run, cache_dir: str | None = None) -> CostTable:
 
 def _exact_parts(run: Run, table: CostTable | None, cache_dir: str | None) -> ExactParts:
     if not run.is_space_known:
-        raise UserError("the run does not say how many classes its images have")
+        raise UserError(_NO_CLASSES)
     return exact_parts(run, table_of(run, cache_dir) if table is None else table)
+
+
+def _mapped_network(run: Run) -> MappedNetwork | str:
+    if run.config.hardware.measured_csv is not None:
+        return "the costs were measured, which tells nothing of mappings"
+    if not run.is_space_known:
+        return _NO_CLASSES
+    try:
+        layers = run.space.layers(run.architecture)
+        return map_network(layers, run.accelerator, run.config.hardware.machine)
+    except UserError as error:  # such as a technology file that is not there any more
+        return str(error)
 
 
 def _baseline(run: Run, folder: str) -> Run:
@@ -120,11 +159,15 @@ def _baseline(run: Run, folder: str) -> Run:
     return baseline
 
 
-def _context(run: Run, exact: ExactParts | str, baseline: Run | None) -> dict[str, Any]:
+def _context(
+    run: Run, exact: ExactParts | str, baseline: Run | None, mapped: MappedNetwork | str
+) -> dict[str, Any]:
     """Return what the template shows."""
     parts = None if isinstance(exact, str) else exact
+    network = None if isinstance(mapped, str) else mapped
     machine = run.config.hardware.machine
     return {
+        "contents": _CONTENTS,
         "run": run,
         "result": run.result,
         "info": run.info,
@@ -135,6 +178,15 @@ def _context(run: Run, exact: ExactParts | str, baseline: Run | None) -> dict[st
         "machine": machine,
         "exact": parts,
         "exact_reason": exact if isinstance(exact, str) else None,
+        "verdict": verdict(run, parts, baseline),
+        "scatter": None if parts is None else accelerators.accelerator_scatter(run, parts),
+        "front": [] if parts is None else accelerators.front_rows(run, parts),
+        "mapped": network,
+        "mapped_reason": mapped if isinstance(mapped, str) else None,
+        "rooflines": [] if network is None else rooflines(network),
+        "roofline_rows": [] if network is None else roofline_rows(network),
+        "exports": outcome.exports(run),
+        "confusion": outcome.confusion(run),
         "blocks": sections.network_blocks(run, parts),
         "array": sections.array_drawing(run, parts),
         "area_shares": None

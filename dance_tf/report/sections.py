@@ -21,6 +21,7 @@ __all__ = [
     "cost_by_layer",
     "limits",
     "mixture_at_the_end",
+    "mixture_weights",
     "network_blocks",
     "prediction",
     "shares",
@@ -238,6 +239,11 @@ def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list
         cost = _cost(run, [baseline.costs["exact_cost"][m] for m in METRICS])
         title = "Baseline" + _accuracy_note(baseline.result)
         rows.append(_compared(title, note, baseline.result["accelerator"], cost, own))
+    elif exact is not None and exact.largest is not None:
+        largest = exact.largest
+        note = ", ".join(map(_short, largest.ops))
+        title = "Baseline: the largest network of the space on its best accelerator" + suffix
+        rows.append(_compared(title, note, largest.accelerator, _cost(run, largest.metrics), own))
     if exact is not None and exact.cheapest is not None:
         cheapest = exact.cheapest
         note = ", ".join(map(_short, cheapest.ops))
@@ -303,18 +309,24 @@ def _percent(share: float | None) -> str:
     return "not defined" if share is None else f"{100 * share:.1f} %"
 
 
-def mixture_at_the_end(run: Run) -> dict[str, Any] | None:
-    """Return the softmax of the logits at the end, [D, O], for a heat map; None if unknown."""
-    logits = run.result.get("arch_logits")
-    shape = (run.space.num_blocks, run.space.num_ops)
+def mixture_weights(run: Run) -> np.ndarray | None:
+    """Return the softmax of the logits at the end, [D, O]; NaN where no op is; None if unknown."""
     try:
-        table = np.asarray(logits, np.float64)  # None becomes NaN: an op that is not allowed
+        logits = np.asarray(run.result.get("arch_logits"), np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         return None
-    if table.shape != shape or np.isnan(table).all(axis=1).any():
+    shape = (run.space.num_blocks, run.space.num_ops)
+    if logits.shape != shape or np.isnan(logits).all(axis=1).any():
         return None
-    weights = np.exp(table - np.nanmax(table, axis=1, keepdims=True))
-    weights /= np.nansum(weights, axis=1, keepdims=True)
+    weights = np.exp(logits - np.nanmax(logits, axis=1, keepdims=True))
+    return weights / np.nansum(weights, axis=1, keepdims=True)
+
+
+def mixture_at_the_end(run: Run) -> dict[str, Any] | None:
+    """Return the softmax of the logits at the end, [D, O], for a heat map; None if unknown."""
+    weights = mixture_weights(run)
+    if weights is None:
+        return None
     return {
         "ops": [_short(op) for op in run.space.op_names],
         "rows": [[None if np.isnan(w) else float(w) for w in row] for row in weights],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dance_tf.structs import Layer
@@ -13,6 +13,7 @@ __all__ = [
     "accelerator_name",
     "component_name",
     "duration",
+    "enumeration",
     "layer_shape",
     "number",
     "op_name",
@@ -62,6 +63,12 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def enumeration(texts: Sequence[str]) -> str:
+    """Return texts as a list in a sentence: a, b and c."""
+    *others, last = texts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def accelerator_name(accelerator: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from dance_tf.errors import UserError
 from dance_tf.protocols import ImageDataset
 from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
+from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
 from dance_tf.structs import Architecture
 from dance_tf.supernet.network import build_network
@@ -55,7 +56,7 @@ INHERITS_NOTHING = (
 
 _SPLITS = ("train", "architecture")
 _WARMUP_SHARE = 0.05  # of all steps
-_TEST_BATCH_SIZE = 250
+_TEST_SHARE = 0.1  # of images trained on: so many are tested on along the way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,7 @@ class RetrainRecord:
     phase: str
     cross_entropy: float  # mean over the epoch, smoothed labels
     accuracy: float  # mean over the epoch's augmented training images
+    test_accuracy: float | None = None  # nothing is chosen by it; not measured at every epoch
 
 
 class RetrainResult(NamedTuple):
@@ -103,7 +105,8 @@ def retrain(
         config: Schedule.
         seed: Of random initial weights and of the order of images.
         output_dir: Run folder: a checkpoint after each epoch, and a line for each in
-            history.jsonl, after those of a search. None writes nothing.
+            history.jsonl, after those of a search; and what the network says of the
+            test images, as predictions.json. None writes nothing.
         supernet: Trained; where the config has the network inherit its initial weights.
         resume: Go on from the newest checkpoint; without one, start.
         stop: Signals to honour at the next step boundary.
@@ -146,9 +149,10 @@ def retrain(
         run.train(folder, stop, listeners)
     network = build_network(space, architecture)
     network.set_weights(run.network.get_weights())
-    return RetrainResult(
-        network, measure_accuracy(network, dataset), tuple(run.history), run.elapsed_s
-    )
+    tested = predict(network, dataset)
+    if output_dir is not None:
+        tested.save(output_dir)
+    return RetrainResult(network, tested.accuracy, tuple(run.history), run.elapsed_s)
 
 
 def retrain_work(config: RetrainConfig, dataset: ImageDataset) -> float:
@@ -162,14 +166,7 @@ def measure_accuracy(network: keras.Model, dataset: ImageDataset, split: str = "
     Raises:
         UserError: If the split is empty.
     """
-    num_images = dataset.num_images(split)
-    if num_images == 0:
-        raise UserError(f"{dataset.name}: its {split} split is empty")
-    infer = tf.function(lambda images: network(images, training=False), reduce_retracing=True)
-    num_hits = 0
-    for images, labels in dataset.split(split, batch_size=min(_TEST_BATCH_SIZE, num_images)):
-        num_hits += int(np.sum(np.argmax(infer(images), axis=-1) == labels.numpy()))
-    return Accuracy(split=split, value=num_hits / num_images, num_images=num_images)
+    return predict(network, dataset, split).accuracy
 
 
 class _Run:
@@ -191,6 +188,12 @@ class _Run:
         self.steps_per_epoch = sum(self._num_batches)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.network = build_network(space, architecture, seed=seed, is_for_training=True)
+        num_tested, num_trained = (
+            dataset.num_images("test"),
+            self.steps_per_epoch * self._batch_size,
+        )
+        self._test_every = max(1, math.ceil(num_tested / (_TEST_SHARE * num_trained)))  # epochs
+        self._infer = infer(self.network)
         warmup_steps = math.ceil(_WARMUP_SHARE * self.total_steps)
         self.optimizer = RowSGD(
             keras.optimizers.schedules.CosineDecay(
@@ -254,16 +257,26 @@ class _Run:
     def _end_epoch(self, listeners: list[Callable[[RetrainRecord], Any]]) -> None:
         cross_entropy, accuracy = (total / self.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
+        epoch = self.step // self.steps_per_epoch
+        is_tested = epoch % self._test_every == 0 or self.step == self.total_steps
         record = RetrainRecord(
             step=self.step,
-            epoch=self.step // self.steps_per_epoch,
+            epoch=epoch,
             phase=PHASE,
             cross_entropy=cross_entropy,
             accuracy=accuracy,
+            test_accuracy=self._test_accuracy() if is_tested else None,
         )
         self.history.append(record)
         for listener in listeners:
             listener(record)
+
+    def _test_accuracy(self) -> float:
+        hits = [
+            np.argmax(logits, axis=-1) == labels
+            for _, labels, logits in logits_of(self._infer, self._dataset, "test")
+        ]
+        return float(np.mean(np.concatenate(hits)))
 
     def _batches(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Yield the batches that follow; those of the two splits of an epoch are mixed."""

@@ -15,6 +15,7 @@ from dance_tf.hardware.cost_model import accelerator_area_um2
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.presets import preset
 from dance_tf.search.dance import DanceSearch, SearchProblem
+from dance_tf.search.predictions import Mistake, Predictions
 from dance_tf.search.result import Accuracy
 from dance_tf.strict_json import write_json
 from dance_tf.supernet.search_space import make_space
@@ -25,6 +26,11 @@ CONFIG = override(
     preset("tiny"),
     ["search.epochs=6", "search.warmup_epochs=2", "search.batch_size=48", "search.log_every=2"],
 )  # 2 steps an epoch
+
+# One grey pixel.
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 
 
 class _Model(DetailedModel):
@@ -70,11 +76,30 @@ def _finished(table, tmp_path_factory):
         for epoch in (1, 2):
             file.write(
                 f'{{"step": {3 * epoch}, "epoch": {epoch}, "phase": "retrain",'
-                f' "cross_entropy": {2.0 / epoch}, "accuracy": {0.25 * epoch}}}\n'
+                f' "cross_entropy": {2.0 / epoch}, "accuracy": {0.25 * epoch},'
+                f' "test_accuracy": {0.375 * epoch}}}\n'
             )
+    accuracy = Accuracy("test", 0.875, 40)
+    names = ("<i>zero</i>", "one")
+    mistakes = (Mistake(0, 1, 0.75, _PNG),)
+    Predictions(accuracy, 2, names, ((0, 0, 15), (0, 1, 5), (1, 1, 20)), mistakes).save(str(folder))
+    report = {
+        name: {
+            "path": f"/elsewhere/{name}",
+            "num_bytes": 1234567,
+            "test_accuracy": 0.75,
+            "top1_agreement": 0.5,
+        }
+        for name in ("saved_model", "tflite_int8")
+    }
+    (folder / "exports").mkdir()
+    write_json(
+        folder / "exports" / "export.json",
+        {"num_images": 20, "keras_test_accuracy": 0.8, **report},
+    )
     dataclasses.replace(
         result,
-        accuracy=Accuracy("test", 0.875, 40),
+        accuracy=accuracy,
         num_trained_candidates=1,
         warnings=("a warning with <b>markup</b> & more",),
         versions=info["versions"],

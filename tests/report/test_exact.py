@@ -41,7 +41,7 @@ def test_the_best_accelerators_begin_with_that_of_the_result(run_dir, table):
     assert values[0] == pytest.approx(run.costs["exact_best_cost"]["objective"], rel=1e-5)
     assert values == sorted(values) and len(values) == 5
     assert values[-1] <= exact.median_objective <= exact.worst_objective
-    assert 1 <= exact.num_on_front < exact.num_accelerators == len(table.accelerators)
+    assert 1 <= len(exact.front) < exact.num_accelerators == len(table.accelerators)
 
 
 def _enumerated(table, objective):

@@ -43,6 +43,8 @@ _TEXTS = """
   while (walker.nextNode()) {
     const node = walker.currentNode, element = node.parentElement;
     if (!node.data.trim() || !element.checkVisibility()) continue;
+    if (element.closest(".scroll")) continue;  // keeps its own size, and scrolls
+    if (element.closest("desc, title")) continue;  // read out, not shown
     const style = getComputedStyle(element);
     const [a, b] = [luminance(channels(style.color)), luminance(behind(element))];
     const range = document.createRange();

@@ -20,7 +20,7 @@ from dance_tf.strict_json import read_json
 from dance_tf.structs import METRICS
 from tests.hardware.arithmetic_model import ArithmeticModel
 
-_EMPTY = {"meta", "link", "br"}  # of HTML; those of SVG close themselves
+_EMPTY = {"meta", "link", "br", "img"}  # of HTML; those of SVG close themselves
 
 
 class _Reader(html.parser.HTMLParser):
@@ -111,19 +111,62 @@ def test_the_array_and_the_network_are_drawn(run_dir, write):
     titles = {label.partition(":")[0] for label in charts}
     assert {"Cross-entropy", "lambda_2", "Entropy of the mixture weights", "PE array"} <= titles
     last = [r for r in read_run(run_dir).history if r["phase"] == "search"][-1]
-    (latency,) = (c for c in charts if c.startswith("Latency"))
+    (latency,) = (c for c in charts if c.startswith("Latency of"))
     assert latency.endswith(f"to {number(last['exact_latency_ms'])}")
 
 
 def test_nothing_is_fetched_and_no_script_is_needed(run_dir, write):
     found = write()
     text = (run_dir / "report.html").read_text("utf-8")
-    assert not {tag for tag, _ in found.tags} & {"script", "iframe", "object", "embed", "img"}
-    assert [attrs["href"] for _, attrs in found.tags if "href" in attrs] == ["data:,"]
+    assert not {tag for tag, _ in found.tags} & {"script", "iframe", "object", "embed"}
+    hrefs = [attrs["href"] for _, attrs in found.tags if "href" in attrs]
+    assert {href for href in hrefs if not href.startswith("#")} == {"data:,"}
     assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
-    assert "src" not in {name for _, attrs in found.tags for name in attrs}
-    assert "@import" not in text and "url(" not in text and "http:" not in text
+    sources = [attrs["src"] for _, attrs in found.tags if "src" in attrs]
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "@import" not in text and "url(" not in text
+    assert "http:" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert "https:" not in text
+
+
+def test_contents_name_every_section_and_lead_to_it(write):
+    found = write()
+    sections = [attrs["id"] for tag, attrs in found.tags if tag == "section"]
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    targets = {a["href"][1:] for t, a in found.tags if t == "a"}
+    assert len(ids) == len(set(ids)) and targets <= set(ids)
+    assert targets - {"top"} == set(sections) and len(sections) == 12
+
+
+def test_the_first_words_are_a_verdict(write, run_dir):
+    text, cost = write().text, read_json(run_dir / "result.json")["exact_cost"]
+    first = text.partition("first run")[2].partition("first run")[2][:140]
+    assert first.startswith(" 87.50 % of 40 test images right; ")
+    assert f"{number(cost['latency_ms'])} ms and {number(cost['energy_mj'])} mJ" in first
+    assert text.index("What to try next") < text.index("Accuracy 87.50 %") < text.index("Network ")
+
+
+def test_every_accelerator_is_drawn_and_the_front_listed(write, run_dir, table):
+    found, exact = write(), exact_parts(read_run(run_dir), table)
+    (plot,) = (a for a in found.tags if a[1].get("aria-label", "").startswith("Latency and energy"))
+    clouds = [a["d"] for t, a in found.tags if t == "path" and "cloud" in a.get("class", "")]
+    assert plot[0] == "svg" and 0 < sum(d.count("h0") for d in clouds) <= exact.num_accelerators
+    assert f"{exact.num_accelerators:,} accelerators, from" in found.text
+    front = found.text.partition("no other beats in latency, energy and area: ")[2]
+    assert front.startswith(f"{len(exact.front)} ") and "this run" in front
+
+
+def test_answers_and_exports_are_shown(write, run_dir):
+    found = write()
+    assert "5 of 40 test images are taken for another class" in found.text
+    assert "<i>zero</i> 15 5 75.00 % one 20 100.00 %" in found.text
+    assert "taken for one, 75.0 % sure" in found.text
+    row = found.text.partition("TFLite, int8 ")[2]
+    assert row.startswith("exports/tflite_int8 1.23 MB 75.00 % 50.00 %")
+    # Of many classes, pairs take the place of the matrix.
+    change = {"num_classes": 300, "class_names": None}
+    _change(run_dir, "predictions.json", lambda data: data.update(change))
+    assert "is taken for images of its class 0 1 5 25.0 %" in write().text
 
 
 def test_texts_of_a_user_are_escaped(run_dir, write):
@@ -142,6 +185,8 @@ def test_texts_of_a_user_are_escaped(run_dir, write):
 def test_what_is_missing_is_left_out_with_a_word(run_dir, write):
     (run_dir / "history.jsonl").unlink()
     (run_dir / "run_info.json").unlink()
+    (run_dir / "predictions.json").unlink()
+    shutil.rmtree(run_dir / "exports")
 
     def forget(result):
         for name in ("predicted_cost", "arch_logits", "times", "versions", "evaluator"):
@@ -159,6 +204,9 @@ def test_what_is_missing_is_left_out_with_a_word(run_dir, write):
         "Left out: the network was not retrained",
         "Versions not in result.json",
         "Accuracy none",
+        "has not kept the answers",
+        "no exports/export.json",
+        "Whether the search settled cannot be said",
     ):
         assert words in text
 
@@ -256,7 +304,7 @@ def test_limits_are_shown_with_what_they_took(run_dir, write):
     assert "k7e6, k5e3" in row and " 8 x" in row
     labels = [a["aria-label"] for _, a in found.tags if a.get("role") == "img"]
     assert "Altered architecture steps: altered share from 0.5000 to 0.5000" in labels
-    (latency,) = (label for label in labels if label.startswith("Latency"))
+    (latency,) = (label for label in labels if label.startswith("Latency of"))
     assert f"limit from {number(2 * cost['latency_ms'])}" in latency
     best = found.text.partition("network, within the limits accelerator")[2]
     areas = re.findall(r"stationary \S+ \S+ (0\.\d+)", best.partition("Search")[0])

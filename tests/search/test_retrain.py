@@ -15,6 +15,7 @@ from dance_tf.errors import UserError
 from dance_tf.images import ArrayImages, Augmentation
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.retrain import measure_accuracy, retrain
+from dance_tf.strict_json import read_json
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.supernet import Supernet
@@ -74,6 +75,18 @@ def test_it_learns_and_names_the_split(uninterrupted, dataset):
     untrained = build_network(SPACE, ARCHITECTURE, seed=5)
     assert measure_accuracy(untrained, dataset).value < 0.6
     assert result.history[-1].cross_entropy < result.history[0].cross_entropy
+
+
+def test_it_is_tested_along_the_way_and_its_answers_are_kept(uninterrupted):
+    result, folder = uninterrupted
+    measured = [r.test_accuracy for r in result.history if r.test_accuracy is not None]
+    assert 1 <= len(measured) < len(result.history) and measured[-1] == result.accuracy.value
+    assert [line["test_accuracy"] for line in _lines(folder)] == [
+        record.test_accuracy for record in result.history
+    ]
+    kept = read_json(f"{folder}/predictions.json")
+    right = sum(count for label, answer, count in kept["confusion"] if label == answer)
+    assert right == round(result.accuracy.value * 40) and kept["num_classes"] == 4
 
 
 def test_the_network_is_of_stock_layers(uninterrupted):

@@ -1,0 +1,192 @@
+"""Rooflines of a run's layers under their best mappings, and drawings of these mappings.
+
+The words that a layer moves are counted anew from its mapping, so this is for costs of the
+loop-nest model alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dance_tf.config import MachineConfig
+from dance_tf.hardware.access_counts import count_accesses
+from dance_tf.hardware.cost_model import BOUNDS, cycle_terms
+from dance_tf.hardware.drawing import LayerDrawing, draw_layers
+from dance_tf.hardware.mapper import best_mappings
+from dance_tf.hardware.mapping import to_batch
+from dance_tf.report.charts import Mark, Plot, line_path, points_path, scale_of
+from dance_tf.report.texts import component_name, number
+from dance_tf.structs import Accelerator, Layer
+
+__all__ = ["MappedLayer", "MappedNetwork", "map_network", "roofline_rows", "rooflines"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedLayer:
+    """What a layer moves and takes under its best mapping.
+
+    Attributes:
+        layer: The layer.
+        cycles: Its latency.
+        dram_words: Words read from DRAM and written to it.
+        buffer_words: Words read from the global buffer, or written to it where these are more.
+        bound_by: One of cost_model.BOUNDS.
+    """
+
+    layer: Layer
+    cycles: float
+    dram_words: float
+    buffer_words: float
+    bound_by: str
+
+    @property
+    def macs_per_cycle(self) -> float:
+        """MACs of the layer, without padding, over its cycles."""
+        return self.layer.macs / self.cycles
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedNetwork:
+    """The layers of a network on one accelerator, and pictures of their mappings."""
+
+    accelerator: Accelerator
+    machine: MachineConfig
+    layers: tuple[MappedLayer, ...]
+    drawings: tuple[LayerDrawing, ...]
+
+
+def map_network(
+    layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig
+) -> MappedNetwork:
+    """Find the best mapping of each layer again, and count what it moves.
+
+    Raises:
+        UserError: If a layer cannot run on the accelerator.
+    """
+    best = best_mappings(layers, accelerator, machine)
+    mappings = [each.mapping for each in best]
+    batch, num_dram_slots = to_batch(mappings, [each.padded_layer for each in best])
+    counts = count_accesses(
+        batch,
+        num_dram_slots=num_dram_slots,
+        is_split=machine.rf_mode == "split",
+        accounting=machine.accounting,
+    )
+    terms = np.stack([np.asarray(term) for term in cycle_terms(counts, machine)])
+    dram = np.asarray(counts.dram_accesses)
+    buffer = np.maximum(counts.global_buffer_words_out, counts.global_buffer_words_in)
+    found = [
+        MappedLayer(
+            layer=layer,
+            cycles=float(terms[:, i].max()),
+            dram_words=float(dram[i]),
+            buffer_words=float(buffer[i]),
+            bound_by=BOUNDS[int(terms[:, i].argmax())],
+        )
+        for i, layer in enumerate(layers)
+    ]
+    return MappedNetwork(
+        accelerator, machine, tuple(found), tuple(draw_layers(layers, mappings, accelerator))
+    )
+
+
+def rooflines(network: MappedNetwork) -> list[Plot]:
+    """Return the roofline of DRAM and that of the global buffer.
+
+    A layer does at most as many MACs per cycle as there are PEs, and at most as many as
+    the words that come in a cycle serve.
+    """
+    machine, array = network.machine, network.accelerator
+    return [
+        _roofline(network, title, name, words, per_cycle, array.pe_x * array.pe_y)
+        for title, name, words, per_cycle in (
+            (
+                "Roofline of DRAM",
+                "word of DRAM",
+                [layer.dram_words for layer in network.layers],
+                machine.dram_words_per_cycle,
+            ),
+            (
+                "Roofline of the global buffer",
+                "word of the buffer, the busier way",
+                [layer.buffer_words for layer in network.layers],
+                machine.global_buffer_words_per_cycle,
+            ),
+        )
+    ]
+
+
+def _roofline(
+    network: MappedNetwork,
+    title: str,
+    name: str,
+    words: Sequence[float],
+    per_cycle: float | None,
+    num_pes: int,
+) -> Plot:
+    points = [
+        (layer.layer.macs / moved, layer.macs_per_cycle, layer)
+        for layer, moved in zip(network.layers, words, strict=True)
+    ]
+    reuse = [point[0] for point in points]
+    y = scale_of([*(point[1] for point in points), float(num_pes)], is_log=True)
+    ridge = None if per_cycle is None else num_pes / per_cycle
+    x = scale_of([*reuse, *([] if ridge is None else [ridge])], is_log=True)
+    marks, key = [], []
+    if per_cycle is not None and ridge is not None:
+        start = max(x.low, y.low / per_cycle)
+        slope = line_path([(start, start * per_cycle), (ridge, num_pes)], x, y)
+        marks.append(Mark(slope, "roof slope"))
+        key.append(("line-slope", f"{per_cycle:g} words per cycle"))
+    start = x.low if ridge is None else ridge
+    marks.append(Mark(line_path([(start, num_pes), (x.high, num_pes)], x, y), "roof array"))
+    key.append(("line-roof", f"{num_pes:,} MACs per cycle, one for each PE"))
+    for bound in BOUNDS:
+        of_bound = [point for point in points if point[2].bound_by == bound]
+        for at, rate, layer in of_bound:
+            text = f"{layer.layer.name}: {number(at, 3)} MACs per word, {number(rate, 3)} per cycle"
+            marks.append(Mark(points_path([(at, rate)], x, y), f"dot by-{bound}", text))
+        if of_bound:
+            key.append((f"dot by-{bound}", f"layer bound by {component_name(bound)}"))
+    best = max(points, key=lambda point: point[1])
+    return Plot(
+        title=title,
+        description=(
+            f"{len(points)} layers, from {number(min(reuse), 3)} to {number(max(reuse), 3)} MACs"
+            f" per {name}; the fastest, {best[2].layer.name}, does {number(best[1], 3)} of"
+            f" {num_pes:,} MACs per cycle."
+        ),
+        x_label=f"MACs per {name}",
+        y_label="MACs per cycle",
+        x=x,
+        y=y,
+        marks=tuple(marks),
+        key=tuple(key),
+    )
+
+
+def roofline_rows(network: MappedNetwork) -> list[dict[str, Any]]:
+    """Return what the rooflines show, layer by layer, as texts."""
+    num_pes = network.accelerator.pe_x * network.accelerator.pe_y
+    rows = []
+    for each in network.layers:
+        macs, rates = each.layer.macs, [float(num_pes)]
+        per_dram = network.machine.dram_words_per_cycle
+        rates += [] if per_dram is None else [per_dram * macs / each.dram_words]
+        rates.append(network.machine.global_buffer_words_per_cycle * macs / each.buffer_words)
+        rows.append(
+            {
+                "name": each.layer.name,
+                "dram": number(macs / each.dram_words, 3),
+                "buffer": number(macs / each.buffer_words, 3),
+                "rate": number(each.macs_per_cycle, 3),
+                "roof": number(min(rates), 3),
+                "share": f"{100 * min(1.0, each.macs_per_cycle / min(rates)):.1f} %",
+                "bound_by": component_name(each.bound_by),
+            }
+        )
+    return rows
