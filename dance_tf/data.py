@@ -21,6 +21,7 @@ import tensorflow as tf
 from dance_tf import prepared
 from dance_tf.config import DataConfig
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.image_contents import absent_classes, beyond_range, lost_levels, value_range
 from dance_tf.images import (
     ArrayImages,
@@ -354,9 +355,11 @@ def _download_and_prepare(name: str, data_dir: str) -> Path:
         dataset, downloads = prepared.parse_name(name)[0], Path(data_dir) / "downloads"
         prepared.check_downloads(dataset, downloads, builder.url_infos)
         try:
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
+            # One that waits here finds the set of the first and uses it.
+            with owned(Path(data_dir) / dataset, is_waiting=True):
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+                )
         except Exception as error:  # Anything between a network and a data set's own code.
             problem = _line(error)
             match = re.match(r"Artifact (\S+), downloaded to (.+), has wrong checksum", problem)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dance_tf.errors import UserError
 from dance_tf.evaluator_signatures import evaluator_signatures
+from dance_tf.folder_lock import owned
 from dance_tf.serving import (
     ServedModel,
     check_version,
@@ -56,6 +57,13 @@ def export_evaluator(
     base_dir = os.path.abspath(base_dir)
     if os.path.exists(base_dir) and not os.path.isdir(base_dir):
         raise UserError(f"{base_dir} is a file; name the folder that holds the versions")
+    with owned(base_dir, is_waiting=True):  # Two at once must not take the same version.
+        return _export(evaluator, base_dir, version, exact)
+
+
+def _export(
+    evaluator: Any, base_dir: str, version: int | str | None, exact: Callable[..., Any] | None
+) -> dict[str, Any]:
     number = next_version(base_dir) if version is None else check_version(version)
     final = os.path.join(base_dir, str(number))
     if os.path.lexists(final):

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.paths import naming_path, pattern_free
 
 __all__ = ["SIGNATURE", "ServedModel", "check_version", "next_version", "staging_folder"]
@@ -36,27 +37,19 @@ def staging_folder(parent: str) -> Iterator[str]:
     """Yield a new folder inside `parent` in which to write what is then renamed.
 
     At the end it is removed with what is still in it; after an error so are the folders
-    above it that were made for it.
+    above it that were made for it. Those who write the same parent take turns.
     """
-    made = []
-    folder = os.path.abspath(parent)
-    while not os.path.isdir(folder):
-        made.append(folder)
-        folder = os.path.dirname(folder)
-    os.makedirs(parent, exist_ok=True)
-    # Not tempfile.mkdtemp: its folders are closed to other users, such as a server's.
-    staging = os.path.join(parent, f".partial_{uuid.uuid4().hex}")
-    os.mkdir(staging)
-    try:
-        with naming_path(parent):
-            yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        with contextlib.suppress(OSError):  # someone else has put something there
-            for folder in made:
-                os.rmdir(folder)
-        raise
-    shutil.rmtree(staging)
+    with owned(parent, is_waiting=True):
+        # Not tempfile.mkdtemp: its folders are closed to other users, such as a server's.
+        staging = os.path.join(parent, f".partial_{uuid.uuid4().hex}")
+        os.mkdir(staging)
+        try:
+            with naming_path(parent):
+                yield staging
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        shutil.rmtree(staging)
 
 
 def check_version(version: int | str) -> int:

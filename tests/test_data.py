@@ -18,6 +18,7 @@ import tarfile
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -367,6 +368,13 @@ def server(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(toy_datasets.ToyArchive, "url_infos", {server.url: published})
         server.expected = f"expected {size} bytes with sha256 {sha256}"
         yield server
+
+
+def test_of_two_that_prepare_at_once_one_waits_and_both_have_the_set(server, tmp_path):
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda _: data.prepare("toy_archive", str(tmp_path)), range(2)))
+    assert both[0] == both[1] and both[0].num_images == {"train": 24, "test": 8}
+    assert os.listdir(tmp_path / "toy_archive") == ["1.0.0"]
 
 
 _HTML = b"<!DOCTYPE html><html>Please sign in</html>".ljust(2000)

@@ -2,6 +2,7 @@
 
 import os
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -221,6 +222,14 @@ def test_an_evaluator_that_cannot_be_exported_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="nothing kept"):
         export.export_evaluator(Unsteady(), str(tmp_path / "a" / "b"))
     assert os.listdir(tmp_path) == []
+
+
+def test_two_exports_at_once_take_two_versions(tmp_path):
+    base = str(tmp_path / "base")
+    with ThreadPoolExecutor(2) as threads:
+        reports = threads.map(lambda _: export.export_evaluator(_Table(), base), range(2))
+        assert {report["version"] for report in reports} == {1, 2}
+    assert sorted(os.listdir(base)) == ["1", "2"]
 
 
 def test_a_version_is_invisible_until_it_is_whole(tmp_path):

@@ -98,7 +98,7 @@ def _export_evaluator(path: str) -> dict[str, Any]:
     targets = [name for name in _TARGETS if FLAGS[name].value]
     if len(targets) > 1:
         raise UserError(f"give one of {', '.join(f'--{name}' for name in _TARGETS)}")
-    folder = common.output_dir(FLAGS, targets[0] if targets else "output_dir")
+    folder = common.output_dir(FLAGS, targets[0] if targets else "output_dir", is_waiting=True)
     if not os.path.isdir(path):
         raise UserError(f"--evaluator_dir={path}: no such folder")
 
@@ -156,15 +156,17 @@ def _export_run(run_dir: str) -> dict[str, Any]:
     config = config_from_json(read_json(os.path.join(run_dir, "config.json"))).data
     given: dict[str, Any] = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value}
     config = dataclasses.replace(config, **given)
-    is_elsewhere = FLAGS["output_dir"].value is not None
-    output_dir = common.output_dir(FLAGS) if is_elsewhere else os.path.dirname(path)
+    output_dir = os.path.dirname(path)
+    if FLAGS["output_dir"].value is not None:
+        output_dir = common.output_dir(FLAGS, is_waiting=True)
     return _export(path, config, output_dir)
 
 
 def _export_file(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"--model={path}: no such file")
-    return _export(path, common.experiment_config(FLAGS).data, common.output_dir(FLAGS))
+    config = common.experiment_config(FLAGS).data
+    return _export(path, config, common.output_dir(FLAGS, is_waiting=True))
 
 
 def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:

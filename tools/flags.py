@@ -46,6 +46,7 @@ from dance_tf.config import (
 )
 from dance_tf.config_fields import FIELDS, leaf_fields, type_name
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.paths import local_path, path_problem, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.strict_json import read_json
@@ -93,6 +94,9 @@ _STRINGS = {
         " pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary, or a JSON file."
     ),
 }
+
+# Of each tool that `call` is running, the folders that it owns until it ends.
+_owned: list[contextlib.ExitStack] = []
 
 #: Those of them that are paths. --data_dir is checked with the variable that may replace it.
 _PATHS = ("config", "cache_dir", "output_dir")
@@ -234,11 +238,18 @@ def start_from_config_in(folder: str, values: flags.FlagValues) -> None:
         values["config"].value = path
 
 
-def output_dir(values: flags.FlagValues, name: str = "output_dir") -> str:
-    """Return the absolute path of a flag's folder, `~` expanded; nothing is created.
+def output_dir(
+    values: flags.FlagValues, name: str = "output_dir", *, is_waiting: bool = False
+) -> str:
+    """Return the absolute path of a flag's folder, `~` expanded, owned until the tool ends.
 
+    Args:
+        values: The tool's flags.
+        name: The flag's.
+        is_waiting: Wait where another process owns the folder, as one may that soon ends.
     Raises:
-        UserError: If the flag is missing or names something that is not a folder.
+        UserError: If the flag is missing or names something that is not a folder, or
+            another process owns it.
     """
     given = values[name].value
     if not given:
@@ -246,6 +257,8 @@ def output_dir(values: flags.FlagValues, name: str = "output_dir") -> str:
     path = local_path(given, f"--{name}")
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"--{name}={path} is a file: name a folder")
+    if _owned:
+        _owned[-1].enter_context(owned(path, is_waiting=is_waiting))
     return path
 
 
@@ -340,7 +353,10 @@ def call(
             sys.stdout.write(_help_config(experiment_config(values)))
             status = 0
         else:
-            status = main(rest) or 0
+            with contextlib.ExitStack() as stack:
+                _owned.append(stack)
+                stack.callback(_owned.pop)
+                status = main(rest) or 0
         sys.stdout.flush()  # Otherwise the interpreter does, and a full disk is its to report.
         return status
     except UserError as error:

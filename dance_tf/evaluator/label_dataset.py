@@ -33,6 +33,7 @@ from dance_tf.data import open_prepared
 from dance_tf.errors import UserError
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
 from dance_tf.evaluator.label_statistics import describe_degeneracy, label_statistics
+from dance_tf.folder_lock import owned
 from dance_tf.hardware.accelerator import HEADS
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import EDAP, random_objectives
@@ -265,19 +266,18 @@ def build_labels(
         UserError: If the folder cannot be written, or the set in it is damaged.
     """
     folder = pathlib.Path(data_dir) / DanceLabels.name / config.name / str(DanceLabels.VERSION)
-    was_built = not folder.exists()
-    if was_built:
-        try:
-            with _quiet():
+    try:
+        with owned(folder.parent, is_waiting=True), _quiet():
+            was_built = not folder.exists()
+            if was_built:
                 builder = DanceLabels(config=config, data_dir=data_dir)
                 builder.on_progress = on_progress
                 builder.download_and_prepare(
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False)
                 )
-        except OSError as error:
-            if not folder.is_dir():  # else another process was first
-                reason = error.strerror or error
-                raise UserError(f"cannot write the labels {folder}: {reason}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write the labels {folder}: {reason}") from error
     stored = open_prepared(folder)
     return {
         "folder": str(folder),

@@ -18,28 +18,21 @@ import json
 import os
 import pathlib
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.strict_json import parse_json, write_json
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["build_in_parts", "read_arrays", "write_arrays"]
 
 Arrays = Mapping[str, np.ndarray]
 
 _HEADER = "header.json"
-_POLL_S = 0.2
-_MAX_TRIES = 100  # to open a lock that builds which end take away
 
 
 def read_arrays(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
@@ -194,33 +187,13 @@ def build_in_parts(
 def _turn(
     path: pathlib.Path, building: pathlib.Path, on_wait: Callable[[], None]
 ) -> Iterator[None]:
-    """Hold the lock of a build; the system lets go of it when the process ends."""
-    with _lock_file(path, building) as file:
-        while fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                on_wait()
-                time.sleep(_POLL_S)
-            except OSError:  # a file system without locks
-                break
-        yield
-
-
-def _lock_file(path: pathlib.Path, building: pathlib.Path) -> TextIO:
-    """Open the lock of a build, in a folder that a build which ends may take away."""
-    for tries_left in reversed(range(_MAX_TRIES)):
+    """Own the folder that a build is in."""
+    with contextlib.ExitStack() as stack:
         try:
-            building.mkdir(parents=True, exist_ok=True)
-            return open(building / "lock", "w")
-        except FileNotFoundError as error:
-            # Gone since it was made, or not to be made at all: the error is the same.
-            if not tries_left:
-                raise _cannot_write(path, error) from None
+            stack.enter_context(owned(building, is_waiting=True, on_wait=on_wait))
         except OSError as error:
             raise _cannot_write(path, error) from None
-    raise AssertionError
+        yield
 
 
 def _read_part(path: pathlib.Path, facts: Mapping[str, Any]) -> Arrays | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -10,6 +11,7 @@ import jinja2
 
 from dance_tf import terminal
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.hardware.cost_table import CostTable, load_or_build_table
 from dance_tf.report import accelerators, history_charts, outcome, sections
 from dance_tf.report.exact import ExactParts, exact_parts
@@ -77,13 +79,15 @@ def write_report(
     except UserError as error:  # such as a measured table that is not there any more
         exact = str(error)
     mapped = _mapped_network(run)
-    path = path or os.path.join(run.folder, REPORT_NAME)
     try:
         text = render(run, exact, baseline, mapped)
     except (AttributeError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         # What every run has is checked; of the rest, a damaged file may hold anything.
         raise UserError(f"{run.folder}: a file holds what no run writes ({error})") from error
-    write_text(path, text)
+    # A page elsewhere leaves the run's folder as it is.
+    with owned(run.folder, is_waiting=True) if path is None else contextlib.nullcontext():
+        path = path or os.path.join(run.folder, REPORT_NAME)
+        write_text(path, text)
     return path
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from dance_tf import data, export, run_info, terminal
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import load_evaluator
+from dance_tf.folder_lock import names_in, owned
 from dance_tf.hardware.cost_source import cost_source
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
@@ -38,9 +40,11 @@ __all__ = [
     "cost_facts",
     "load_finished",
     "load_space_and_images",
+    "missing_exports",
     "prepare",
     "run_experiment",
     "start_output_dir",
+    "tell_lost",
 ]
 
 _NUM_CALIBRATION_IMAGES = 200
@@ -58,7 +62,7 @@ def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: boo
         return
     if not os.path.isdir(output_dir):
         raise UserError(f"--output_dir={output_dir} is a file: name a folder")
-    if all(map(is_partial, os.listdir(output_dir))):  # What a kill at the very start has left.
+    if all(map(is_partial, names_in(output_dir))):  # What a kill at the very start has left.
         return
     if not is_resuming:
         raise UserError(
@@ -179,7 +183,7 @@ def run_experiment(
         names += ["search"] if is_warm else ["warmup", "search"]
     if use_retrain:
         names += ["retrain", "export"] if use_export else ["retrain"]
-    with terminal.Stages(*names) as stages:
+    with owned(output_dir), terminal.Stages(*names) as stages:
         return _run_stages(
             config, stages, output_dir, is_resuming, use_retrain, use_export, cache_dir, stop
         )
@@ -295,19 +299,55 @@ def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, An
 def load_finished(
     output_dir: str, *, use_retrain: bool, use_export: bool
 ) -> tuple[SearchResult, dict[str, str]] | None:
-    """Return the result in a run folder and what lies beside it; None if something is to do."""
+    """Return the result in a run folder and what lies beside it; None if something is to do.
+
+    What a finished run no longer has is told of on stderr.
+    """
     names = ("config.json", "run_info.json", "accelerator.json", "result.json")
     paths = {name.removesuffix(".json"): os.path.join(output_dir, name) for name in names}
     if not os.path.exists(paths["result"]):
         return None
     result = SearchResult.load(paths["result"])
-    files = {name: os.path.join(output_dir, "exports", file) for name, file in _EXPORTS.items()}
-    files["evaluator"] = os.path.join(output_dir, "exports", "evaluator", "1")
-    is_exported = all(map(os.path.exists, files.values()))
-    if use_retrain and (result.accuracy is None or (use_export and not is_exported)):
+    if use_retrain and result.accuracy is None:
         return None
-    files["technology"] = os.path.join(output_dir, "technology.json")
+    config = config_from_json(read_json(paths["config"]))
+    if config.hardware.measured_csv is None:
+        paths["technology"] = os.path.join(output_dir, "technology.json")
+    lost = [path for path in paths.values() if not os.path.exists(path)]
+    exports = os.path.join(output_dir, "exports")
+    files = {name: os.path.join(exports, file) for name, file in _EXPORTS.items()}
+    files["evaluator"] = os.path.join(exports, "evaluator", "1")
+    if use_retrain and use_export:
+        lost += missing_exports(exports)
+        lost += [p for p in _files_of_saved_model(files["evaluator"]) if not os.path.exists(p)]
+    if lost:
+        tell_lost(output_dir, lost, "made again")
+        return None
+    history = os.path.join(output_dir, "history.jsonl")
+    if config.search.fixed_architecture is None and not os.path.exists(history):
+        tell_lost(output_dir, [history], "not made again")
     return result, paths | {name: path for name, path in files.items() if os.path.exists(path)}
+
+
+def tell_lost(folder: str, paths: Sequence[str], what_becomes: str) -> None:
+    """Say on stderr which files a finished run lacks, and what becomes of them."""
+    names = [os.path.relpath(path, folder) for path in paths]
+    text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    terminal.warn(f"{folder} is finished but lacks {text}: {what_becomes}")
+
+
+def missing_exports(folder: str) -> list[str]:
+    """Return the paths of those files of an exported network that a folder lacks."""
+    saved_model = _files_of_saved_model(os.path.join(folder, _EXPORTS["saved_model"]))
+    others = [file for name, file in _EXPORTS.items() if name != "saved_model"]
+    paths = [*saved_model, *(os.path.join(folder, file) for file in ("export.json", *others))]
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def _files_of_saved_model(folder: str) -> list[str]:
+    variables = ("variables.index", "variables.data-00000-of-00001")
+    paths = ["saved_model.pb", *(os.path.join("variables", name) for name in variables)]
+    return [os.path.join(folder, path) for path in paths]
 
 
 #: Name in the summary to file or folder in exports/.

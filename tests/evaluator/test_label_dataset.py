@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -159,6 +160,14 @@ def test_the_same_set_has_the_same_bytes(built, tmp_path):
     assert len(files) == 4
     for file in (*files, *(p.relative_to(folder) for p in folder.rglob("metadata.json"))):
         assert (folder / file).read_bytes() == (tmp_path / file).read_bytes()
+
+
+def test_of_two_builds_at_once_one_waits_and_finds_the_set(table, tmp_path):
+    config = LabelConfig(table=table, num_architectures=30, num_accelerators_each=2)
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda _: build_labels(config, str(tmp_path)), range(2)))
+    assert [result.pop("was_built") for result in both].count(True) == 1
+    assert both[0] == both[1]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
