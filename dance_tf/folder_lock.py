@@ -11,12 +11,12 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from dance_tf import terminal
 from dance_tf.errors import UserError
 
 try:
@@ -111,7 +111,7 @@ def _lock(
             if on_wait is not None:
                 on_wait()
             elif not has_waited:
-                print(f"waiting for {owner}, which is writing {path}", file=sys.stderr)
+                terminal.note(f"waiting for {owner}, which is writing {path}")
             has_waited = True
             time.sleep(_POLL_S)
         if _is_at(file):
@@ -146,10 +146,9 @@ def _take(file: TextIO) -> str | None:
         return file.read(200) or "another process"
     except OSError as error:  # Network file systems may have no locks.
         folder = os.path.dirname(file.name)
-        print(
-            f"warning: {folder} cannot be locked ({error.strerror}): see to it that no other"
-            " process writes there",
-            file=sys.stderr,
+        terminal.warn(
+            f"{folder} cannot be locked ({error.strerror}): see to it that no other process"
+            " writes there"
         )
     return None
 

@@ -101,7 +101,7 @@ def _retrain(
 
     from dance_tf import data, export, run_info
     from dance_tf.reporting import write_json
-    from dance_tf.search.pipeline import check_output_dir
+    from dance_tf.search.pipeline import check_output_dir, missing_exports, tell_lost
     from dance_tf.search.retrain import INHERITS_NOTHING, retrain
     from dance_tf.search.supernet_training import load_supernet
     from dance_tf.supernet.search_space import make_space
@@ -109,6 +109,15 @@ def _retrain(
     started = run_info.now()
     is_resuming = bool(FLAGS["resume"].value)
     check_output_dir(config, output_dir, is_resuming)
+    path, exports = (os.path.join(output_dir, name) for name in ("retrain.json", "exports"))
+    if os.path.exists(path):
+        report = read_json(path)
+        lost = missing_exports(exports) if _EXPORT.value and "exports" in report else []
+        if lost:
+            tell_lost(output_dir, lost, "made again")
+        elif "exports" in report or not _EXPORT.value:
+            print(f"retrain: {output_dir} is finished; nothing is left to do", file=sys.stderr)
+            return report
     dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
     space = make_space(config.space, dataset.num_classes)
     space.validate(architecture)
@@ -153,12 +162,12 @@ def _retrain(
         calibration, _ = export.sample_images(dataset, "architecture", 200)
         report["exports"] = export.export_network(
             result.network,
-            os.path.join(output_dir, "exports"),
+            exports,
             calibration_images=calibration,
             test_images=images,
             test_labels=labels,
         )
-    write_json(os.path.join(output_dir, "retrain.json"), report)
+    write_json(path, report)
     collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
     run_info.write(info, collected)
     return report

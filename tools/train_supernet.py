@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 from tools import flags as common
 
@@ -43,13 +44,22 @@ def main(argv: list[str]) -> int:
     from dance_tf import run_info
     from dance_tf.search import pipeline
     from dance_tf.search.interruption import Interrupted, StopSignals
-    from dance_tf.search.supernet_training import train_supernet
+    from dance_tf.search.supernet_training import finished_supernet, train_supernet
 
     started = run_info.now()
     pipeline.check_output_dir(config, output_dir, is_resuming)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     space, dataset = pipeline.load_space_and_images(config)
+    finished = finished_supernet(output_dir, space, dataset, config)
+    if finished is not None:
+        names = ("run_info.json", "history.jsonl")
+        paths = [os.path.join(output_dir, name) for name in names]
+        lost = [path for path in paths if not os.path.exists(path)]
+        if lost:
+            pipeline.tell_lost(output_dir, lost, "not made again")
+        print(f"train_supernet: {output_dir} is finished; nothing is left to do", file=sys.stderr)
+        return _show(output_dir, finished)
     pipeline.start_output_dir(config, output_dir)
     try:
         with StopSignals() as stop:
@@ -61,6 +71,10 @@ def main(argv: list[str]) -> int:
         return 128 + error.signum
     info = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
     run_info.write(os.path.join(output_dir, "run_info.json"), info)
+    return _show(output_dir, record)
+
+
+def _show(output_dir: str, record: dict[str, Any]) -> int:
     print(json.dumps({"output_dir": output_dir, **record}, indent=2, allow_nan=False))
     return 0
 

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from dance_tf import terminal
+from dance_tf.checkpoints import CheckpointFolder
 from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.assessment import evaluate_evaluator
 from dance_tf.evaluator.dataset import ever_best_accelerators
+from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
 from dance_tf.evaluator.trainers import EvaluatorTrainer
 from dance_tf.evaluator.trust import calibrated_thresholds
-from dance_tf.paths import pattern_free
+from dance_tf.folder_lock import owned
 from dance_tf.strict_json import read_json, write_json
 
 __all__ = ["train_evaluator"]
@@ -61,12 +63,28 @@ def train_evaluator(
         UserError: If the folder holds checkpoints of another training or unreadable ones,
             or the loss is no longer finite.
     """
+    with owned(output_dir):
+        return _train(table, config, seed, output_dir, on_progress, command)
+
+
+def _train(
+    table: Any,
+    config: EvaluatorConfig,
+    seed: int,
+    output_dir: str,
+    on_progress: Callable[..., None] | None,
+    command: str | None,
+) -> dict[str, Any]:
     folder = os.path.join(output_dir, "checkpoints")
     identity = {
         "config": dataclasses.asdict(dataclasses.replace(config, path=None)),
         "seed": seed,
         "content_hash": table.content_hash,
     }
+    metrics = _finished(output_dir, identity)
+    if metrics is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # A kill may have come before this.
+        return metrics
     _claim(folder, identity)
     candidates = ever_best_accelerators(
         table,
@@ -76,45 +94,9 @@ def train_evaluator(
         is_edap=config.training_objectives == "edap",
     )
     trainer = EvaluatorTrainer(table, config, seed, candidates)
-    with pattern_free(folder) as plain:
-        manager = tf.train.CheckpointManager(trainer.checkpoint, plain, max_to_keep=2)
-        _restore(trainer, manager.latest_checkpoint, folder)
-        _train(trainer, config, manager, on_progress)
+    checkpoints = CheckpointFolder(folder, trainer=trainer.checkpoint)
+    checkpoints.restore()
 
-    evaluator = trainer.evaluator()
-    evaluator.thresholds = calibrated_thresholds(evaluator, seed)
-    metrics = evaluate_evaluator(
-        evaluator,
-        table,
-        _NUM_ASSESSED,
-        seed + 1,
-        softmin_temperature=config.softmin_temperature,
-    )
-    evaluator.save(output_dir, training={**identity, "command": command}, metrics=metrics)
-    shutil.rmtree(folder)
-    return metrics
-
-
-def _restore(trainer: EvaluatorTrainer, checkpoint: str | None, folder: str) -> None:
-    if checkpoint is None:
-        return
-    try:
-        trainer.checkpoint.restore(checkpoint).assert_consumed()
-    except (tf.errors.OpError, AssertionError, LookupError, ValueError) as error:
-        raise UserError(
-            f"cannot read checkpoint {os.path.join(folder, os.path.basename(checkpoint))}"
-            f" ({type(error).__name__}): move {folder} away to start anew, or name another"
-            " --output_dir"
-        ) from None
-
-
-def _train(
-    trainer: EvaluatorTrainer,
-    config: EvaluatorConfig,
-    manager: tf.train.CheckpointManager,
-    on_progress: Callable[..., None] | None,
-) -> None:
-    """Train both networks from where they are to their end."""
     total = config.estimator_steps + config.generator_steps
     done = 0
     for stage in trainer.stages:
@@ -132,8 +114,46 @@ def _train(
                     on_progress(done + step, total, **{stage.loss_name: value})
             if step % _CHECK_EVERY == 0:
                 stage.check()
-                manager.save(checkpoint_number=done + step)
+                checkpoints.save(done + step, {})
         done += stage.num_steps
+
+    evaluator = trainer.evaluator()
+    evaluator.thresholds = calibrated_thresholds(evaluator, seed)
+    metrics = evaluate_evaluator(
+        evaluator,
+        table,
+        _NUM_ASSESSED,
+        seed + 1,
+        softmin_temperature=config.softmin_temperature,
+    )
+    evaluator.save(output_dir, training={**identity, "command": command}, metrics=metrics)
+    shutil.rmtree(folder)
+    return metrics
+
+
+def _finished(output_dir: str, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the metrics of a finished training; None if there is none, or its files are lost."""
+    path = os.path.join(output_dir, MANIFEST)
+    if not os.path.exists(path):
+        return None
+    manifest = read_json(path)
+    training = manifest.get("training") if isinstance(manifest, dict) else None
+    if not isinstance(training, dict) or {n: training.get(n) for n in identity} != identity:
+        raise UserError(
+            f"{output_dir} holds an evaluator of another configuration, seed or cost table:"
+            " choose another --output_dir"
+        )
+    lost = [n for n in manifest["files"] if not os.path.exists(os.path.join(output_dir, n))]
+    if lost:
+        terminal.warn(f"{output_dir} is finished but lacks {', '.join(lost)}: trained again")
+        return None
+    try:
+        NeuralEvaluator.load(output_dir)
+    except UserError as error:
+        reason = str(error).removesuffix(f": {MEND}")
+        raise UserError(f"{reason}: choose another --output_dir") from None
+    terminal.note(f"{output_dir} is finished; nothing is left to do")
+    return manifest["metrics"]
 
 
 def _claim(folder: str, identity: dict[str, Any]) -> None:
@@ -145,6 +165,11 @@ def _claim(folder: str, identity: dict[str, Any]) -> None:
             raise UserError(
                 f"{folder} holds an unfinished training with another configuration, seed or"
                 " cost table: give the same again, or name another --output_dir"
+            )
+        if os.path.exists(os.path.join(folder, "checkpoint")):
+            raise UserError(
+                f"{folder} holds an unfinished training of an earlier version of this program:"
+                " finish it with that, or choose another --output_dir"
             )
         return
     write_json(path, identity)

@@ -19,15 +19,16 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf import terminal
+from dance_tf.checkpoints import CheckpointFolder, check_history
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
-from dance_tf.search.checkpoints import CheckpointFolder
+from dance_tf.folder_lock import owned
 from dance_tf.search.collapse import CollapseGuard, describe, zero_weight
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.judge import Judge, look_up
 from dance_tf.search.limits import LimitKeeper
 from dance_tf.search.objective import Lambda2Schedule
-from dance_tf.search.result import SearchRecord, SearchResult, op_counts, read_records
+from dance_tf.search.result import PHASES, SearchRecord, SearchResult, op_counts, read_records
 from dance_tf.search.search_log import open_writers, shown_costs
 from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
 from dance_tf.structs import METRICS
@@ -92,9 +93,11 @@ class DanceSearch:
         judge = judge or Judge(self._config, problem)
         if judge.fixed_architecture is not None:
             return look_up(judge, judge.fixed_architecture, self._seed)
-        return _Run(self._config, problem, judge, self._seed).run(
-            self._output_dir, self._is_resuming, self._stop, on_step
-        )
+        folder = self._output_dir
+        with contextlib.nullcontext() if folder is None else owned(folder):
+            return _Run(self._config, problem, judge, self._seed).run(
+                folder, self._is_resuming, self._stop, on_step
+            )
 
 
 class _Run:
@@ -156,10 +159,8 @@ class _Run:
                 weight_optimizer=self.steps.weight_optimizer,
                 arch_optimizer=self.steps.arch_optimizer,
             )
-            restored = folder.restore() if is_resuming else None
-            if restored is not None:
-                self.step, state = restored
-                self._restore(state)
+            if is_resuming:
+                self._resume(folder, os.path.join(output_dir, "history.jsonl"))
         records: list[SearchRecord] = []
         if self.step < self.plan.total_steps:
             with contextlib.ExitStack() as stack:
@@ -171,7 +172,8 @@ class _Run:
                 stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
                 self._loop(folder, stop, listeners)
         if output_dir is not None:
-            records = list(read_records(os.path.join(output_dir, "history.jsonl")))
+            path = os.path.join(output_dir, "history.jsonl")
+            records = list(read_records(path)) if os.path.exists(path) else []
         return self._result(tuple(records))
 
     def _loop(self, folder: Any, stop: Any, listeners: list[Callable[[Any], Any]]) -> None:
@@ -222,7 +224,20 @@ class _Run:
             state["limit_delta"] = self.keeper.delta
         return state
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _resume(self, folder: CheckpointFolder, history: str) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        plan, every, first = self.plan, self.config.log_every, self.first_step
+        restored = folder.restore()
+        check_history(
+            history,
+            restored and restored[0],
+            phases=PHASES,
+            first_save=(first // plan.steps_per_epoch + 1) * plan.steps_per_epoch,
+            due=[s for s in range(first + 1, plan.total_steps) if s % every == 0],
+        )
+        if restored is None:
+            return
+        self.step, state = restored
         self.sums, self.elapsed_s = state["sums"], state["elapsed_s"]
         self.guard.restore(state["guard"])
         if self.keeper is not None:

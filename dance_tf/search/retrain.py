@@ -22,10 +22,11 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf import reporting, terminal
+from dance_tf.checkpoints import CheckpointFolder, check_history
 from dance_tf.config import RetrainConfig
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.protocols import ImageDataset
-from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
@@ -132,17 +133,21 @@ def retrain(
         listeners: list[Callable[[RetrainRecord], Any]] = []
         folder = None
         if output_dir is not None:
+            stack.enter_context(owned(output_dir))
             path = os.path.join(output_dir, "checkpoints", PHASE)
             folder = CheckpointFolder(path, network=run.network, optimizer=run.optimizer)
+            lines = os.path.join(output_dir, "history.jsonl")
             if resume:
-                run.restore(folder)
+                run.restore(folder, lines)
             else:  # Those of an earlier retraining must not pass for this one's.
                 shutil.rmtree(path, ignore_errors=True)
             os.makedirs(output_dir, exist_ok=True)
-            history = reporting.HistoryWriter(
-                os.path.join(output_dir, "history.jsonl"), resume_step=run.step, phase=PHASE
-            )
+            # The checkpoint has the lines of before; those in the file may be of later steps,
+            # or gone with the end of a search that had to go back.
+            history = reporting.HistoryWriter(lines, resume_step=0, phase=PHASE)
             stack.enter_context(history)
+            for record in run.history:
+                history.write(dataclasses.asdict(record))
             listeners.append(lambda record: history.write(dataclasses.asdict(record)))
         listeners += [on_progress] if on_progress else []
         stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
@@ -210,9 +215,11 @@ class _Run:
         self.history: list[RetrainRecord] = []
         self._sums = [0.0, 0.0]  # cross-entropy and accuracy since the epoch began
 
-    def restore(self, folder: CheckpointFolder) -> None:
+    def restore(self, folder: CheckpointFolder, history: str) -> None:
         """Go on from the newest checkpoint, if there is one."""
         restored = folder.restore()
+        step = restored and restored[0]
+        check_history(history, step, phases=[PHASE], first_save=self.steps_per_epoch)
         if restored is None:
             return
         self.step, state = restored

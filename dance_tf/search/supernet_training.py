@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from dance_tf import reporting, terminal
+from dance_tf.checkpoints import CheckpointFolder, check_history
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.paths import local_path
 from dance_tf.protocols import ImageDataset
-from dance_tf.search.checkpoints import CheckpointFolder
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.objective import make_objective
 from dance_tf.search.steps import CoSearchSteps, batches, stateless_seed
@@ -32,9 +33,10 @@ from dance_tf.supernet.inherited import inherited_accuracy
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["load_supernet", "read_supernet_record", "train_supernet"]
+__all__ = ["finished_supernet", "load_supernet", "read_supernet_record", "train_supernet"]
 
 _RECORD = "supernet.json"
+_WEIGHTS = "weights"
 _SCHEMA_VERSION = 1
 _PHASE = "supernet"
 
@@ -65,6 +67,18 @@ def train_supernet(
         UserError: If the loss is not finite or a checkpoint is damaged.
         Interrupted: After a signal; a checkpoint has been written.
     """
+    with owned(output_dir):
+        return _train(space, dataset, config, output_dir, is_resuming, stop)
+
+
+def _train(
+    space: NetworkSpace,
+    dataset: ImageDataset,
+    config: ExperimentConfig,
+    output_dir: str,
+    is_resuming: bool,
+    stop: StopSignals | None,
+) -> dict[str, Any]:
     run = _Run(space, dataset, config)
     run.train(output_dir, is_resuming, stop)
     folder = _weights_of(output_dir, run.supernet)
@@ -88,6 +102,24 @@ def train_supernet(
         },
     }
     write_json(os.path.join(output_dir, _RECORD), record)
+    return record
+
+
+def finished_supernet(
+    output_dir: str, space: NetworkSpace, dataset: ImageDataset, config: ExperimentConfig
+) -> dict[str, Any] | None:
+    """Return the record of a training that is finished and has its weights, or None.
+
+    What a finished training has lost is told of on stderr.
+    """
+    if not os.path.exists(os.path.join(output_dir, _RECORD)):
+        return None
+    record = read_supernet_record(output_dir, space, dataset, config)
+    weights = os.path.join(output_dir, _WEIGHTS)
+    fault = CheckpointFolder(weights).fault()
+    if fault:
+        terminal.warn(f"{weights}, of a finished training: {fault}: made again")
+        return None
     return record
 
 
@@ -139,7 +171,7 @@ def load_supernet(
 
 
 def _weights_of(output_dir: str, supernet: Supernet) -> CheckpointFolder:
-    return CheckpointFolder(os.path.join(output_dir, "weights"), supernet=supernet)
+    return CheckpointFolder(os.path.join(output_dir, _WEIGHTS), supernet=supernet)
 
 
 def _identity(
@@ -198,12 +230,17 @@ class _Run:
             supernet=self.supernet,
             optimizer=self._steps.weight_optimizer,
         )
+        path = os.path.join(output_dir, "history.jsonl")
         restored = folder.restore() if is_resuming else None
+        if is_resuming:
+            every = self.steps_per_epoch
+            due = range(every, self.total_steps + 1, every)
+            step = restored and restored[0]
+            check_history(path, step, phases=[_PHASE], first_save=every, due=due)
         if restored is not None:
             self.step, state = restored
             self.elapsed_s, self._sums = state["elapsed_s"], state["sums"]
         os.makedirs(output_dir, exist_ok=True)
-        path = os.path.join(output_dir, "history.jsonl")
         with contextlib.ExitStack() as stack:
             history = reporting.HistoryWriter(path, resume_step=self.step if restored else None)
             stack.enter_context(history)

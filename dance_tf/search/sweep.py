@@ -18,6 +18,7 @@ from typing import Any
 
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
+from dance_tf.folder_lock import owned
 from dance_tf.search.accuracy_memo import AccuracyMemo
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
@@ -37,6 +38,8 @@ __all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep", "search_in"]
 #: File that holds what a sweep found.
 PARETO = "pareto.json"
 SCHEMA_VERSION = 1
+
+_NETWORK = "network.keras"
 
 
 def plan_sweep(
@@ -92,6 +95,19 @@ def run_sweep(
             DanceSearch.search and retrain.retrain.
         Interrupted: After a signal; what has been done is saved.
     """
+    with owned(output_dir):
+        return _run_sweep(searches, config, problem, output_dir, num_images, num_retrained, stop)
+
+
+def _run_sweep(
+    searches: Sequence[SweepSearch],
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    output_dir: str,
+    num_images: int,
+    num_retrained: int,
+    stop: StopSignals | None,
+) -> dict[str, Any]:
     facts = _facts(config, problem, num_images)
     _check_facts(os.path.join(output_dir, PARETO), facts)
     accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
@@ -134,6 +150,10 @@ def run_sweep(
             # Searches of other objectives and weights may have found the same network.
             points = [_with_retrained_error(point, output_dir) for point in points]
             data = write(len(rows), number)
+    folders = [_retrained_folder(p, output_dir) for p in points if p.retrained_error is not None]
+    for folder in dict.fromkeys(folders):
+        if not os.path.exists(os.path.join(folder, _NETWORK)):
+            terminal.warn(f"{folder} lacks {_NETWORK}; a larger --num_retrained makes it again")
     return data
 
 
@@ -215,11 +235,22 @@ def search_in(
     Raises:
         UserError, Interrupted: See DanceSearch.search.
     """
-    if os.path.exists(os.path.join(folder, "result.json")):
+    with owned(folder):
+        return _search_in(folder, config, problem, stop)
+
+
+def _search_in(
+    folder: str, config: ExperimentConfig, problem: SearchProblem, stop: StopSignals | None
+) -> SearchResult:
+    path = os.path.join(folder, "config.json")
+    is_finished = os.path.exists(os.path.join(folder, "result.json"))
+    if not (is_finished and os.path.exists(path)):
+        write_json(path, config_to_json(config))
+    if is_finished:
         result = SearchResult.load(folder)
+        if result.num_architecture_steps and not result.history:
+            print(f"warning: {folder} is finished but lacks history.jsonl", file=sys.stderr)
     else:
-        os.makedirs(folder, exist_ok=True)
-        write_json(os.path.join(folder, "config.json"), config_to_json(config))
         problem.supernet.reset_architecture(config.seed)
         result = DanceSearch(
             config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
@@ -267,10 +298,14 @@ def _retrain(
     output_dir: str,
     stop: StopSignals | None,
 ) -> None:
-    """Train a point's network, unless that has been done."""
+    """Train a point's network, unless that has been done and the network is there."""
     folder = _retrained_folder(point, output_dir)
-    path = os.path.join(folder, "retrain.json")
-    if not os.path.exists(path):
+    checkpoints = os.path.join(folder, "checkpoints")
+    path, network = os.path.join(folder, "retrain.json"), os.path.join(folder, _NETWORK)
+    is_lost = os.path.exists(path) and not os.path.exists(network)
+    if is_lost:
+        print(f"warning: {folder} lacks {_NETWORK}: trained again", file=sys.stderr)
+    if is_lost or not os.path.exists(path):
         space, dataset, seed = problem.space, problem.dataset, point.search.seed
         architecture = Architecture(space.name, point.ops)
         result = retrain(
@@ -281,7 +316,8 @@ def _retrain(
             seed,
             folder,
             supernet=problem.supernet,
-            resume=True,
+            # The checkpoints of a finished training are gone.
+            resume=os.path.isdir(checkpoints) or not is_lost,
             stop=stop,
         )
         record = {
@@ -290,6 +326,6 @@ def _retrain(
             "seed": seed,
             "training_time_s": round(result.elapsed_s, 3),
         }
-        result.network.save(os.path.join(folder, "network.keras"))
+        result.network.save(network)
         write_json(path, record)  # Last: it says that the training is finished.
-    shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)

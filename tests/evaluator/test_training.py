@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -190,10 +191,52 @@ def test_checkpoints_of_another_training_are_left_alone(table, tmp_path):
         training.train_evaluator(table, SHORT, 3, str(tmp_path), stop)
     with pytest.raises(UserError, match="another configuration, seed or cost table"):
         training.train_evaluator(table, SHORT, 4, str(tmp_path))
-    [data] = (tmp_path / "checkpoints").glob("*.data-*")
+    [data] = (tmp_path / "checkpoints").glob("*/*.data-*")
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot read checkpoint .* to start anew"):
+    with pytest.raises(UserError, match=r"step_00000010 is not whole .*, and no older one is"):
         training.train_evaluator(table, SHORT, 3, str(tmp_path))
+    assert data.exists()
+    (tmp_path / "checkpoints" / "checkpoint").touch()
+    with pytest.raises(UserError, match="of an earlier version"):
+        training.train_evaluator(table, SHORT, 3, str(tmp_path))
+
+
+def test_of_damaged_checkpoints_the_older_one_leads_to_the_same_end(
+    table, finished, tmp_path, capsys
+):
+    def stop_at_25(step: int, total_steps: int, **losses: float) -> None:
+        if step == 25:
+            raise _StoppedError
+
+    with pytest.raises(_StoppedError):
+        training.train_evaluator(table, SHORT, 3, str(tmp_path), stop_at_25)
+    [data] = (tmp_path / "checkpoints" / "step_00000020").glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:-1])
+    training.train_evaluator(table, SHORT, 3, str(tmp_path))
+    assert "going on from that of step 10" in capsys.readouterr().err
+    for ours, theirs in zip(_weights(tmp_path), _weights(finished), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_training_is_kept_and_what_it_has_lost_made_again(
+    table, finished, tmp_path, capsys
+):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    metrics, _ = json.loads((finished / "returned.json").read_text())
+    assert training.train_evaluator(table, SHORT, 3, str(tmp_path), pytest.fail) == metrics
+    assert "is finished" in capsys.readouterr().err
+    with pytest.raises(UserError, match="another configuration, seed or cost table"):
+        training.train_evaluator(table, SHORT, 4, str(tmp_path))
+    weights = tmp_path / "estimator.weights.h5"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    with pytest.raises(UserError, match="is not what was saved: choose another"):
+        training.train_evaluator(table, SHORT, 3, str(tmp_path))
+    weights.unlink()
+    assert training.train_evaluator(table, SHORT, 3, str(tmp_path)) == metrics
+    assert "lacks estimator.weights.h5: trained again" in capsys.readouterr().err
+    for ours, theirs in zip(_weights(tmp_path), _weights(finished), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(table, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -78,6 +79,28 @@ def test_interrupted_and_resumed_ends_as_uninterrupted(retrained, tmp_path, caps
     assert history[0] == history[1] and len(history[0]) == 2
     assert _call("--resume", "--set=retrain.epochs=3", f"--output_dir={folder}") == 1
     assert "retrain.epochs = 2" in capsys.readouterr().err
+    # A finished one needs its checkpoints no more; what is to do still does.
+    shutil.rmtree(folder / "checkpoints")
+    assert _call("--resume", "--noexport", f"--output_dir={folder}") == 0
+    captured = capsys.readouterr()
+    assert "nothing is left to do" in captured.err and json.loads(captured.out) == resumed
+    assert _call("--resume", f"--output_dir={folder}") == 1
+    assert "steps done, but their checkpoints are gone" in capsys.readouterr().err
+
+
+def test_of_damaged_checkpoints_the_older_one_leads_to_the_same_end(retrained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(retrained, folder)
+    (folder / "retrain.json").unlink()
+    newest = max((folder / "checkpoints" / "retrain").iterdir())
+    data = newest / "tensors.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+    (folder / "history.jsonl").unlink()
+    assert _call("--resume", "--noexport", f"--output_dir={folder}") == 0
+    assert f"{newest.name} is not whole" in capsys.readouterr().err
+    reports = [reporting.read_json(f / "retrain.json") for f in (folder, retrained)]
+    assert reports[0]["accuracy"] == reports[1]["accuracy"]
+    assert (folder / "history.jsonl").read_bytes() == (retrained / "history.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from dance_tf import export, reporting, terminal
 from dance_tf.config import config_from_json, override
+from dance_tf.folder_lock import owned
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
@@ -340,17 +342,86 @@ def test_a_run_is_resumed_with_its_own_configuration_only(call, finished, capsys
     assert _snapshot(finished) == before
 
 
-def test_damaged_files_end_in_one_line(call, finished, cache_dir, tmp_path, capsys):
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """Copy of a whole run, as of a kill just before its result, and its checkpoints."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "result.json").unlink()
-    newest = folder / "checkpoints" / "step_00000006" / "tensors.data-00000-of-00001"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 1
-    reach, error = capsys.readouterr().err.splitlines()
-    assert reach.startswith("within reach")
-    assert "1000 bytes instead of" in error and "delete" in error
+    return folder, folder / "checkpoints"
 
+
+def _cut(checkpoint):
+    data = checkpoint / "tensors.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+
+
+def test_of_damaged_checkpoints_the_older_ones_lead_to_the_same_end(
+    call, finished, unfinished, capsys
+):
+    folder, checkpoints = unfinished
+    _cut(checkpoints / "step_00000006")
+    assert call(*QUICK, "--resume", "--noexport", f"--output_dir={folder}") == 0
+    error = capsys.readouterr().err
+    assert "step_00000006 is not whole" in error and "from that of step 5" in error
+    assert "delete" not in error
+    assert _result(folder) == _result(finished)
+    for name in ("history.jsonl", "accelerator.json"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_progress_without_its_checkpoints_is_not_begun_anew(call, unfinished, capsys):
+    folder, checkpoints = unfinished
+    history = (folder / "history.jsonl").read_bytes()
+    shutil.move(checkpoints, folder.parent / "kept")
+    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "shows 6 steps done, but their checkpoints are gone" in error
+    assert (folder / "history.jsonl").read_bytes() == history
+
+
+def test_a_history_that_is_gone_is_told_of_and_changes_no_result(
+    call, finished, unfinished, capsys
+):
+    folder, _ = unfinished
+    (folder / "history.jsonl").unlink()
+    assert call(*QUICK, "--resume", "--noexport", f"--output_dir={folder}") == 0
+    assert "history.jsonl lacks" in capsys.readouterr().err
+    assert _result(folder) == _result(finished)
+    phases = [line["phase"] for line in reporting.read_history(folder / "history.jsonl")]
+    assert phases == ["retrain"]  # whose checkpoint has its lines
+
+
+def test_what_a_finished_run_has_lost_is_made_again(call, finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    lost = ("accelerator.json", "technology.json", "exports/network.tflite", "report.html")
+    for name in (*lost, "exports/saved_model/variables/variables.index", "exports/export.json"):
+        (folder / name).unlink()
+    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 0
+    error = capsys.readouterr().err
+    assert f"{folder} is finished but lacks accelerator.json, technology.json" in error
+    for name in ("accelerator.json", "technology.json"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    assert pipeline.missing_exports(str(folder / "exports")) == []
+    assert (folder / "report.html").exists() and _result(folder) == _result(finished)
+    (folder / "history.jsonl").unlink()
+    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 0
+    error = capsys.readouterr().err
+    assert "lacks history.jsonl: not made again" in error and "nothing is left to do" in error
+
+
+def test_of_two_at_once_the_second_is_refused(call, finished, capsys):
+    before = _snapshot(finished)
+    with ThreadPoolExecutor() as threads, owned(finished):
+        arguments = (*QUICK, "--resume", f"--output_dir={finished}")
+        assert threads.submit(call, *arguments).result() == 1
+    error = capsys.readouterr().err
+    assert "is in use by process" in error and error.count("\n") == 1
+    assert _snapshot(finished) == before
+
+
+def test_damaged_tables_end_in_one_line(call, cache_dir, tmp_path, capsys):
     (table,) = cache_dir.glob("table_*/latency_ms.npy")
     content = table.read_bytes()
     table.write_bytes(content[: len(content) // 2])

@@ -134,6 +134,43 @@ def test_terminated_and_resumed_it_leaves_the_same_supernet(trained, tmp_path, c
     assert json.loads(capsys.readouterr().out) == {"output_dir": str(folder), **printed}
 
 
+def test_a_finished_training_needs_no_checkpoints_and_makes_lost_weights_again(
+    trained, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (data,) = folder.glob("weights/*/tensors.data*")
+    data.unlink()
+    assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 0
+    captured = capsys.readouterr()
+    assert "tensors.data-00000-of-00001 is missing: made again" in captured.err
+    # Searches began from these very weights.
+    assert _record(folder) == _record(trained)
+    assert data.read_bytes() == (trained / data.relative_to(folder)).read_bytes()
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "history.jsonl").read_bytes()
+    assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 0
+    assert "nothing is left to do" in capsys.readouterr().err
+    data.unlink()
+    assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 1
+    error = capsys.readouterr().err.splitlines()
+    assert "is missing: made again" in error[0] and "shows 2 steps done" in error[1]
+    assert (folder / "history.jsonl").read_bytes() == before
+
+
+def test_of_damaged_checkpoints_the_older_one_leads_to_the_same_supernet(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "supernet.json").unlink()
+    shutil.rmtree(folder / "weights")
+    data = folder / "checkpoints" / "step_00000002" / "tensors.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+    assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 0
+    assert "going on from that of step 1" in capsys.readouterr().err
+    assert _record(folder) == _record(trained)
+    assert (folder / "history.jsonl").read_bytes() == (trained / "history.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

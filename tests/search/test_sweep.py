@@ -151,6 +151,26 @@ def test_a_finished_sweep_is_extended(whole, config, tmp_path):
     assert after == before
 
 
+def test_a_network_that_a_finished_sweep_has_lost_is_trained_again_or_named(
+    whole, config, tmp_path, capsys
+):
+    folder = tmp_path / "lost"
+    shutil.copytree(whole[0], folder)
+    (network,) = folder.glob("retrained/*/network.keras")
+    (folder / "searches" / SEARCHES[0].name / "history.jsonl").unlink()
+    (folder / "searches" / SEARCHES[0].name / "config.json").unlink()
+    network.unlink()
+    assert _by_name(_run(config, folder, num_retrained=0)) == _by_name(whole[1])
+    error = capsys.readouterr().err
+    assert f"{network.parent} lacks network.keras; a larger --num_retrained" in error
+    assert f"{SEARCHES[0].name} is finished but lacks history.jsonl" in error
+    assert (folder / "searches" / SEARCHES[0].name / "config.json").exists()
+    assert _run(config, folder) == whole[1]
+    error = capsys.readouterr().err
+    assert "lacks network.keras: trained again" in error and "larger" not in error
+    assert network.exists() and not (network.parent / "checkpoints").exists()
+
+
 def test_what_a_folder_holds_of_earlier_sweeps_stays_and_comes_first(whole, config, tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(whole[0], folder)
