@@ -12,12 +12,12 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from dance_tf import terminal
 from dance_tf.errors import UserError
 from dance_tf.paths import pattern_free
 from dance_tf.reporting import read_history
@@ -99,7 +99,7 @@ class CheckpointFolder:
             record, fault = _read(folder)
             if not fault:
                 for line in passed_over:
-                    print(f"warning: {line}: going on from that of step {step}", file=sys.stderr)
+                    terminal.warn(f"{line}: going on from that of step {step}")
                 self._load(folder)
                 return record["step"], record["state"]
             passed_over.append(f"checkpoint {folder} is not whole ({fault})")
@@ -176,10 +176,9 @@ def check_history(
         )
     lost = [step for step in due if step <= (restored_step or 0) and step not in steps]
     if lost:
-        print(
-            f"warning: {path} lacks {len(lost)} lines, of steps {lost[0]} to {lost[-1]}: they"
-            " cannot be written again, and change no result",
-            file=sys.stderr,
+        terminal.warn(
+            f"{path} lacks {len(lost)} lines, of steps {lost[0]} to {lost[-1]}: they cannot be"
+            " written again, and change no result"
         )
 
 

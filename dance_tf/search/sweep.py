@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dance_tf import terminal
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.folder_lock import owned
@@ -31,7 +32,6 @@ from dance_tf.search.supernet_training import read_supernet_record
 from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Architecture
 from dance_tf.supernet.inherited import InheritedAccuracy
-from dance_tf.terminal import Stages
 
 __all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep", "search_in"]
 
@@ -163,7 +163,7 @@ def _stages(
     searches: Sequence[SweepSearch],
     searches_dir: str,
     num_retrained: int,
-) -> Stages:
+) -> terminal.Stages:
     """Return the stages of a sweep: each search, then each retraining."""
     work = {}
     for search in searches:
@@ -172,7 +172,7 @@ def _stages(
         plan = SearchPlan.of(own, problem.dataset)
         work[f"search {search.name}"] = 0.0 if is_finished else plan.work(own)["search"]
     retrainings = [f"retraining {number + 1}" for number in range(num_retrained)]
-    stages = Stages(*work, *retrainings)
+    stages = terminal.Stages(*work, *retrainings)
     stages.expect(work, "search")
     one_retraining = retrain_work(config.retrain, problem.dataset)
     stages.expect(dict.fromkeys(retrainings, one_retraining), "weights")
@@ -249,7 +249,7 @@ def _search_in(
     if is_finished:
         result = SearchResult.load(folder)
         if result.num_architecture_steps and not result.history:
-            print(f"warning: {folder} is finished but lacks history.jsonl", file=sys.stderr)
+            terminal.warn(f"{folder} is finished but lacks history.jsonl")
     else:
         problem.supernet.reset_architecture(config.seed)
         result = DanceSearch(
@@ -304,7 +304,7 @@ def _retrain(
     path, network = os.path.join(folder, "retrain.json"), os.path.join(folder, _NETWORK)
     is_lost = os.path.exists(path) and not os.path.exists(network)
     if is_lost:
-        print(f"warning: {folder} lacks {_NETWORK}: trained again", file=sys.stderr)
+        terminal.warn(f"{folder} lacks {_NETWORK}: trained again")
     if is_lost or not os.path.exists(path):
         space, dataset, seed = problem.space, problem.dataset, point.search.seed
         architecture = Architecture(space.name, point.ops)
