@@ -7,6 +7,7 @@ blocks in three stages, MBConv kernel 3/5/7 x expansion 3/6 plus Zero).
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +33,28 @@ OP_NAMES = (
 
 
 def op_kernel_expansion(op_name: str) -> tuple[int, int] | None:
-    """Return kernel size and expansion of an MBConv op, None of `zero`."""
+    """Return kernel size and expansion of an MBConv op, None of `zero`.
+
+    Raises:
+        UserError: If it is not the name of an op.
+    """
     if op_name == "zero":
         return None
-    kernel, expansion = op_name.removeprefix("mbconv").split("_e")
-    return int(kernel), int(expansion)
+    found = re.fullmatch(r"mbconv([1-9][0-9]*)_e([1-9][0-9]*)", str(op_name))
+    if found is None or int(found[1]) % 2 == 0:
+        raise UserError(
+            f"unknown op {op_name!r}; there are zero and mbconvK_eE, of an odd kernel size K and"
+            f" an expansion E, such as {OP_NAMES[0]}"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _check_positive(record: Any, names: Sequence[str], where: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_integer or value < 1:
+            raise UserError(f"{where}: {name} is {value!r}, not a positive integer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +65,9 @@ class Block:
     out_channels: int
     output_size: int
     stride: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("in_channels", "out_channels", "output_size", "stride"), "block")
 
     @property
     def is_skippable(self) -> bool:
@@ -73,6 +94,39 @@ class NetworkSpace:
     blocks: tuple[Block, ...]
     op_names: tuple[str, ...] = OP_NAMES
     image_channels: int = 3
+
+    def __post_init__(self) -> None:
+        where = f"space {self.name!r}"
+        sizes = ("input_size", "num_classes", "stem_channels", "first_channels", "head_channels")
+        _check_positive(self, (*sizes, "image_channels"), where)
+        if not self.blocks or not self.op_names:
+            raise UserError(f"{where} has no {'ops' if self.blocks else 'blocks'}")
+        for op in self.op_names:
+            try:
+                op_kernel_expansion(op)
+            except UserError as error:
+                raise UserError(f"{where}, all of its blocks: {error}") from None
+            if self.op_names.count(op) > 1:
+                raise UserError(f"{where}: op {op!r} is there twice")
+        channels, size = self.first_channels, self.input_size
+        for index, block in enumerate(self.blocks):
+            if block.in_channels != channels:
+                raise UserError(
+                    f"{where}: block {index} takes {block.in_channels} channels, what is before"
+                    f" it gives {channels}"
+                )
+            if block.output_size * block.stride != size:
+                raise UserError(
+                    f"{where}: block {index} with stride {block.stride} gives an output of"
+                    f" {block.output_size}, what is before it one of {size}: the first times the"
+                    " stride has to be the second"
+                )
+            if set(self.op_names) == {"zero"} and not block.is_skippable:
+                raise UserError(
+                    f"{where}: block {index} has no op: zero needs an identity around it, that"
+                    " is stride 1 and as many channels out as in"
+                )
+            channels, size = block.out_channels, block.output_size
 
     @property
     def num_blocks(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +12,8 @@ from dance_tf.config import SpaceConfig
 from dance_tf.errors import UserError
 from dance_tf.structs import Architecture
 from dance_tf.supernet.search_space import SPACES, make_space, op_kernel_expansion
+
+TINY = make_space(SpaceConfig(name="tiny_mbconv"))
 
 
 def test_cifar_mbconv_has_the_size_of_the_published_space():
@@ -55,6 +58,43 @@ def test_indices_round_trip_over_a_whole_space():
     assert len(networks) == space.num_architectures == 42
     for network in networks:
         assert space.from_indices(space.to_indices(network)) == network
+
+
+@pytest.mark.parametrize("op", ["conv3", "mbconv3_e3_se", "mbconv4_e3", "mbconv3_e0", "Zero", 3])
+def test_an_unknown_op_is_refused_when_the_space_is_made(op):
+    with pytest.raises(UserError) as error:
+        dataclasses.replace(TINY, op_names=("mbconv3_e3", op, "zero"))
+    assert f"space 'tiny_mbconv', all of its blocks: unknown op {op!r}" in str(error.value)
+    assert "zero and mbconvK_eE" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"op_names": ()}, "has no ops"),
+        ({"blocks": ()}, "has no blocks"),
+        ({"op_names": ("zero", "zero")}, "op 'zero' is there twice"),
+        ({"op_names": ("zero",)}, "block 0 has no op: zero needs an identity"),
+        ({"head_channels": 0}, "head_channels is 0, not a positive integer"),
+        ({"first_channels": 9}, "block 0 takes 8 channels, what is before it gives 9"),
+        ({"input_size": 9}, "block 0 with stride 2 gives an output of 4, what is before it"),
+        ({"blocks": (TINY.blocks[0],) * 2}, "block 1 takes 8 channels, what is before it gives 16"),
+        (
+            {"blocks": (TINY.blocks[0], dataclasses.replace(TINY.blocks[1], stride=2))},
+            "block 1 with stride 2",
+        ),
+    ],
+)
+def test_a_space_that_is_no_chain_is_refused(change, says):
+    with pytest.raises(UserError, match=says):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize("field", ["in_channels", "out_channels", "output_size", "stride"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
+def test_a_block_of_no_size_is_refused(field, value):
+    with pytest.raises(UserError, match=f"block: {field} is {value}, not a positive integer"):
+        dataclasses.replace(TINY.blocks[1], **{field: value})
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))
