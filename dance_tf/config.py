@@ -15,7 +15,7 @@ from typing import Any
 
 from dance_tf.config_fields import ARCH_GRADIENTS, check_fields
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.structs import DATAFLOWS, OBJECTIVES, Accelerator
+from dance_tf.structs import DATAFLOWS, OBJECTIVES, Accelerator, check_objective
 
 __all__ = [
     "ARCH_GRADIENTS",
@@ -216,6 +216,8 @@ class SearchConfig:
             raise UserError(
                 f"search.objective is {self.objective} and all three of its weights are 0"
             )
+        if takes_weights:
+            check_objective(*self.objective_terms())
 
     def objective_terms(self) -> tuple[str, tuple[float, float, float]]:
         """Return kind and weights of the objective, as hardware.objective.Objective takes them.

@@ -10,6 +10,7 @@ O candidate ops.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 from dance_tf.errors import UserError
@@ -29,6 +30,7 @@ __all__ = [
     "Layer",
     "Trust",
     "Workload",
+    "check_objective",
 ]
 
 #: Loop dimensions of a layer: batch, output channels, input channels, output
@@ -60,6 +62,44 @@ OBJECTIVES: dict[str, tuple[str, tuple[float, float, float] | None]] = {
     "linear": ("linear", None),
     "product": ("product", None),
 }
+
+
+#: Objectives are computed in float32, of metrics within some thousandfold of the reference.
+_MAX_POWERS, _MAX_WEIGHT, _MIN_WEIGHT = 12.0, 1e30, 1e-30
+
+
+def check_objective(kind: str, weights: tuple[float, float, float]) -> None:
+    """Refuse an objective that is none, or that float32 cannot hold.
+
+    Args:
+        kind: "product" or "linear".
+        weights: Powers or weights in the order of METRICS.
+    Raises:
+        UserError: Says how to mend it.
+    """
+    if kind not in ("product", "linear"):
+        raise UserError(f"objective: kind is {kind!r}, not 'product' or 'linear'")
+    if len(weights) != 3 or not all(0 <= weight < math.inf for weight in weights):
+        raise UserError(
+            f"objective: weights are {weights}, not three non-negative numbers, all finite"
+        )
+    if not any(weights):
+        raise UserError(f"objective: weights are {weights}, all three of them 0")
+    most, what = (
+        (_MAX_POWERS, "powers add up to") if kind == "product" else (_MAX_WEIGHT, "weights sum to")
+    )
+    mend = "divide all of them by the same number, which changes no order"
+    if sum(weights) > most:
+        raise UserError(
+            f"objective: {what} {sum(weights):g} (they are {weights}), more than {most:g}, which"
+            f" float32 cannot be relied on to hold: {mend}"
+        )
+    for weight in weights:
+        if 0 < weight < _MIN_WEIGHT:
+            raise UserError(
+                f"objective: weight {weight:g} of {weights} is below {_MIN_WEIGHT:g}, which"
+                " float32 may not tell from 0: write 0, or multiply all of them by the same number"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

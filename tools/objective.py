@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.structs import OBJECTIVES
+from dance_tf.structs import OBJECTIVES, check_objective
 
 __all__ = ["define_objective_flags", "objective_terms", "objective_weights"]
 
@@ -42,12 +42,14 @@ def objective_terms(values: flags.FlagValues) -> tuple[str, tuple[float, float, 
     """Return kind and weights, the arguments of hardware.objective.Objective.
 
     Raises:
-        UserError: If the weights are not three numbers, or go with no objective.
+        UserError: If the weights are not three numbers, none of an objective, or go with none.
     """
     kind, weights = OBJECTIVES[str(values["objective"].value)]
     given = objective_weights(values)
     if weights is None:
-        return kind, given or (1.0, 1.0, 1.0)
+        given = given or (1.0, 1.0, 1.0)
+        check_objective(kind, given)
+        return kind, given
     if given is not None:
         raise UserError("--objective_weights goes with --objective=linear or product")
     return kind, weights

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.structs import check_objective
 
 __all__ = ["EDAP", "Limits", "Objective", "objective_values", "random_objectives"]
 
@@ -32,14 +33,7 @@ class Objective:
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # latency, energy, area
 
     def __post_init__(self) -> None:
-        if self.kind not in ("product", "linear"):
-            raise UserError(f"objective: kind is {self.kind!r}, not 'product' or 'linear'")
-        if len(self.weights) != 3 or min(self.weights) < 0 or sum(self.weights) <= 0:
-            raise UserError(
-                f"objective: weights are {self.weights}, not three non-negative numbers"
-            )
-        if not np.isfinite(self.weights).all():
-            raise UserError(f"objective: weights are {self.weights}, not finite")
+        check_objective(self.kind, self.weights)
 
     @property
     def vector(self) -> np.ndarray:

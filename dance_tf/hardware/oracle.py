@@ -50,7 +50,8 @@ class Best(NamedTuple):
     @property
     def is_feasible(self) -> Any:
         """Whether some accelerator runs the network within the limits, bool [B]."""
-        return tf.math.is_finite(self.value)
+        # Not of the value, which may be past what float32 holds.
+        return tf.reduce_all(tf.math.is_finite(self.metrics), axis=-1)
 
 
 def best_accelerators(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -370,3 +372,38 @@ def test_random_objectives_hold_every_corner():
     np.testing.assert_allclose(weights.sum(axis=1), np.where(vectors[:, 0] > 0.5, 1, 3), rtol=1e-5)
     values = objective_values(vectors, np.ones(3, np.float32), np.ones(3, np.float32))
     np.testing.assert_allclose(values, np.ones(400), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["product", "linear"])
+@pytest.mark.parametrize("weight", [1e39, 1e308, math.inf, math.nan, 1e-39, 1e-320, -1.0])
+def test_weights_that_float32_cannot_hold_are_refused(kind, weight):
+    with pytest.raises(UserError, match=r"^objective: "):
+        Objective(kind, (weight, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective("product", (12.0, 0.0, 0.0)),
+        Objective("product", (1e-30, 1e-30, 1e-30)),
+        Objective("linear", (1e30, 1e-30, 0.0)),
+        Objective("linear", (1e-30, 0.0, 0.0)),
+    ],
+)
+def test_the_largest_and_the_least_weights_give_numbers(objective):
+    """At a thousandth and at a thousandfold of the reference, as ranked and as a value."""
+    metrics = np.asarray([[1e-3] * 3, [1.0] * 3, [1e3] * 3])
+    values = np.asarray(objective(metrics, ONES))
+    assert np.isfinite(values).all() and (values > 0).all()
+    assert (np.diff(values) >= 0).all()
+    assert rank_accelerators(metrics, objective, ONES)[0] == 0
+
+
+def test_a_value_past_float32_is_still_of_a_network_that_runs():
+    """Vectors that are no Objective's may reach it; what is best is known all the same."""
+    vector = np.asarray([[0.0, 400.0, 0.0, 0.0], [1.0, 3e38, 3e38, 3e38]], np.float32)
+    table = make_fake_table()
+    ops = table.space.sample(2, seed=0)
+    best = best_accelerators(table, table.one_hot(ops), vector)
+    assert np.asarray(best.is_feasible).all()
+    assert np.isfinite(np.asarray(best.metrics)).all()
