@@ -47,13 +47,19 @@ def predict(
         signature: See evaluator_signatures.
         timeout_s: After which to give up.
     Raises:
-        UserError: If the server cannot be reached, does not answer in time, or refuses.
+        UserError: If an input is not finite; or if the server cannot be reached, does not
+            answer in time, refuses, or answers with anything but a number for each sample.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol is {protocol!r}, not one of {', '.join(PROTOCOLS)}")
     server = server or f"localhost:{PROTOCOLS[protocol]}"
     call = _predict_rest if protocol == "rest" else _predict_grpc
-    return call(_batched(inputs), server, model_name, model_version, signature, timeout_s)
+    batch = _batched(inputs)
+    outputs = call(batch, server, model_name, model_version, signature, timeout_s)
+    size = max((len(array) for array in batch.values()), default=1)
+    for name, values in outputs.items():
+        _check_output(server, name, values, size)
+    return outputs
 
 
 def _batched(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -61,13 +67,15 @@ def _batched(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name, value in inputs.items():
         try:
-            array = np.asarray(value)
-            is_index = name == "accelerator_index"
-            array = array.astype(np.int32 if is_index else np.float32, casting="same_kind")
+            given = np.asarray(value)
+            dtype = np.int32 if name == "accelerator_index" else np.float32
+            with np.errstate(over="ignore"):
+                array = given.astype(dtype, casting="same_kind")
         except (TypeError, ValueError):
             raise UserError(
                 f"{name}: not an array of numbers, or its rows differ in length"
             ) from None
+        _refuse_not_finite(name, given)
         rank = _SAMPLE_RANKS.get(name, array.ndim)
         if array.ndim not in (rank, rank + 1):
             raise UserError(
@@ -82,6 +90,30 @@ def _batched(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
+def _refuse_not_finite(name: str, array: np.ndarray) -> None:
+    """Refuse what float32, and so JSON, cannot hold; the message gives its position."""
+    is_held = np.abs(array) <= np.finfo(np.float32).max
+    if not is_held.all():
+        position = np.argwhere(~is_held)[0].tolist()
+        raise UserError(
+            f"{name}{position} is {array[tuple(position)]:g}, not a number that float32 holds"
+        )
+
+
+def _check_output(server: str, name: str, values: np.ndarray, size: int) -> None:
+    """Refuse an output that is not numbers, one for each sample."""
+    where = f"{server} answers with a bad {name!r}"
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"{where}: not numbers, or rows that differ in length")
+    if values.ndim < 1 or len(values) != size:
+        num = len(values) if values.ndim else "one number without a"
+        raise UserError(f"{where}: {num} row(s) for {size} sample(s)")
+    is_finite = np.isfinite(values)
+    if not is_finite.all():
+        position = np.argwhere(~is_finite)[0].tolist()
+        raise UserError(f"{where}: {name}{position} is {values[tuple(position)]:g}")
+
+
 def _predict_rest(
     inputs: Mapping[str, np.ndarray],
     server: str,
@@ -93,12 +125,11 @@ def _predict_rest(
     version = "" if model_version is None else f"/versions/{model_version}"
     url = f"http://{server}/v1/models/{model_name}{version}:predict"
     columns = {name: array.tolist() for name, array in inputs.items()}
-    body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
+    body = json.dumps({"signature_name": signature, "inputs": columns}, allow_nan=False).encode()
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            outputs = json.loads(response.read())["outputs"]
-        return {name: np.asarray(values) for name, values in outputs.items()}
+            answer = response.read()
     except urllib.error.HTTPError as error:
         try:
             reason = json.loads(error.read())["error"]
@@ -107,11 +138,35 @@ def _predict_rest(
         raise UserError(f"{url} refuses with HTTP status {error.code}: {_line(reason)}") from None
     except TimeoutError:
         raise UserError(f"{url} has not answered within {timeout_s:g} s") from None
+    except http.client.IncompleteRead as error:
+        raise UserError(f"{url}: its answer ends after {len(error.partial)} bytes") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"{url} cannot be reached: {_line(reason)}") from None
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{url} does not answer as TensorFlow Serving does") from None
+    return _outputs_of_rest(answer, url)
+
+
+def _outputs_of_rest(answer: bytes, url: str) -> dict[str, np.ndarray]:
+    """Return the outputs in the body of an answer."""
+    try:
+        data = json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{url} answers {len(answer)} bytes that are no JSON: {_line(error)}"
+        ) from None
+    outputs = data.get("outputs") if isinstance(data, dict) else None
+    if not isinstance(outputs, dict) or not outputs:
+        raise UserError(
+            f'{url} does not answer as TensorFlow Serving does: there is no "outputs" with'
+            " columns by name"
+        )
+    arrays = {}
+    for name, values in outputs.items():
+        try:
+            arrays[name] = np.asarray(values)
+        except ValueError:  # rows that differ in length
+            arrays[name] = np.asarray(None)
+    return arrays
 
 
 def _predict_grpc(
@@ -146,7 +201,15 @@ def _predict_grpc(
     except grpc.RpcError as error:
         code = error.code().name
         raise UserError(f"{server} fails with {code}: {_line(error.details())}") from None
-    return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+    if not response.outputs:
+        raise UserError(f"{server} answers without outputs")
+    arrays = {}
+    for name, tensor in response.outputs.items():
+        try:
+            arrays[name] = tf.make_ndarray(tensor)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{server} answers with a bad {name!r}: {_line(error)}") from None
+    return arrays
 
 
 def _line(text: Any) -> str:

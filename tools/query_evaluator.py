@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
     )
     columns = {name: list(outputs[name]) for name in sorted(outputs)}  # gRPC has no order
     if "dataflow" in columns:
-        columns["dataflow"] = [DATAFLOWS[int(code)] for code in columns["dataflow"]]
+        columns["dataflow"] = [_dataflow(code, row) for row, code in enumerate(columns["dataflow"])]
     report = {
         "signature": _SIGNATURE.value,
         "predictions": [
@@ -123,6 +123,15 @@ def main(argv: list[str]) -> None:
         ],
     }
     print(json.dumps(strict_data(report), indent=2, allow_nan=False))
+
+
+def _dataflow(code: Any, row: int) -> str:
+    if code not in range(len(DATAFLOWS)):
+        raise UserError(
+            f"the server answers with dataflow {code} in row {row}: known are"
+            f" {', '.join(f'{number} ({name})' for number, name in enumerate(DATAFLOWS))}"
+        )
+    return DATAFLOWS[int(code)]
 
 
 def _read_mixtures(path: str | None) -> Any:

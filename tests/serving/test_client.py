@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import math
 import socket
 import sys
 import urllib.error
@@ -11,6 +13,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from dance_tf import serving_client
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import EDAP
 from dance_tf.serving_client import PROTOCOLS, predict
@@ -175,10 +178,21 @@ def test_a_server_that_does_not_answer_is_given_up(ask):
         (["--mixture_weights={text}"], "holds no array"),
         (["--mixture_weights={ragged}"], "rows differ in length"),
         (["--mixture_weights={flat}"], "2 axes are one sample, 3 a batch"),
+        (["--mixture_weights={huge}"], "mixture_weights[1, 0] is 1e+39"),
+        (
+            [f"--architecture={NETWORK}", "--objective=linear", "--objective_weights=1e39,1,1"],
+            "weights sum to 1e+39",
+        ),
     ],
 )
 def test_mistakes_are_refused_before_the_server_is_asked(ask, tmp_path, arguments, says):
-    files = {"nan": "[[NaN]]", "text": '"a"', "ragged": "[[1, 0], [1]]", "flat": "[1, 0]"}
+    files = {
+        "nan": "[[NaN]]",
+        "text": '"a"',
+        "ragged": "[[1, 0], [1]]",
+        "flat": "[1, 0]",
+        "huge": "[[1, 0], [1e39, 0]]",
+    }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     paths = {name: tmp_path / name for name in files}
@@ -211,19 +225,95 @@ def test_rest_speaks_rows_and_columns(server, queries):
     assert error.value.code == 400
 
 
-def test_something_else_than_a_model_server_is_said(monkeypatch):
-    class Answer:
-        def __enter__(self):
-            return self
+@pytest.fixture
+def answer(monkeypatch):
+    """Let every server answer with these bytes."""
 
-        def __exit__(self, *_):
-            pass
+    def set_to(body):
+        class Answer:
+            def __enter__(self):
+                return self
 
-        def read(self):
-            return b'{"hello": 1}'
+            def __exit__(self, *_):
+                pass
 
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer())
-    with pytest.raises(UserError, match="does not answer as TensorFlow Serving does"):
+            def read(self):
+                if isinstance(body, Exception):
+                    raise body
+                return body
+
+        monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer())
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"hello": 1}', "does not answer as TensorFlow Serving does"),
+        (b'{"outputs": {}}', "does not answer as TensorFlow Serving does"),
+        (b"[1]", "does not answer as TensorFlow Serving does"),
+        (b"", "answers 0 bytes that are no JSON"),
+        (b'{"outputs": {"a": [1.0', "answers 22 bytes that are no JSON"),
+        (http.client.IncompleteRead(b"abc"), "its answer ends after 3 bytes"),
+        (b'{"outputs": {"a": [1.0], "b": [1.0, 2.0]}}', "bad 'b': 2 row(s) for 1 sample(s)"),
+        (b'{"outputs": {"a": []}}', "bad 'a': 0 row(s) for 1 sample(s)"),
+        (b'{"outputs": {"a": 1.0}}', "bad 'a': one number without a row(s)"),
+        (b'{"outputs": {"a": ["x"]}}', "bad 'a': not numbers"),
+        (b'{"outputs": {"a": [[1], [1, 2]]}}', "bad 'a': not numbers"),
+        (b'{"outputs": {"a": [NaN]}}', "bad 'a': a[0] is nan"),
+        (b'{"outputs": {"a": [1e999]}}', "bad 'a': a[0] is inf"),
+    ],
+)
+def test_a_bad_reply_is_one_line(answer, body, says):
+    answer(body)
+    with pytest.raises(UserError) as error:
         predict({"mixture_weights": [[1.0]]})
+    assert says in str(error.value) and "\n" not in str(error.value)
+    assert "cannot be reached" not in str(error.value)
+
+
+def test_an_unknown_protocol():
     with pytest.raises(UserError, match="protocol is 'http'"):
         predict({}, protocol="http")
+
+
+@pytest.mark.parametrize("code", [3, -1, 0.5])
+def test_an_unknown_dataflow_is_said(ask, monkeypatch, code):
+    reply = {"dataflow": np.asarray([code]), "latency_ms": np.asarray([1.0])}
+    monkeypatch.setattr(serving_client, "predict", lambda *_, **__: reply)
+    status, report, errors = ask(f"--architecture={NETWORK}")
+    assert (status, report) == (1, None)
+    assert f"answers with dataflow {code} in row 0" in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        ({"dtype": 1, "tensor_content": b"abc", "tensor_shape": [1]}, "bad 'a'"),
+        ({"dtype": 1, "float_val": [1.0, 2.0], "tensor_shape": [2]}, "2 row(s) for 1 sample(s)"),
+        ({"dtype": 1, "float_val": [math.nan], "tensor_shape": [1]}, "a[0] is nan"),
+        (None, "answers without outputs"),
+    ],
+)
+def test_a_bad_reply_by_grpc_is_one_line(monkeypatch, tensor, says):
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    reply = predict_pb2.PredictResponse()
+    if tensor is not None:
+        of_a = reply.outputs["a"]
+        for size in tensor.pop("tensor_shape"):
+            of_a.tensor_shape.dim.add(size=size)
+        of_a.MergeFrom(type(of_a)(**tensor))
+
+    class Stub:
+        def __init__(self, channel):
+            pass
+
+        def Predict(self, *_, **__):
+            return reply
+
+    monkeypatch.setattr(prediction_service_pb2_grpc, "PredictionServiceStub", Stub)
+    with pytest.raises(UserError) as error:
+        predict({"mixture_weights": [[1.0]]}, protocol="grpc")
+    assert says in str(error.value) and "\n" not in str(error.value)
