@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dance_tf.errors import UserError
+from dance_tf.errors import UserError, first_few
 from dance_tf.paths import naming_path
 from dance_tf.strict_json import (
     parse_json,
@@ -210,12 +210,10 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str]) -> list[dict[str, 
             raise UserError(f"{where}: two columns are called {name!r}")
     missing = [name for name in columns if name not in header]
     if missing:
-        raise UserError(f"{where}: no column {missing[0]!r}; the header has {', '.join(header)}")
-    records = []
-    for number, row in rows[1:]:
-        if len(row) != len(header):
-            raise UserError(
-                f"{where} line {number}: {len(row)} cells, but the header has {len(header)}"
-            )
-        records.append(dict(zip(header, row, strict=True)))
+        names = ", ".join(map(repr, missing))
+        raise UserError(f"{where}: no column {names}; the header has {', '.join(header)}")
+    uneven = [f"line {number}: {len(row)} cells" for number, row in rows if len(row) != len(header)]
+    if uneven:
+        raise UserError(f"{where} {first_few(uneven)}, but the header has {len(header)}")
+    records = [dict(zip(header, row, strict=True)) for _, row in rows[1:]]
     return records

@@ -23,7 +23,13 @@ from dance_tf.config import HardwareConfig, MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.cost_source import make_cost_model
-from dance_tf.hardware.layer_costs import LayerCosts, cost_layers, describe_layer, has_details
+from dance_tf.hardware.layer_costs import (
+    LayerCosts,
+    check_layers,
+    cost_layers,
+    describe_layer,
+    has_details,
+)
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.table_store import build_in_parts, read_arrays
 from dance_tf.hardware.workload import layer_key, space_layers
@@ -266,6 +272,7 @@ def load_or_build_table(
 
     arrays, was_built = read_arrays(path, facts), False
     if arrays is None:
+        check_layers(model, different, accelerators.all())
         was_built = build_in_parts(
             path,
             facts,

@@ -14,7 +14,7 @@ from dance_tf.hardware.workload import to_workload
 from dance_tf.protocols import CostModel
 from dance_tf.structs import Accelerator, Accelerators, Layer
 
-__all__ = ["LayerCosts", "cost_layers", "describe_layer", "has_details"]
+__all__ = ["LayerCosts", "check_layers", "cost_layers", "describe_layer", "has_details"]
 
 
 class LayerCosts(NamedTuple):
@@ -33,6 +33,16 @@ class LayerCosts(NamedTuple):
 def has_details(model: CostModel) -> bool:
     """Return whether a cost model has `detailed`, as the loop-nest model does."""
     return callable(getattr(model, "detailed", None))
+
+
+def check_layers(model: CostModel, layers: Sequence[Layer], accelerators: Accelerators) -> None:
+    """Let a cost model that has `check` say all that it lacks, before any layer is costed.
+
+    Raises:
+        UserError: If it lacks something, as a measured table may.
+    """
+    if callable(getattr(model, "check", None)):
+        model.check(to_workload(layers), accelerators)  # type: ignore[attr-defined]
 
 
 def cost_layers(
@@ -82,7 +92,10 @@ def cost_layers(
     can_run = np.isfinite(costs.latency_cycles) & np.isfinite(costs.energy_pj)
     for layer, anywhere in zip(layers, can_run.any(axis=1), strict=True):
         if not anywhere:
-            raise UserError(f"layer {layer.name!r} {layer.dims} can run on no accelerator")
+            why = getattr(model, "why_infeasible", lambda *_: "")(layer, accelerators)
+            raise UserError(
+                f"layer {layer.name!r} {layer.dims} can run on no accelerator{why and ': '}{why}"
+            )
     area = np.asarray(area_um2, np.float64)
     if area.shape != shape[1:]:
         raise UserError(f"the cost model gives area_um2 of shape {area.shape}, not {shape[1:]}")

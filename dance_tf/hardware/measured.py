@@ -7,9 +7,9 @@ One row per layer shape and accelerator, in any order:
   group, output width and height, filter width and height; `N` and `groups`, 1 by default
 - `stride_w`, `dilation_w`, 1 by default; `stride_h`, `dilation_h`, by default the same
 - `pe_x`, `pe_y`, `rf_bytes`, `dataflow`: the accelerator
-- `latency_ms` or `latency_cycles`: of the layer, or `infeasible`
-- `energy_mj` or `energy_pj`: of the layer; empty where it is infeasible
-- `area_mm2` or `area_um2`: of the accelerator; one of its rows is enough
+- `latency_ms` (or `_s`, `_us`, `_ns`, `_cycles`): of the layer, or `infeasible`
+- `energy_mj` (or `_j`, `_uj`, `_nj`, `_pj`): of the layer; empty where it is infeasible
+- `area_mm2` (or `_cm2`, `_um2`): of the accelerator; one of its rows is enough
 - `name`, `note`: for the reader, and not read
 
 An optional column may be missing or have empty cells. No cost is filled in: a pair that
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from dance_tf.config import MachineConfig
-from dance_tf.errors import UserError, did_you_mean
+from dance_tf.errors import UserError, did_you_mean, first_few
 from dance_tf.hardware.workload import different_layers, layer_key
 from dance_tf.paths import local_path
 from dance_tf.reporting import read_csv, write_csv
@@ -41,7 +41,25 @@ _STEPS = ("stride_w", "stride_h", "dilation_w", "dilation_h")
 _SHAPE = ("kind", *DIMENSIONS, *_STEPS, "groups")
 _REQUIRED = ("K", "C", "P", "Q", "R", "S", "pe_x", "pe_y", "rf_bytes", "dataflow")
 _OPTIONAL = ("name", "note", "kind", "N", "groups", *_STEPS)
-_UNITS = ("latency_ms", "latency_cycles", "energy_mj", "energy_pj", "area_mm2", "area_um2")
+#: Columns of each quantity, and what turns their numbers into ms, pJ or um2. Cycles are
+#: those of the machine's clock.
+_UNITS: dict[str, dict[str, float]] = {
+    "latency": {
+        "latency_ms": 1.0,
+        "latency_s": 1e3,
+        "latency_us": 1e-3,
+        "latency_ns": 1e-6,
+        "latency_cycles": math.nan,
+    },
+    "energy": {
+        "energy_mj": 1e9,
+        "energy_j": 1e12,
+        "energy_uj": 1e6,
+        "energy_nj": 1e3,
+        "energy_pj": 1.0,
+    },
+    "area": {"area_mm2": 1e6, "area_cm2": 1e8, "area_um2": 1.0},
+}
 _TEMPLATE = (
     "name",
     *_SHAPE,
@@ -53,6 +71,9 @@ _TEMPLATE = (
     "energy_mj",
     "area_mm2",
 )
+
+#: Of what is missing, how many are named.
+_NAMED = 3
 
 _Array = tuple[int, int, int, int]  # pe_x, pe_y, rf_bytes, code of the dataflow
 
@@ -87,19 +108,27 @@ class MeasuredCostModel:
         keys: dict[tuple, tuple] = {}
         arrays: dict[tuple, _Array] = {}
         columns = [name for name in _SHAPE if name in rows[0]]
+        mistakes = []
         for number, row in enumerate(rows, start=1):
-            where = f"{self.path} row {number} below the header"
-            shape = tuple([row[name] for name in columns])
-            if shape not in keys:
-                keys[shape] = layer_key(_layer(row, where))
-            cells = (row["pe_x"], row["pe_y"], row["rf_bytes"], row["dataflow"])
-            if cells not in arrays:
-                arrays[cells] = _array(row, where)
-            array, costs = arrays[cells], self._costs[keys[shape]]
-            if array in costs:
-                raise UserError(f"{where}: a second cost of {_layer_text(row)} on {_text(array)}")
-            costs[array] = _cost(row, scale, where)
-            self._add_area(row, array, scale, where)
+            where = f"row {number} below the header"
+            try:
+                shape = tuple([row[name] for name in columns])
+                if shape not in keys:
+                    keys[shape] = layer_key(_layer(row, where))
+                cells = (row["pe_x"], row["pe_y"], row["rf_bytes"], row["dataflow"])
+                if cells not in arrays:
+                    arrays[cells] = _array(row, where)
+                array, costs = arrays[cells], self._costs[keys[shape]]
+                if array in costs:
+                    raise UserError(
+                        f"{where}: a second cost of {_layer_text(row)} on {_text(array)}"
+                    )
+                costs[array] = _cost(row, scale, where)
+                self._add_area(row, array, scale, where)
+            except UserError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise UserError(f"{self.path} {first_few(mistakes)}")
         self.num_rows = len(rows)
         self.sha256 = self._digest()
 
@@ -120,30 +149,50 @@ class MeasuredCostModel:
         Raises:
             UserError: If the file lacks a pair, or the area of an accelerator.
         """
+        self.check(workload, accelerators)
         arrays = _arrays(accelerators)
         cycles = np.zeros((len(np.asarray(workload.dims)), len(arrays)))
         energy = np.zeros_like(cycles)
-        missing: list[tuple[int, _Array]] = []
         for index, key in enumerate(_keys(workload)):
-            if not any(key[:7]):
-                continue
-            costs = self._costs.get(key, {})
-            missing += [(index, array) for array in arrays if array not in costs]
-            if not missing:
+            if any(key[:7]):
+                costs = self._costs[key]
                 cycles[index], energy[index] = np.asarray([costs[array] for array in arrays]).T
-        if missing:
-            index, array = missing[0]
-            more = f" and {len(missing) - 1} more of {cycles.size} pairs" * (len(missing) > 1)
-            raise UserError(
-                f"{self.path} has no row for {_workload_text(workload, index)} on"
-                f" {_text(array)}{more}: add it, with {_INFEASIBLE} as its latency where it"
-                " cannot run (`python -m tools.cost_template` lists the rows that a space needs)"
-            )
-        for array in arrays:
-            if array not in self._areas:
-                raise UserError(f"{self.path} has no area for {_text(array)}: give it in a row")
         area = np.asarray([self._areas[array] for array in arrays])
         return Cost(latency_cycles=cycles, energy_pj=energy, area_um2=area)
+
+    def check(self, workload: Workload, accelerators: Accelerators) -> None:
+        """Refuse layers and accelerators of which the file lacks something, all that it lacks.
+
+        Raises:
+            UserError: Counts all pairs, or areas, that are missing, and names the first.
+        """
+        arrays, keys = _arrays(accelerators), _keys(workload)
+        asked = [(index, key) for index, key in enumerate(keys) if any(key[:7])]
+        missing = [
+            (index, array)
+            for index, key in asked
+            for array in arrays
+            if array not in self._costs.get(key, {})
+        ]
+        if missing:
+            named = [
+                f"{_workload_text(workload, index)} on {_text(array)}"
+                for index, array in missing[:_NAMED]
+            ]
+            more = len(missing) - len(named)
+            named += [f"{more} more"] * bool(more)
+            count = f" ({len(missing)} of {len(asked) * len(arrays)} are missing)"
+            raise UserError(
+                f"{self.path} has no row for {'; '.join(named)}{count * (len(missing) > 1)}: add"
+                f" {'them' if len(missing) > 1 else 'it'}, with {_INFEASIBLE} as the latency of"
+                " what cannot run (`python -m tools.cost_template` lists the rows that a space"
+                " needs)"
+            )
+        without = [_text(array) for array in arrays if array not in self._areas]
+        if without:
+            raise UserError(
+                f"{self.path} has no area for {first_few(without)}: give it in a row of each"
+            )
 
     def _add_area(
         self, row: dict[str, str], array: _Array, scale: dict[str, float], where: str
@@ -223,17 +272,28 @@ def _arrays(accelerators: Accelerators) -> list[_Array]:
 
 def _units(path: str, header: list[str], machine: MachineConfig) -> dict[str, float]:
     """Return the unit columns that there are, and what turns each into cycles, pJ or um2."""
-    for name in filter(None, header):  # a spreadsheet may add columns without a name
-        if name not in (*_REQUIRED, *_OPTIONAL, *_UNITS):
-            hint = did_you_mean(name, (*_REQUIRED, *_OPTIONAL, *_UNITS))
-            raise UserError(f"{path}: unknown column {name!r}{hint}")
-    scale = dict(zip(_UNITS, (machine.cycles_per_ms, 1.0, 1e9, 1.0, 1e6, 1.0), strict=True))
-    for first, second in zip(_UNITS[::2], _UNITS[1::2], strict=True):
-        if first in header and second in header:
-            raise UserError(f"{path}: has both {first} and {second}: keep one of them")
-        if first not in header and second not in header:
-            raise UserError(f"{path}: no column {first} or {second}")
-    return {name: factor for name, factor in scale.items() if name in header}
+    known = (*_REQUIRED, *_OPTIONAL, *(name for columns in _UNITS.values() for name in columns))
+    mistakes = [
+        f"unknown column {name!r}{did_you_mean(name, known)}"
+        for name in filter(None, header)  # a spreadsheet may add columns without a name
+        if name not in known
+    ]
+    for columns in _UNITS.values():
+        given = [name for name in columns if name in header]
+        if len(given) > 1:
+            mistakes.append(f"has both {given[0]} and {given[1]}: keep one of them")
+        elif not given and not mistakes:  # it may be what is unknown
+            mistakes.append(f"no column {' or '.join(columns)}")
+    if mistakes:
+        raise UserError(f"{path}: {first_few(mistakes)}")
+    scale = {name: by for columns in _UNITS.values() for name, by in columns.items()}
+    scale = {name: by for name, by in scale.items() if name in header}
+    return {
+        name: (1.0 if name == "latency_cycles" else by * machine.cycles_per_ms)
+        if name in _UNITS["latency"]
+        else by
+        for name, by in scale.items()
+    }
 
 
 def _layer(row: dict[str, str], where: str) -> Layer:

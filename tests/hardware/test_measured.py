@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -257,10 +258,68 @@ def test_a_missing_pair_is_named(mine):
         " dilation 2x2 on 16x8 row_stationary with 128 B: add it, with infeasible"
     )
     unknown = Layer("a", "conv", 1, 9, 9, 9, 9, 1, 1, groups=3)
-    with pytest.raises(UserError, match=r"K=9 C=9 .* groups 3 on .* and 1 more of 10 pairs"):
+    with pytest.raises(UserError, match=r"K=9 C=9 .* groups 3 on .*; .* \(2 of 10 are missing\)"):
         model(to_workload([*LAYERS[2:], LAYERS[0], LAYERS[0], unknown]), ARRAYS)
-    with pytest.raises(UserError, match="and 2 more of 10 pairs"):
-        model(to_workload([*LAYERS, unknown]), ARRAYS)
+    others = [dataclasses.replace(unknown, P=size) for size in (5, 6)]
+    with pytest.raises(UserError, match=r"; 4 more \(7 of 14 are missing\): add them"):
+        model(to_workload([*LAYERS, unknown, *others]), ARRAYS)
+
+
+def test_all_that_a_table_lacks_is_said_before_a_layer_is_costed(tmp_path, monkeypatch):
+    """72 of the 144 rows, whatever parts a table is built in."""
+    path, boards = tmp_path / "half.csv", AcceleratorSpace(BOARDS.accelerators).all()
+    layers = space_layers(SPACE)
+    num = write_cost_template(path, layers, boards, _costs(layers, boards), MACHINE)
+    _edit(path, lambda rows: rows[: 1 + num // 2])
+    model = MeasuredCostModel(path, MACHINE)
+    monkeypatch.setattr(MeasuredCostModel, "__call__", None)
+    with pytest.raises(UserError, match=rf"{num // 2 - 3} more \({num // 2} of {num} are missing"):
+        load_or_build_table(SPACE, BOARDS, cost_model=model, cache_dir=tmp_path / "cache")
+
+
+def test_several_mistakes_are_said_together(mine):
+    path, _ = mine
+
+    def change(rows):
+        for row, column in ((1, "K"), (3, "latency_ms"), (4, "energy_mj"), (6, "pe_x")):
+            rows = _put(row, column, "no")(rows) or rows
+        return rows
+
+    _edit(path, change)
+    with pytest.raises(UserError) as error:
+        MeasuredCostModel(path)
+    text = str(error.value)
+    assert all(f"row {row} below the header" in text for row in (1, 3, 4)) and "\n" not in text
+    assert text.endswith("; and 1 more")
+    _edit(path, lambda rows: [["Kay", "See", *rows[0][2:]], *rows[1:]])
+    with pytest.raises(UserError, match=r"unknown column 'Kay'.*unknown column 'See'"):
+        MeasuredCostModel(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "unit", "factor"),
+    [
+        ("latency_ms", "latency_s", 1e-3),
+        ("latency_ms", "latency_us", 1e3),
+        ("latency_ms", "latency_ns", 1e6),
+        ("energy_mj", "energy_j", 1e-3),
+        ("energy_mj", "energy_uj", 1e3),
+        ("energy_mj", "energy_nj", 1e6),
+        ("area_mm2", "area_cm2", 1e-2),
+    ],
+)
+def test_units_that_others_measure_in_are_read(mine, column, unit, factor):
+    test_units_are_those_of_the_column(mine, column, unit, factor)
+
+
+@pytest.mark.parametrize("unit", ["latency_min", "energy_fj", "area_nm2"])
+def test_a_unit_that_is_not_read_is_never_renamed(mine, unit):
+    path, _ = mine
+    column = {"l": "latency_ms", "e": "energy_mj", "a": "area_mm2"}[unit[0]]
+    _edit(path, _put(0, column, unit))
+    with pytest.raises(UserError, match=f"unknown column '{unit}'.*convert the number") as error:
+        MeasuredCostModel(path)
+    assert "did you mean" not in str(error.value)
 
 
 def test_a_missing_area_is_named(mine):
@@ -314,9 +373,9 @@ def test_an_empty_template_asks_to_be_filled_in(tmp_path):
         (_put(1, "rf_bytes", "64 B"), "rf_bytes is '64 B'"),
         (_put(0, "stride_h", "stride_x"), "unknown column 'stride_x'; did you mean 'stride_w'?"),
         (_put(0, "pe_y", "pe_z"), "no column 'pe_y'"),
-        (_put(0, "latency_ms", "latency_s"), "unknown column 'latency_s'"),
-        (_put(0, "latency_ms", "note"), "no column latency_ms or latency_cycles"),
-        (_put(0, "area_mm2", "note"), "no column area_mm2 or area_um2"),
+        (_put(0, "latency_ms", "latency"), "unknown column 'latency'; did you mean 'latency_"),
+        (_put(0, "latency_ms", "note"), "no column latency_ms or latency_s"),
+        (_put(0, "area_mm2", "note"), "no column area_mm2 or area_cm2"),
         (_put(0, "name", "K"), "two columns are called 'K'"),
         (lambda rows: rows[:1], "a header and no rows"),
         (lambda rows: [*rows, rows[3]], "row 9 below the header: a second cost of conv N=2 K=8"),
