@@ -224,12 +224,13 @@ def machine_description(accelerator: Accelerator, machine: MachineConfig) -> dic
     bounds our cycles.
     """
     tech, bits = technology(machine.technology), machine.word_bits
-    rf_pj = float(tech.register_file_pj(machine.rf_words(accelerator.rf_bytes)))
+    rf_words = machine.rf_words(accelerator.rf_bytes)
+    file_pj = [float(pj) for pj in tech.register_file_pj(rf_words, machine.accounting)]
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
     # ZigZag takes whole bits per cycle.
     buffer_bits = int(machine.global_buffer_words_per_cycle * bits)
     dram_bits = int(machine.dram_words_per_cycle * bits)
-    dram_pj = tech.dram_pj.value * dram_bits / bits
+    dram_pj = [pj * dram_bits / bits for pj in tech.dram_pj(machine.accounting)]
     to_low = [f"{operand}, tl" for operand in _OPERANDS] + ["O, th"]
     from_high = [f"{operand}, fh" for operand in _OPERANDS] + ["O, fl"]
 
@@ -265,7 +266,7 @@ def machine_description(accelerator: Accelerator, machine: MachineConfig) -> dic
     return {
         "name": "accelerator",
         "memories": {
-            "register_file": memory(8 * accelerator.rf_bytes, rf_pj, rf_pj, file_ports, []),
+            "register_file": memory(8 * accelerator.rf_bytes, *file_pj, file_ports, []),
             "global_buffer": memory(
                 8 * 1024 * machine.global_buffer_kib,
                 read_pj * buffer_bits / bits,
@@ -275,8 +276,7 @@ def machine_description(accelerator: Accelerator, machine: MachineConfig) -> dic
             ),
             "dram": memory(
                 10**12,
-                dram_pj,
-                dram_pj,
+                *dram_pj,
                 [port("read_write", 0, dram_bits, to_low + from_high)],
                 sides,
             ),

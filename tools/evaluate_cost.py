@@ -93,6 +93,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.mapper import LoopNestCostModel
     from dance_tf.hardware.network_cost import network_cost
     from dance_tf.hardware.objective import Limits, Objective
+    from dance_tf.hardware.technology import technology_of
     from dance_tf.terminal import progress
 
     objective = Objective(kind, weights)
@@ -148,7 +149,10 @@ def main(argv: list[str]) -> None:
         {"name": layer.name, "kind": layer.kind, **entry}
         for layer, entry in zip(workload.layers, report["layers"], strict=True)
     ]
-    report = {**workload.about, **report, "not_costed": workload.not_costed, **found}
+    notes = [*workload.about.get("notes", ())]
+    notes += technology_of(request.machine).notes(request.machine.accounting)
+    about = workload.about | ({"notes": notes} if notes else {})
+    report = {**about, **report, "not_costed": workload.not_costed, **found}
     if _FORMAT.value == "json":
         print(json.dumps(strict_data(report), indent=2, allow_nan=False))
     else:

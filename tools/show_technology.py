@@ -5,12 +5,16 @@
 Change the figures, their sources, the name and the width of a word, and give the file to
 any tool as --set=hardware.machine.technology=mine.json (with hardware.machine.word_bits,
 where it is not 16). Given a file of one's own, the tool checks it and prints it in order.
+Rows without the effect that they seem to have are noted on stderr.
 """
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
+from dance_tf.config import MachineConfig
 from tools import flags as common
 
 FLAGS = common.shared_flags()
@@ -27,7 +31,10 @@ def main(argv: list[str]) -> None:
     del argv
     from dance_tf.hardware.technology import format_technology, technology
 
-    print(format_technology(technology(_NAME.value)), end="")
+    table = technology(_NAME.value)
+    print(format_technology(table), end="")
+    for note in table.notes(MachineConfig().accounting):
+        print(f"note: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,16 @@ class AccessCounts(NamedTuple):
         return _total(self.rf_reads, self.rf_fills, self.rf_updates)
 
     @property
+    def rf_words_out(self) -> Any:
+        """Reads of the register files."""
+        return _total(self.rf_reads)
+
+    @property
+    def rf_words_in(self) -> Any:
+        """Fills and updates of the register files."""
+        return _total(self.rf_fills, self.rf_updates)
+
+    @property
     def global_buffer_words_out(self) -> Any:
         """Reads of the global buffer."""
         return _total(self.global_buffer_reads)
@@ -74,6 +84,16 @@ class AccessCounts(NamedTuple):
     def dram_accesses(self) -> Any:
         """Reads and updates of DRAM."""
         return _total(self.dram_reads, self.dram_updates)
+
+    @property
+    def dram_words_out(self) -> Any:
+        """Reads of DRAM."""
+        return _total(self.dram_reads)
+
+    @property
+    def dram_words_in(self) -> Any:
+        """Updates of DRAM."""
+        return self.dram_updates[2]  # nothing but outputs is written there
 
 
 def count_accesses(

@@ -30,6 +30,7 @@ __all__ = [
     "energies_outside_files_pj",
     "mapping_cost",
     "register_file_figures_pj",
+    "register_file_pj",
     "wire_hops",
 ]
 
@@ -124,20 +125,33 @@ def energies_outside_files_pj(counts: AccessCounts, machine: MachineConfig) -> t
     """Return the energy of MACs, global buffer and DRAM, [M] each; linear in the counts."""
     tech = technology_of(machine)
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
+    dram_read_pj, dram_write_pj = tech.dram_pj(machine.accounting)
+    if dram_read_pj == dram_write_pj:
+        dram_pj = counts.dram_accesses * dram_read_pj
+    else:
+        dram_pj = counts.dram_words_out * dram_read_pj + counts.dram_words_in * dram_write_pj
     return (
         counts.macs * tech.mac_pj.value,
         counts.global_buffer_words_out * read_pj + counts.global_buffer_words_in * write_pj,
-        counts.dram_accesses * tech.dram_pj.value,
+        dram_pj,
     )
 
 
 def register_file_figures_pj(
     rf_words: Any, machine: MachineConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return pJ per access, and per word and PE pitch of wire, of files of `rf_words` [...]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pJ per read, per write, and per word and PE pitch of wire, of files [...]."""
     tech = technology_of(machine)
     hop_pj = machine.word_bits * tech.wire_pj_per_bit_mm.value * tech.pe_pitch_mm(rf_words)
-    return tech.register_file_pj(rf_words), hop_pj
+    return (*tech.register_file_pj(rf_words, machine.accounting), hop_pj)
+
+
+def register_file_pj(counts: AccessCounts, read_pj: Any, write_pj: Any) -> Any:
+    """Return the energy of the register files, [M], from that of a read and of a write."""
+    # Whether they differ is a matter of the table, not of the mapping: one product where not.
+    if np.array_equal(read_pj, write_pj):
+        return counts.rf_accesses * read_pj
+    return counts.rf_words_out * read_pj + counts.rf_words_in * write_pj
 
 
 def cost_of_mappings(
@@ -188,20 +202,22 @@ def mapping_cost(
         UserError: If the technology has no figure for a size.
     """
     dtype = counts.macs.dtype
-    rf_pj, hop_pj = (tf.cast(pj, dtype) for pj in register_file_figures_pj(rf_words, machine))
+    read_pj, write_pj, hop_pj = (
+        np.asarray(pj, dtype.as_numpy_dtype) for pj in register_file_figures_pj(rf_words, machine)
+    )
     terms = tf.stack(cycle_terms(counts, machine))
     mac_pj, global_buffer_pj, dram_pj = energies_outside_files_pj(counts, machine)
-    register_file_pj = rf_pj * counts.rf_accesses
+    of_files_pj = register_file_pj(counts, read_pj, write_pj)
     wire_pj = hop_pj * tf.stack(wire_hops(counts, is_row_stationary=is_row_stationary))
     return MappingCost(
         cycles=tf.reduce_max(terms, axis=0),
         energy_pj=mac_pj
-        + register_file_pj
+        + of_files_pj
         + global_buffer_pj
         + dram_pj
         + tf.reduce_sum(wire_pj, axis=0),
         mac_pj=mac_pj,
-        register_file_pj=register_file_pj,
+        register_file_pj=of_files_pj,
         global_buffer_pj=global_buffer_pj,
         dram_pj=dram_pj,
         wire_pj=wire_pj,

@@ -34,7 +34,7 @@ from dance_tf.hardware.found_mapping import (
 )
 from dance_tf.hardware.mapper_search import Best, SpreadSearch
 from dance_tf.hardware.mapping import Mapping, MappingBatch
-from dance_tf.hardware.mapspace import MAPSPACE_RULES, spreads
+from dance_tf.hardware.mapspace import MAPSPACE_RULES, shortage, spreads
 from dance_tf.hardware.technology import technology_of
 from dance_tf.hardware.threads import map_in_threads
 from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
@@ -93,7 +93,7 @@ class LoopNestCostModel:
         """Everything that determines the numbers, as text."""
         # A technology counts by its figures, not by the name or path that it goes by.
         machine = dataclasses.asdict(self.machine)
-        machine["technology"] = dataclasses.asdict(technology_of(self.machine))
+        machine["technology"] = technology_of(self.machine).to_json()
         content = {"model": MODEL_VERSION, "rule": self.rule, "machine": machine}
         return json.dumps(content, sort_keys=True)
 
@@ -119,6 +119,10 @@ class LoopNestCostModel:
             energy_pj=parts.energy_by_component_pj.sum(axis=0),
             area_um2=parts.area_um2,
         )
+
+    def why_infeasible(self, layer: Layer, accelerators: Accelerators) -> str:
+        """Return which resource is too small for a layer that can run on no accelerator."""
+        return _why_infeasible(layer, accelerators, self.machine, self.rule)
 
     def detailed(
         self,
@@ -164,6 +168,31 @@ class LoopNestCostModel:
         return DetailedCost(latency, compute, energy, bound_by, area)
 
 
+def _why_infeasible(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
+) -> str:
+    """Return what each dataflow lacks on the largest of its accelerators."""
+    reasons: dict[str, list[str]] = {}
+    for code, dataflow in enumerate(DATAFLOWS):
+        rows = np.flatnonzero(np.asarray(accelerators.dataflow) == code)
+        if rows.size:
+            pe_x, pe_y, rf_bytes = (np.asarray(field)[rows] for field in accelerators[:3])
+            reason = shortage(
+                layer,
+                dataflow,
+                np.unique(pe_x).tolist(),
+                np.unique(pe_y).tolist(),
+                rule,
+                rf_words=int(machine.rf_words(rf_bytes.max())),
+                global_buffer_words=machine.global_buffer_words,
+                is_split=machine.rf_mode == "split",
+            )
+            reasons.setdefault(reason or "no mapping fits", []).append(dataflow)
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return "; ".join(f"{reason} ({', '.join(names)})" for reason, names in reasons.items())
+
+
 def best_mapping(
     layer: Layer, accelerator: Accelerator, machine: MachineConfig, rule: str = "strip"
 ) -> BestMapping:
@@ -182,7 +211,8 @@ def best_mapping(
     if choice[0] < 0:
         raise UserError(
             f"layer {layer.name!r} cannot run on {accelerator.pe_x}x{accelerator.pe_y}"
-            f" {accelerator.dataflow} with {accelerator.rf_bytes} B: no mapping fits"
+            f" {accelerator.dataflow} with {accelerator.rf_bytes} B:"
+            f" {_why_infeasible(layer, single, machine, rule)}"
         )
     found = winners[int(choice[0])]
     cost = _exact_cost([found], machine)

@@ -52,10 +52,9 @@ def figure_weights(
     (out_times, in_times, dram_times), _ = cost_model.bandwidths(machine)
     per_file = zip(*cost_model.register_file_figures_pj(rf_words, machine), strict=True)
     figures = [words_out * out_times, words_in * in_times, dram * dram_times]
-    figures += [
-        fixed_pj + counts.rf_accesses * float(file_pj) + wire_pj * float(one_hop_pj)
-        for file_pj, one_hop_pj in per_file
-    ]
+    for read_pj, write_pj, hop_pj in per_file:
+        files_pj = cost_model.register_file_pj(counts, float(read_pj), float(write_pj))
+        figures.append(fixed_pj + files_pj + wire_pj * float(hop_pj))
     monomials = [frozenset[str](), *(frozenset([name]) for name in FILLS)]
     result = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)
     for row, figure in enumerate(figures):

@@ -35,6 +35,7 @@ __all__ = [
     "Spread",
     "dram_orders",
     "present_loops",
+    "shortage",
     "spreads",
     "tile_words",
     "tilings",
@@ -265,6 +266,53 @@ def tilings(
         fits &= sum(tile_words(layer, factors[0] * factors[1] * spatial)) <= global_buffer_words
         factors = factors[:, :, fits]
     return factors[:, [_INDEX[name] for name in loops]]
+
+
+def shortage(
+    layer: Layer,
+    dataflow: str,
+    pe_x: Sequence[int],
+    pe_y: Sequence[int],
+    rule: str = "strip",
+    *,
+    rf_words: int,
+    global_buffer_words: int,
+    is_split: bool,
+) -> str | None:
+    """Return which resource is too small for any mapping of a layer, None if none is.
+
+    Tiles are least where every loop that may run outside of them does.
+
+    Args:
+        layer: The layer.
+        dataflow: A key of RULES.
+        pe_x: Sides along X to consider.
+        pe_y: Sides along Y.
+        rule: One of MAPSPACE_RULES.
+        rf_words: Capacity of the largest register file.
+        global_buffer_words: Capacity of the global buffer.
+        is_split: Whether each operand has a register file of its own.
+    """
+    allowed = spreads(layer, dataflow, pe_x, pe_y, rule)
+    if not allowed:
+        return f"S = {layer.S} needs as many PEs along Y, there are {max(pe_y)}"
+    words = [int(part) for part in tile_words(layer, np.ones(8, np.int64))]
+    least = max(words) if is_split else sum(words)
+    if least > rf_words:
+        return f"the register file holds {rf_words} words, the smallest tiles need {least}"
+    held = []
+    for spread in allowed:
+        factors = zip(LOOPS, spread.x, spread.y, spread.temporal_bounds, strict=True)
+        extents = [
+            x * y * (1 if name in RULES[dataflow].dram else bound) for name, x, y, bound in factors
+        ]
+        held.append(sum(int(part) for part in tile_words(layer, np.asarray(extents, np.int64))))
+    if min(held) > global_buffer_words:
+        return (
+            f"the global buffer holds {global_buffer_words} words, the smallest tiles need"
+            f" {min(held)}"
+        )
+    return None
 
 
 def _fits(layer: Layer, extents: np.ndarray, rf_words: int, is_split: bool) -> np.ndarray:

@@ -6,6 +6,11 @@ prints one to start from. A row has either one `value`, or `values`, pairs of a 
 (words of a register file, KiB of a global buffer) and a figure, and says what holds
 `between_sizes`: "linear" (in the size) or "none". Outside its sizes a row has no value.
 
+Register file and DRAM have one row for an access, such as `rf_pj`, or `rf_read_pj` and
+`rf_write_pj` in its place. A table of one's own with rows of reads and writes that differ
+says under `charges` what an access costs: "own", a read as a read and a write as a write,
+or "dearest", either as the dearer of both, as Timeloop of 2020 does.
+
 Leakage is in no table.
 """
 
@@ -27,6 +32,7 @@ from dance_tf.paths import local_path
 from dance_tf.strict_json import parse_json, read_text
 
 __all__ = [
+    "CHARGES",
     "Row",
     "SizedRow",
     "Technology",
@@ -37,6 +43,15 @@ __all__ = [
 ]
 
 _SCHEMA_VERSION = 1
+
+#: Memories that have rows of reads and of writes, and those that may have one for both.
+_MEMORIES = ("rf", "global_buffer", "dram")
+_ONE_ROW = ("rf", "dram")
+
+#: What an access may be charged, and what it is where the table does not say.
+CHARGES = ("own", "dearest")
+_CHARGES_OF = {"timeloop_2020": "dearest", "timeloop_2025": "own"}
+
 _FOLDER = pathlib.Path(__file__).with_name("technologies")
 
 
@@ -88,18 +103,25 @@ class Technology:
     word_bits: int
     mac_pj: Row
     mac_um2: Row
-    rf_pj: SizedRow  # one word read or written
+    rf_read_pj: SizedRow  # one word
+    rf_write_pj: SizedRow
     rf_um2: SizedRow
     global_buffer_read_pj: SizedRow  # one word
     global_buffer_write_pj: SizedRow
     global_buffer_um2: SizedRow
-    dram_pj: Row
+    dram_read_pj: Row  # one word
+    dram_write_pj: Row
     wire_pj_per_bit_mm: Row
     pe_pitch_rf_um2: SizedRow  # register-file area from which the distance of PEs follows
+    charges: str | None = None  # one of CHARGES; None: what the accounting says
 
-    def register_file_pj(self, words: Any) -> np.ndarray:
-        """Return pJ per access of register files of `words` [...]."""
-        return self.rf_pj.at(words, f"{self.name}: register file energy rf_pj")
+    def register_file_pj(self, words: Any, accounting: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return pJ per word read and per word written of register files of `words` [...]."""
+        what = f"{self.name}: register file energy"
+        read, write = (row.at(words, f"{what} {name}") for name, row in self._rows("rf"))
+        if self._is_dearest(accounting):
+            read = write = np.maximum(read, write)
+        return read, write
 
     def register_file_um2(self, words: Any) -> np.ndarray:
         """Return um2 of register files of `words` [...]."""
@@ -111,24 +133,74 @@ class Technology:
         return np.sqrt((rf_um2 + self.mac_um2.value) * 1e-6)
 
     def global_buffer_pj(self, kib: int, accounting: str) -> tuple[float, float]:
-        """Return pJ per word read and per word written of a global buffer of `kib`.
-
-        Timeloop of 2020 charges the dearest action for every access, that of 2025
-        each action its own.
-        """
+        """Return pJ per word read and per word written of a global buffer of `kib`."""
+        what = f"{self.name}: global buffer energy"
         read, write = (
-            float(row.at(kib, f"{self.name}: global buffer energy {name}"))
-            for name, row in (
-                ("global_buffer_read_pj", self.global_buffer_read_pj),
-                ("global_buffer_write_pj", self.global_buffer_write_pj),
-            )
+            float(row.at(kib, f"{what} {name}")) for name, row in self._rows("global_buffer")
         )
-        return (max(read, write),) * 2 if accounting == "timeloop_2020" else (read, write)
+        return self._charged(read, write, accounting)
+
+    def dram_pj(self, accounting: str) -> tuple[float, float]:
+        """Return pJ per word read from and per word written to DRAM."""
+        return self._charged(self.dram_read_pj.value, self.dram_write_pj.value, accounting)
 
     def global_buffer_area_um2(self, kib: int) -> float:
         """Return um2 of a global buffer of `kib`."""
         what = f"{self.name}: global buffer area global_buffer_um2"
         return float(self.global_buffer_um2.at(kib, what))
+
+    def different_rows(self) -> list[str]:
+        """Return pairs of rows that do not say the same of reads and of writes."""
+        pairs = [(m, self._rows(m)) for m in _MEMORIES]
+        return [
+            f"{memory}_read_pj and {memory}_write_pj"
+            for memory, ((_, read), (_, write)) in pairs
+            if _figures(read) != _figures(write)
+        ]
+
+    def notes(self, accounting: str) -> list[str]:
+        """Return a line for each row without the effect that it seems to have."""
+        found = []
+        if self._is_dearest(accounting):
+            why = f"accounting {accounting}" if self.charges is None else 'charges is "dearest"'
+            found += [
+                f"{self.name}: {rows} differ, and every access is charged the dearer ({why})"
+                for rows in self.different_rows()
+            ]
+        has_pitch = _figures(self.pe_pitch_rf_um2) != _figures(self.rf_um2)
+        if has_pitch and not self.wire_pj_per_bit_mm.value:
+            found.append(f"{self.name}: pe_pitch_rf_um2 has no effect, as wires cost nothing")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file of the table says, without its version, as plain data."""
+        entries = dataclasses.asdict(self)
+        for memory in _ONE_ROW:
+            names = (f"{memory}_read_pj", f"{memory}_write_pj")
+            if entries[names[0]] == entries[names[1]]:
+                del entries[names[1]]
+                one = {names[0]: f"{memory}_pj"}
+                entries = {one.get(key, key): value for key, value in entries.items()}
+        if self.charges is None:
+            del entries["charges"]
+        return entries
+
+    def _rows(self, memory: str) -> list[tuple[str, Any]]:
+        """Return names and rows of a memory's reads and writes."""
+        read, write = (getattr(self, f"{memory}_{action}_pj") for action in ("read", "write"))
+        if memory in _ONE_ROW and read == write:
+            return [(f"{memory}_pj", read)] * 2
+        return [(f"{memory}_read_pj", read), (f"{memory}_write_pj", write)]
+
+    def _is_dearest(self, accounting: str) -> bool:
+        """Return whether each access is charged as the dearer of read and write.
+
+        Timeloop of 2020 does, that of 2025 charges each action its own.
+        """
+        return (self.charges or _CHARGES_OF[accounting]) == "dearest"
+
+    def _charged(self, read: float, write: float, accounting: str) -> tuple[float, float]:
+        return (max(read, write),) * 2 if self._is_dearest(accounting) else (read, write)
 
     @property
     def sha256(self) -> str:
@@ -167,7 +239,9 @@ def technology_of(machine: MachineConfig) -> Technology:
 
     Raises:
         UserError: As `technology`; and if the table is for words of another width, whose
-            energies and register-file sizes would all be those of other words.
+            energies and register-file sizes would all be those of other words; and if it
+            is not a shipped one, does not say what an access is charged, and the
+            accounting would leave rows of it without effect.
     """
     tech = technology(machine.technology)
     if tech.word_bits != machine.word_bits:
@@ -176,12 +250,19 @@ def technology_of(machine: MachineConfig) -> Technology:
             f" {machine.technology} is for words of {tech.word_bits} bits:"
             f" set word_bits to {tech.word_bits}, or name another technology"
         )
+    is_silent = tech.charges is None and _CHARGES_OF[machine.accounting] == "dearest"
+    if is_silent and tech.different_rows() and tech not in map(technology, shipped_technologies()):
+        raise UserError(
+            f"{machine.technology}: {tech.different_rows()[0]} differ: add"
+            ' "charges": "own" to charge each access its own, or "charges": "dearest" to charge'
+            f" it the dearer of both, as accounting {machine.accounting} does"
+        )
     return tech
 
 
 def format_technology(tech: Technology) -> str:
     """Return the text of the JSON file of a technology; `technology` reads it back."""
-    entries = {"schema_version": _SCHEMA_VERSION, **dataclasses.asdict(tech)}
+    entries = {"schema_version": _SCHEMA_VERSION, **tech.to_json()}
     return "{\n" + ",\n".join(_entry(key, value, "  ") for key, value in entries.items()) + "\n}\n"
 
 
@@ -200,11 +281,15 @@ _UNITS = {
     "mac_pj": "pJ per MAC",
     "mac_um2": "um2",
     "rf_pj": "pJ per access",
+    "rf_read_pj": "pJ per access",
+    "rf_write_pj": "pJ per access",
     "rf_um2": "um2",
     "global_buffer_read_pj": "pJ per word",
     "global_buffer_write_pj": "pJ per word",
     "global_buffer_um2": "um2",
     "dram_pj": "pJ per word",
+    "dram_read_pj": "pJ per word",
+    "dram_write_pj": "pJ per word",
     "wire_pj_per_bit_mm": "pJ per bit and mm",
     "pe_pitch_rf_um2": "um2",
 }
@@ -212,6 +297,8 @@ _UNITS = {
 #: What the sizes of a row count, for the rows that have sizes.
 _SIZES = {
     "rf_pj": "words",
+    "rf_read_pj": "words",
+    "rf_write_pj": "words",
     "rf_um2": "words",
     "global_buffer_read_pj": "KiB",
     "global_buffer_write_pj": "KiB",
@@ -225,24 +312,56 @@ def _parse(text: str, where: str) -> Technology:
     """Return the table in the text of a file; `where` names it."""
     data = parse_json(text, where)
     # The distance of PEs follows from the register file's own area unless a row says another.
-    optional = {"description": "", "pe_pitch_rf_um2": None}
-    names = ("schema_version", *(field.name for field in dataclasses.fields(Technology)))
-    _check_keys(data, names, optional, where, "the file")
+    optional = {"description": "", "pe_pitch_rf_um2": None, "charges": None}
+    names = ["schema_version", *(field.name for field in dataclasses.fields(Technology))]
+    _check_keys(_with_two_rows(data, where), names, optional, where, "the file")
     if data["schema_version"] != _SCHEMA_VERSION:
         raise UserError(
             f"{where}: schema_version is {data['schema_version']!r}, this reads {_SCHEMA_VERSION}"
         )
-    values: dict[str, Any] = optional | {k: v for k, v in data.items() if k != "schema_version"}
+    values: dict[str, Any] = optional | data
+    del values["schema_version"]
+    if values["charges"] not in (None, *CHARGES):
+        raise UserError(
+            f"{where}: charges is {values['charges']!r}, not {' or '.join(map(repr, CHARGES))}"
+        )
     for key in ("name", "description"):
         _check_text(values[key], where, key, can_be_empty=key == "description")
     word_bits = values["word_bits"]
     if type(word_bits) is not int or word_bits < 1:
         raise UserError(f"{where}: word_bits is {word_bits!r}, not a positive integer")
     for key, unit in _UNITS.items():
-        if values[key] is not None:
+        if values.get(key) is not None:
             values[key] = _row(values[key], where, key, unit)
+    values = _with_two_rows(values, where)
     values["pe_pitch_rf_um2"] = values["pe_pitch_rf_um2"] or values["rf_um2"]
     return Technology(**values)
+
+
+def _with_two_rows(data: Any, where: str) -> Any:
+    """Return the data with rows of reads and of writes, in place of one row for both."""
+    if not isinstance(data, dict):
+        return data
+    data = dict(data)
+    for memory in _ONE_ROW:
+        one, *two = (f"{memory}{action}_pj" for action in ("", "_read", "_write"))
+        if one not in data:
+            if not any(name in data for name in two):
+                raise UserError(f"{where}: {one} is missing")
+            continue
+        for name in two:
+            if name in data:
+                raise UserError(
+                    f"{where}: {one} and {name} are both given: give {one}, or {' and '.join(two)}"
+                )
+            data[name] = data[one]
+        del data[one]
+    return data
+
+
+def _figures(row: Row | SizedRow) -> Any:
+    """Return what a row says, whatever its source."""
+    return dataclasses.replace(row, source="")
 
 
 def _row(data: Any, where: str, key: str, unit: str) -> Row | SizedRow:

@@ -131,7 +131,7 @@ def machine_of_run(array: dict[str, Any], accounting: str) -> MachineConfig:
     )
     # Sizes without figures show here, where the case has a name.
     tech = technology_of(machine)
-    tech.register_file_pj(array["rf_words"])
+    tech.register_file_pj(array["rf_words"], accounting)
     tech.global_buffer_pj(machine.global_buffer_kib, accounting)
     return machine
 

@@ -250,14 +250,15 @@ def _energies(accelerator: Accelerator, machine: MachineConfig, version: str) ->
     tech = technology_of(machine)
     words, block = machine.rf_words(accelerator.rf_bytes), _block_words(machine)
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
-    rf_pj = float(tech.register_file_pj(words))
+    file_pj = (float(pj) for pj in tech.register_file_pj(words, machine.accounting))
+    dram_pj = (block * pj for pj in tech.dram_pj(machine.accounting))
 
     def actions(read: float, write: float) -> dict[str, float]:
         return {"read": read, "write": write, "update": write}
 
-    energies = {"dram": actions(block * tech.dram_pj.value, block * tech.dram_pj.value)}
+    energies = {"dram": actions(*dram_pj)}
     energies["global_buffer"] = actions(block * read_pj, block * write_pj)
-    energies |= {"dummy": actions(0.0, 0.0), "file": actions(rf_pj, rf_pj)}
+    energies |= {"dummy": actions(0.0, 0.0), "file": actions(*file_pj)}
     energies["mac"] = {"mac_random": tech.mac_pj.value}
     tables = [
         {

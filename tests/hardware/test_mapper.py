@@ -215,7 +215,7 @@ def test_a_layer_that_cannot_run_is_said_so():
     with pytest.raises(UserError, match="cannot run on 8x8 row_stationary") as error:
         best_mapping(tall, Accelerator(8, 8, 64, "row_stationary"), MACHINE)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no mapping fits"):  # three words need six bytes
+    with pytest.raises(UserError, match="register file holds 2 words, the smallest tiles need 3"):
         best_mapping(plain.to_layer(layer), Accelerator(8, 8, 4, "weight_stationary"), MACHINE)
     # Three files of two words each are enough.
     split = MachineConfig(rf_mode="split")

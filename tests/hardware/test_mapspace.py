@@ -7,7 +7,17 @@ import itertools
 import numpy as np
 import pytest
 
-from dance_tf.hardware.mapspace import MAPSPACE_RULES, RULES, dram_orders, spreads, tilings
+from dance_tf.hardware.mapspace import (
+    CHANNEL_LOOPS,
+    MAPSPACE_RULES,
+    OTHER_LOOPS,
+    RULES,
+    dram_orders,
+    shortage,
+    spreads,
+    tile_words,
+    tilings,
+)
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, LOOPS
 from tests import reference, reference_mappings
 from tests.hardware import plain
@@ -137,3 +147,48 @@ def test_strips_over_ragged_edges():
         assert dict(zip(LOOPS, spread.padded_bounds, strict=True))["K"] == strip * -(-10 // side)
         (perfect,) = spreads(layer, "weight_stationary", [1], [side], "timeloop")
         assert perfect.padded_bounds == layer.loop_bounds
+
+
+def _is_there_a_mapping(layer, dataflow, side, rf_words, global_buffer_words, is_split):
+    """Look at every pair of tilings of the channels and of the other loops."""
+    capacities = {"rf_words": rf_words, "global_buffer_words": global_buffer_words}
+    names = [LOOPS.index(name) for name in CHANNEL_LOOPS + OTHER_LOOPS]
+    for spread in spreads(layer, dataflow, [side], [side]):
+        parts = [
+            tilings(layer, dataflow, spread, loops, **capacities, is_split=is_split)
+            for loops in (CHANNEL_LOOPS, OTHER_LOOPS)
+        ]
+        num = [part.shape[2] for part in parts]
+        factors = np.ones((3, 8, *num), np.int64)
+        factors[:, names[:3]] = parts[0][..., None]
+        factors[:, names[3:]] = parts[1][:, :, None]
+        spatial = np.asarray(spread.x) * spread.y
+        in_file = np.asarray(tile_words(layer, factors[0]))
+        in_buffer = sum(tile_words(layer, factors[0] * factors[1] * spatial[:, None, None]))
+        most = in_file.max(axis=0) if is_split else in_file.sum(axis=0)
+        if ((most <= rf_words) & (in_buffer <= global_buffer_words)).any():
+            return True
+    return False
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_something_is_short_exactly_where_no_mapping_fits(layers, dataflow, is_split):
+    seen = set()
+    for layer in map(plain.to_layer, layers[::7]):
+        for side, rf_words, buffer_words in itertools.product((1, 2, 4), (2, 3), (9, 40, 10_000)):
+            found = shortage(
+                layer,
+                dataflow,
+                [side],
+                [side],
+                rf_words=rf_words,
+                global_buffer_words=buffer_words,
+                is_split=is_split,
+            )
+            sizes = (rf_words, buffer_words, is_split)
+            assert (found is None) == _is_there_a_mapping(layer, dataflow, side, *sizes)
+            seen.add(found and found.partition(" holds")[0].partition(" = ")[0])
+    assert {None, "the global buffer"} <= seen
+    assert ("the register file" in seen) != is_split  # three files hold a word of each operand
+    assert ("S" in seen) == (dataflow == "row_stationary")

@@ -12,15 +12,16 @@ import pytest
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.cost_model import accelerator_area_um2
+from dance_tf.hardware.breakdown import area_by_component_um2, break_down
+from dance_tf.hardware.cost_model import accelerator_area_um2, cost_of_mappings
+from dance_tf.hardware.mapper import best_mapping
 from dance_tf.hardware.technology import (
-    Row,
-    SizedRow,
     format_technology,
     shipped_technologies,
     technology,
     technology_of,
 )
+from dance_tf.structs import Accelerator, Layer
 from tests import reference
 from tests.conformance import cases as conformance
 
@@ -33,7 +34,7 @@ def test_figures(name):
     tech = technology(name)
     for words in WORDS:
         twin = reference.technology(name, words)
-        assert float(tech.register_file_pj(words)) == reference.RF_PJ[words]
+        assert tech.register_file_pj(words, "timeloop_2020") == (reference.RF_PJ[words],) * 2
         assert float(tech.register_file_um2(words)) == pytest.approx(twin["rf_um2"], rel=1e-12)
         assert float(tech.pe_pitch_mm(words)) == pytest.approx(twin["pitch_mm"], rel=1e-12)
     for accounting in ("timeloop_2020", "timeloop_2025"):
@@ -42,7 +43,8 @@ def test_figures(name):
         assert tech.global_buffer_pj(128, accounting) == pytest.approx(figures, rel=1e-12)
     assert tech.global_buffer_area_um2(128) == twin["gb_um2"]
     assert tech.wire_pj_per_bit_mm.value == twin["wire_pj"]
-    assert (tech.mac_pj.value, tech.mac_um2.value, tech.dram_pj.value) == (2.2, 1239.5, 128.0)
+    assert (tech.mac_pj.value, tech.mac_um2.value) == (2.2, 1239.5)
+    assert tech.dram_pj("timeloop_2020") == (128.0, 128.0)
 
 
 def test_figures_are_those_of_the_shared_table():
@@ -53,10 +55,10 @@ def test_figures_are_those_of_the_shared_table():
     with open(folder / "accelergy_2020_45nm.csv", encoding="utf-8", newline="") as file:
         rows = {row["component"]: row for row in csv.DictReader(file)}
     files = [row for name, row in rows.items() if name.startswith("rf_")]
-    assert len(files) == len(tech.rf_pj.values) > 10
+    assert len(files) == len(tech.rf_read_pj.values) > 10
     for row in files:
         words = int(row["words16"])
-        assert float(tech.register_file_pj(words)) == float(row["per_16b_word_max_pj"])
+        assert tech.register_file_pj(words, "timeloop_2020")[0] == float(row["per_16b_word_max_pj"])
         assert float(tech.register_file_um2(words)) == float(row["area_um2"])
     for kib, _ in tech.global_buffer_um2.values:
         row = rows[f"glb_{kib}KiB_64b_32banks"]
@@ -69,16 +71,16 @@ def test_the_shipped_tables_are_files_with_unit_and_source():
     assert shipped_technologies() == SHIPPED
     for name in SHIPPED:
         tech = technology(name)
-        rows = [value for value in vars(tech).values() if isinstance(value, Row | SizedRow)]
+        rows = [row for row in tech.to_json().values() if isinstance(row, dict)]
         assert (tech.name, tech.word_bits, len(rows)) == (name, 16, 10)
-        assert all(row.unit and row.source for row in rows)
+        assert all(row["unit"] and row["source"] for row in rows)
 
 
 def test_energy_and_area_grow_with_the_register_file():
     words = np.arange(1, 513)
     for name in SHIPPED:
         tech = technology(name)
-        assert (np.diff(tech.register_file_pj(words)) > 0).all()
+        assert (np.diff(tech.register_file_pj(words, "timeloop_2020")[0]) > 0).all()
         assert (np.diff(tech.register_file_um2(words)) > 0).all()
 
 
@@ -94,7 +96,7 @@ def test_area_of_accelerators():
 @pytest.mark.parametrize("words", [0, 513])
 def test_a_size_without_a_figure(words):
     with pytest.raises(UserError, match=f"not for {words}"):
-        technology("cacti_45nm").register_file_pj([16, words, 32])
+        technology("cacti_45nm").register_file_pj([16, words, 32], "timeloop_2020")
 
 
 def test_names_without_a_table():
@@ -174,16 +176,18 @@ def test_register_files_are_interpolated_where_the_file_says_so(mine):
     tech = technology(mine(change))
     words = np.asarray([[4, 5, 8], [10, 12, 16]])
     expected = [[1.0, 1.25, 2.0], [3.0, 4.0, 6.0]]
-    np.testing.assert_allclose(tech.register_file_pj(words), expected, rtol=1e-15)
+    np.testing.assert_allclose(
+        tech.register_file_pj(words, "timeloop_2020")[0], expected, rtol=1e-15
+    )
     for outside in (3, 17):
         with pytest.raises(UserError, match=f"rf_pj is known for 4 to 16 words, not for {outside}"):
-            tech.register_file_pj(outside)
+            tech.register_file_pj(outside, "timeloop_2020")
     listed = technology(
         mine(lambda data: change(data) or _set("rf_pj.between_sizes", "none")(data))
     )
-    assert float(listed.register_file_pj(8)) == 2.0
+    assert listed.register_file_pj(8, "timeloop_2020") == (2.0, 2.0)
     with pytest.raises(UserError, match="known for 4, 8, 16 words, not for 10"):
-        listed.register_file_pj([4, 10])
+        listed.register_file_pj([4, 10], "timeloop_2020")
 
 
 def test_buffers_have_sizes_between_only_where_the_file_says_so(mine):
@@ -201,6 +205,111 @@ def test_buffers_have_sizes_between_only_where_the_file_says_so(mine):
     assert read == pytest.approx((38.505 + 49.666) / 8) and write != read
     with pytest.raises(UserError, match="not for 1024"):
         tech.global_buffer_pj(1024, "timeloop_2025")
+
+
+# Reads and writes
+
+#: One PE, whose buffer has 17 reads and 37 writes, first visits of outputs counted.
+LAYER = Layer("line", "conv", 1, 1, 1, 10, 1, 4, 1)
+ARRAY = Accelerator(1, 1, 64, "weight_stationary")
+MEMORIES = ("rf", "global_buffer", "dram")
+
+
+def _read_and_write(charges, read=1.0, write=3.0):
+    """Return a change that gives every memory a row for reads and one for writes."""
+
+    def change(data):
+        for memory in MEMORIES:
+            one = data.pop(f"{memory}_pj", None)
+            for action, figure in (("read", read), ("write", write)):
+                name = f"{memory}_{action}_pj"
+                row = data[name] = dict(one or data[name])
+                if "values" in row:
+                    row["values"] = [[size, figure] for size, _ in row["values"]]
+                else:
+                    row["value"] = figure
+        if charges is not None:
+            data["charges"] = charges
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("charges", "pj"), [("own", (128.0, 88.0)), ("dearest", (162.0, 162.0)), (None, None)]
+)
+def test_a_read_costs_what_a_read_costs_where_the_table_says_so(mine, charges, pj):
+    energies = []
+    for figures in ((1.0, 3.0), (3.0, 1.0)):
+        path = mine(_read_and_write(charges, *figures))
+        machine = MachineConfig(technology=path)
+        if charges is None:
+            with pytest.raises(UserError, match='rf_read_pj and rf_write_pj differ: add "charges"'):
+                technology_of(machine)
+            assert technology_of(dataclasses.replace(machine, accounting="timeloop_2025"))
+        else:
+            energies.append(break_down([LAYER], ARRAY, machine)["energy_by_component_pj"])
+    if pj is not None:
+        assert tuple(parts["global_buffer"] for parts in energies) == pj
+        is_own = charges == "own"
+        for memory in ("register_file", "dram"):
+            assert (energies[0][memory] != energies[1][memory]) == is_own
+        # 40 updates; 80 reads of weights and inputs, and of all partial sums but the first 10.
+        fills = 4 + 13 + 10
+        accesses = (80 + 30, 40 + fills)
+        assert energies[0]["register_file"] == (
+            accesses[0] + 3 * accesses[1] if is_own else 3 * sum(accesses)
+        )
+
+
+def test_a_shipped_table_keeps_what_its_accounting_charges(mine):
+    name = "accelergy_2020_45nm"
+    (note, other) = technology(name).notes("timeloop_2020")
+    assert "global_buffer_read_pj and global_buffer_write_pj differ" in note
+    assert "pe_pitch_rf_um2 has no effect" in other
+    assert technology(name).notes("timeloop_2025") == [other]
+    assert technology("cacti_45nm").notes("timeloop_2020") == []
+    # As the technology.json of a run is, which has to go on.
+    assert technology_of(MachineConfig(technology=mine(shipped=name))) == technology(name)
+
+
+@pytest.mark.parametrize("wire_pj", [0.0, 0.3])
+@pytest.mark.parametrize("accounting", ["timeloop_2020", "timeloop_2025"])
+@pytest.mark.parametrize("charges", ["own", "dearest", None])
+def test_every_row_changes_a_cost_or_is_said_not_to(mine, charges, accounting, wire_pj):
+    mappings = [best_mapping(LAYER, ARRAY, MachineConfig()).mapping]
+
+    def costs(key=None, factor=1.5):
+        def change(data):
+            _read_and_write(charges)(data)
+            data["wire_pj_per_bit_mm"]["value"] = wire_pj
+            row = data.get(key, {})
+            if "values" in row:
+                row["values"] = [[size, figure * factor] for size, figure in row["values"]]
+            elif row:
+                row["value"] = row["value"] * factor or 0.1
+
+        machine = MachineConfig(technology=mine(change), accounting=accounting)
+        cost = cost_of_mappings(
+            mappings,
+            [LAYER],
+            rf_words=np.asarray([32]),
+            is_row_stationary=np.asarray([False]),
+            machine=machine,
+        )
+        figures = (cost.energy_pj[0], *area_by_component_um2(ARRAY, machine).values())
+        return figures, " ".join(technology(machine.technology).notes(accounting))
+
+    if charges is None and accounting == "timeloop_2020":
+        with pytest.raises(UserError, match="differ: add"):
+            costs()
+        return
+    before, _ = costs()
+    table = technology(mine(_read_and_write(charges))).to_json()
+    rows = [key for key, row in table.items() if isinstance(row, dict)]
+    assert len(rows) == 12
+    for key in rows:
+        after, notes = costs(key)
+        assert after != before or key in notes, key
 
 
 def test_the_distance_of_pes_follows_from_their_own_area_unless_said(mine):
@@ -228,6 +337,10 @@ def test_words_of_another_width_are_refused(mine):
         (_set("rf_pj.valeus", []), "unknown key 'rf_pj.valeus'; did you mean 'values'?"),
         (_set("rf_pj.value", 1.0), "unknown key 'rf_pj.value'"),
         (_set("rf_um2", None), "rf_um2 is missing"),
+        (_set("dram_pj", None), "dram_pj is missing"),
+        (_set("dram_read_pj", {}), "dram_pj and dram_read_pj are both given"),
+        (lambda data: data.update(rf_read_pj=data.pop("rf_pj")), "rf_write_pj is missing"),
+        (_set("charges", "cheapest"), "charges is 'cheapest', not 'own' or 'dearest'"),
         (_set("dram_pj.source", None), "dram_pj.source is missing"),
         (_set("dram_pj.source", " "), "dram_pj.source is ' ', not a text"),
         (_set("name", None), "name is missing"),

@@ -202,7 +202,24 @@ def test_the_files_of_a_run(evaluate, tmp_path):
         ([f"--layer={LAYER}", f"--accelerator={ARRAY.replace('weight_', '')}"], "not one of"),
         (
             ["--layer=conv:K=8,C=4,P=4,Q=4,S=9", f"--accelerator={ARRAY.replace('weight', 'row')}"],
-            "cannot run on 8x8 row_stationary",
+            "8x8 row_stationary with 64 B: S = 9 needs as many PEs along Y, there are 8",
+        ),
+        (
+            [
+                f"--layer={LAYER}",
+                f"--accelerator={ARRAY.replace('=64', '=4')}",
+                "--set=hardware.accelerators.rf_bytes=[4]",
+            ],
+            "the register file holds 2 words, the smallest tiles need 3",
+        ),
+        (
+            ["--layer=conv:K=8,C=8,P=4,Q=4,R=99,S=99"],
+            "weight_stationary with 64 B: the global buffer holds 65536 words, the smallest tiles"
+            " need 705680",
+        ),
+        (
+            ["--layer=conv:K=8,C=8,P=4,Q=4,R=199,S=199", "--best_accelerator"],
+            "can run on no accelerator: the global buffer holds 65536 words, the smallest",
         ),
     ],
 )
