@@ -10,29 +10,36 @@ in all formats: a TFLite interpreter starts at one image and can be resized.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from dance_tf.errors import UserError
 from dance_tf.export_accelerator import read_accelerator, write_accelerator
+from dance_tf.export_classifier import TFLiteClassifier
+from dance_tf.export_comparison import Compared, accuracies_of, check_outputs
+from dance_tf.export_description import DESCRIPTION_FILE, check_values, describe, fills_little
 from dance_tf.export_evaluator import export_evaluator
-from dance_tf.export_tflite import convert_to_tflite, open_interpreter, quiet_stderr
+from dance_tf.export_preparation import better_range, declared_range, in_float32
+from dance_tf.export_tflite import convert_to_tflite, float_operations
+from dance_tf.export_tflite_metadata import with_metadata
 from dance_tf.serving import ServedModel, staging_folder
 from dance_tf.signatures import (
-    BATCH_SIZE,
     Images,
     arrays_by_name,
     call_by_name,
     export_saved_model,
     in_batches,
     input_specs,
+    layer_names,
+    output_specs,
 )
-from dance_tf.strict_json import write_json
+from dance_tf.strict_json import strict_data, write_json
+from dance_tf.structs import InputDescription
 
 __all__ = [
     "TFLiteClassifier",
@@ -46,15 +53,7 @@ __all__ = [
     "write_accelerator",
 ]
 
-#: Largest difference to Keras of a float export, relative to the largest logit (or 1).
-FLOAT_TOLERANCE = 1e-5
-
-#: Least share of images on which a float export chooses the class that Keras chooses.
-MIN_TOP1_AGREEMENT = 0.99
-
-#: Largest root-mean-square error of int8 logits, relative to their spread: at 1 the
-#: quantised network says nothing about the float one. Its accuracy is reported.
-MAX_INT8_ERROR = 1.0
+FORMATS = ("saved_model", "keras", "tflite", "tflite_int8")
 
 _NUM_RANDOM = 16
 
@@ -66,27 +65,41 @@ def export_network(
     calibration_images: Images,
     test_images: Images | None = None,
     test_labels: np.ndarray | None = None,
+    inputs: InputDescription | None = None,
+    use_strict_int8: bool = False,
 ) -> dict[str, Any]:
     """Write a trained network in every format, each re-loaded and compared.
 
     Files: `saved_model/`, `network.keras`, `network.tflite` (float), `network_int8.tflite`
-    (all-integer, int8 input and output) and `export.json`, which holds what is returned.
-    Other files in the folder stay; exports of the same names are replaced.
+    (int8, input and output too; what TFLite has in float only is listed) and `export.json`,
+    which holds what is returned. The SavedModel and the TFLite files hold the description
+    of inputs, classes and accuracies as well. Other files in the folder stay; exports of the
+    same names are replaced.
+
+    A network of another dtype policy, such as mixed_float16, is exported in float32.
 
     Args:
-        model: Functional network with one output, [B, classes]; free batch axis.
-        calibration_images: [N, H, W, C], from which the int8 ranges are taken; N >= 1.
+        model: Functional network; free batch axis.
+        calibration_images: [N, H, W, C], from which the int8 ranges are taken; N >= 1; in
+            the range of values that the network takes.
         test_images: Images to compare on; None: the calibration images.
-        test_labels: Their labels, int [N]; adds the accuracy of every format.
+        test_labels: Their labels, int [N] or of the shape of an output without its classes;
+            adds the accuracy of every format.
+        inputs: What the network is fed, as the data set tells; None: what the network tells.
+        use_strict_int8: Refuse a network of which something stays in float.
     Returns:
         For each of `saved_model`, `keras`, `tflite` and `tflite_int8` a dict with `path`,
         `num_bytes`, `max_difference` and `top1_agreement` with the model, with labels
-        `test_accuracy`; and `num_images`, `keras_test_accuracy`.
+        `test_accuracy`; of several outputs the worst, the accuracy of the first that
+        classifies, and each under `outputs`. In `tflite_int8`, `float_operations` (see
+        export_tflite). `num_images`, `keras_test_accuracy`, `dtype_policies` that were
+        other than float32, and what `describe` of export_description returns.
     Raises:
-        UserError: If the model or the images do not fit.
-        RuntimeError: If an export does not do what the model does.
+        UserError: If the model or the images do not fit, the images are not in the range
+            that the network takes, or an export loses its accuracy.
+        RuntimeError: If a float export does not do what the model does.
     """
-    specs = input_specs(model)
+    specs, results = input_specs(model), output_specs(model)
     calibration = arrays_by_name(calibration_images, specs, "calibration_images")
     compared = calibration
     if test_images is not None:
@@ -94,47 +107,70 @@ def export_network(
     num_images = len(next(iter(compared.values())))
     if test_labels is not None and len(test_labels) != num_images:
         raise UserError(f"{len(test_labels)} test_labels for {num_images} test images")
+    value_range = _checked_range(model, inputs, calibration, compared)
+    if inputs is None and value_range is None and test_labels is not None:
+        _refuse_wrong_range(model, compared, test_labels)
     rng = np.random.default_rng(0)
-    noise = {
-        name: rng.random((_NUM_RANDOM, *spec.shape[1:])).astype(spec.dtype.as_numpy_dtype)
-        for name, spec in specs.items()
-    }
-    inputs = {name: np.concatenate([compared[name], noise[name]]) for name in specs}
-    expected = in_batches(lambda batch: call_by_name(model, batch), inputs)
-    output_dir = os.path.abspath(output_dir)
+    values = {n: np.concatenate([a, _noise(rng, a, value_range)]) for n, a in compared.items()}
 
-    def compare(path: str, logits: np.ndarray) -> dict[str, Any]:
-        return {
-            "path": os.path.join(output_dir, os.path.basename(path)),
-            "num_bytes": _num_bytes(path),
-            **_comparison(logits, expected, num_images, test_labels),
+    network, policies = in_float32(model)
+    expected = in_batches(lambda batch: call_by_name(network, batch), values)
+    own = expected
+    if policies:
+        own = in_batches(lambda batch: call_by_name(model, batch), values)
+    labels = None if test_labels is None else np.asarray(test_labels)
+    accuracies = accuracies_of(own, num_images, labels)
+    against = Compared(expected, num_images, labels, accuracies)
+    if policies:
+        check_outputs("network in float32", own, against)
+    report: dict[str, Any] = {
+        **describe(specs, results, inputs, value_range),
+        "num_images": num_images,
+        "dtype_policies": policies,
+    }
+    if accuracies:
+        report["keras_test_accuracy"] = next(iter(accuracies.values()))
+    elif labels is not None:
+        shapes = ", ".join(f"{n!r} has shape {spec.shape.as_list()}" for n, spec in results.items())
+        report["keras_test_accuracy"] = None
+        report["keras_test_accuracy_reason"] = f"labels {list(labels.shape)} do not fit: {shapes}"
+
+    output_dir = os.path.abspath(output_dir)
+    names = layer_names(network)
+    with staging_folder(output_dir) as staging:
+        files = {
+            key: os.path.join(staging, name)
+            for key, name in zip(
+                FORMATS,
+                ("saved_model", "network.keras", "network.tflite", "network_int8.tflite"),
+                strict=True,
+            )
         }
 
-    report: dict[str, Any] = {"num_images": num_images}
-    if test_labels is not None:
-        report["keras_test_accuracy"] = _accuracy(expected[:num_images], test_labels)
-    with staging_folder(output_dir) as staging:
-        path = os.path.join(staging, "saved_model")
-        export_saved_model(model, path)
-        served = ServedModel(path)
-        report["saved_model"] = compare(path, in_batches(lambda b: served(**b)["logits"], inputs))
+        def compare(key: str, run: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+            report[key] = check_outputs(key, in_batches(run, values), against)
 
-        path = os.path.join(staging, "network.keras")
-        model.save(path)
-        loaded = load_network(path)
-        report["keras"] = compare(path, in_batches(lambda b: call_by_name(loaded, b), inputs))
-
-        for key, name, images in (
-            ("tflite", "network.tflite", None),
-            ("tflite_int8", "network_int8.tflite", calibration),
-        ):
-            path = os.path.join(staging, name)
-            content = convert_to_tflite(os.path.join(staging, "saved_model"), images)
-            with open(path, "wb") as file:
+        export_saved_model(network, files["saved_model"])
+        served = ServedModel(files["saved_model"])
+        compare("saved_model", lambda batch: served(**batch))
+        network.save(files["keras"])
+        loaded = load_network(files["keras"])
+        compare("keras", lambda batch: call_by_name(loaded, batch))
+        for key, images in (("tflite", None), ("tflite_int8", calibration)):
+            content = convert_to_tflite(files["saved_model"], images, layer_names=names)
+            if key == "tflite_int8":
+                in_float = float_operations(content, names)
+                if use_strict_int8 and in_float:
+                    raise UserError(f"not all int8: {_listed(in_float)}")
+            with open(files[key], "wb") as file:
                 file.write(content)
-            report[key] = compare(path, TFLiteClassifier(path).predict(inputs))
-        for key in ("saved_model", "keras", "tflite", "tflite_int8"):
-            _refuse_mismatch(key, report[key])
+            compare(key, TFLiteClassifier(files[key]).predict_outputs)
+        report["tflite_int8"]["float_operations"] = in_float
+        _attach_description(report, files)
+        for key, path in files.items():
+            place = os.path.join(output_dir, os.path.basename(path))
+            report[key] = {"path": place, "num_bytes": _num_bytes(path), **report[key]}
+        report = strict_data(report)
         write_json(os.path.join(staging, "export.json"), report)
         for name in sorted(os.listdir(staging)):
             target = os.path.join(output_dir, name)
@@ -171,106 +207,127 @@ def load_network(path: str) -> keras.Model:
         raise UserError(f"{path}: Keras cannot load it as a network: {reason}") from error
 
 
-class TFLiteClassifier:
-    """Run a TFLite network on float images, whatever its input and output types.
-
-    The dtype, scale and zero point are read from the file.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        """Load a file.
-
-        Raises:
-            UserError: If it is not a TFLite model with the signature `serving_default`.
-        """
-        self.path = os.fspath(path)
-        self._interpreter, self._runner = open_interpreter(self.path)
-        self._inputs = self._runner.get_input_details()
-        self._outputs = self._runner.get_output_details()
-        if len(self._outputs) != 1:
-            raise UserError(f"{self.path}: {len(self._outputs)} outputs; a classifier has one")
-
-    def predict(self, images: Images) -> np.ndarray:
-        """Return logits, float32 [B, classes], of images float32 [B, H, W, C].
-
-        A model whose batch axis is fixed at 1 runs image by image.
-        """
-        shapes = {name: d["shape_signature"] for name, d in self._inputs.items()}
-        specs = {
-            name: tf.TensorSpec([None, *(None if n < 0 else n for n in shape[1:])], tf.float32)
-            for name, shape in shapes.items()
-        }
-        arrays = arrays_by_name(images, specs, "images")
-        is_free = all(shape[0] < 0 for shape in shapes.values())
-        if not is_free and any(shape[0] > 1 for shape in shapes.values()):
-            raise UserError(f"{self.path}: its batch axis is fixed at more than one image")
-        return in_batches(self._run, arrays, batch_size=BATCH_SIZE if is_free else 1)
-
-    def accuracy(self, images: Images, labels: np.ndarray) -> float:
-        """Return the share of images whose largest logit is that of the label."""
-        return _accuracy(self.predict(images), labels)
-
-    def _run(self, batch: dict[str, np.ndarray]) -> np.ndarray:
-        values = {name: _quantise(batch[name], d) for name, d in self._inputs.items()}
-        with quiet_stderr():  # the first call announces its delegate
-            outputs = self._runner(**values)
-        ((name, details),) = self._outputs.items()
-        return _dequantise(outputs[name], details)
-
-
-def _quantise(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    dtype = details["dtype"]
-    if np.issubdtype(dtype, np.floating):
-        return values.astype(dtype)
-    scale, zero_point = details["quantization"]
-    if not scale:  # an integer input that is no quantised number
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(dtype)
-
-
-def _dequantise(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    scale, zero_point = details["quantization"]
-    values = values.astype(np.float32)
-    return values if not scale else (values - np.float32(zero_point)) * np.float32(scale)
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(logits.argmax(-1) == np.asarray(labels)))
-
-
-def _comparison(
-    logits: np.ndarray, expected: np.ndarray, num_images: int, labels: np.ndarray | None
-) -> dict[str, Any]:
-    """Compare logits [N, classes]; the rows after `num_images` are of random inputs."""
-    if logits.shape != expected.shape:
-        raise RuntimeError(f"an export gives logits {logits.shape}, the network {expected.shape}")
-    difference = logits.astype(np.float64) - expected
-    spread = np.sqrt(np.mean(np.square(expected - expected.mean())))
-    result = {
-        "max_difference": float(np.abs(difference).max()),
-        "max_relative_difference": float(
-            np.abs(difference).max() / max(1.0, np.abs(expected).max())
-        ),
-        "rms_error_of_spread": float(np.sqrt(np.mean(np.square(difference))) / max(spread, 1e-12)),
-        "top1_agreement": _accuracy(logits[:num_images], expected[:num_images].argmax(-1)),
-    }
-    if labels is not None:
-        result["test_accuracy"] = _accuracy(logits[:num_images], labels)
-    return result
-
-
-def _refuse_mismatch(key: str, result: Mapping[str, Any]) -> None:
-    if key == "tflite_int8":
-        is_good = result["rms_error_of_spread"] <= MAX_INT8_ERROR
+def _checked_range(
+    model: keras.Model, inputs: InputDescription | None, *images: Mapping[str, np.ndarray]
+) -> tuple[float, float] | None:
+    """Return the range of values that a network takes, once the images are found to be in it."""
+    declared = declared_range(model)
+    if inputs is not None:
+        value_range, reason = inputs.value_range, "as `inputs` says"
+    elif declared is not None:
+        value_range, reason = (declared.low, declared.high), declared.reason
     else:
-        is_good = (
-            result["max_relative_difference"] <= FLOAT_TOLERANCE
-            and result["top1_agreement"] >= MIN_TOP1_AGREEMENT
+        return None
+    for arrays, what in zip(images, ("calibration_images", "test_images"), strict=True):
+        for array in arrays.values() if len(arrays) == 1 else ():
+            values = array.astype(np.float32)
+            low, high = value_range
+            if inputs is None and fills_little(values, value_range):
+                raise UserError(
+                    f"{what}: values of {values.min():g} to {values.max():g}, but the network takes"
+                    f" {low:g} to {high:g} ({reason}): give images that are not scaled yet, for"
+                    f" example {low:g} + {high - low:g} * images of ones in 0..1"
+                )
+            try:
+                check_values(values, value_range, what)
+            except UserError as error:
+                raise UserError(f"{error} ({reason})") from None
+    return value_range
+
+
+def _refuse_wrong_range(
+    model: keras.Model, compared: Mapping[str, np.ndarray], labels: np.ndarray
+) -> None:
+    """Refuse images of a range in which the network fails, but not in another one."""
+    arrays, labels = list(compared.values()), np.asarray(labels)
+    if len(arrays) > 1 or len(model.outputs) > 1 or len(model.outputs[0].shape) != 2:
+        return
+    (images,) = arrays
+    if labels.ndim != 1 or images.dtype.kind != "f" or images.min() == images.max():
+        return
+    value_range = (0.0, 255.0) if images.max() > 2 else (min(0.0, -float(images.min() < 0)), 1.0)
+    better = better_range(model, images, labels, value_range)
+    if better is not None:
+        (low, high), there, here = better
+        raise UserError(
+            f"the network recognises {here:.0%} of test_images in {value_range[0]:g}"
+            f" to {value_range[1]:g}, but {there:.0%} of the same in {low:g} to {high:g}: give"
+            " images in the range that it was trained on"
         )
-    if not is_good:  # not a number is not good either
-        numbers = ", ".join(f"{k} {v}" for k, v in result.items() if k != "path")
-        raise RuntimeError(f"the export {key} differs from the network: {numbers}; nothing kept")
+
+
+def _noise(
+    rng: np.random.Generator, array: np.ndarray, value_range: tuple[float, float] | None
+) -> np.ndarray:
+    """Return random images like those of an array, in the range that the network takes."""
+    low, high = value_range or (0.0, 1.0)
+    if value_range is None and array.size:
+        low, high = min(low, float(array.min())), max(high, float(array.max()))
+    noise = low + (high - low) * rng.random((_NUM_RANDOM, *array.shape[1:]))
+    if array.dtype.kind not in "fc":
+        noise = np.rint(noise)
+    return noise.astype(array.dtype)
+
+
+def _attach_description(report: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Put what a network takes and gives, and the accuracies, into SavedModel and TFLite."""
+    described = {key: report[key] for key in ("schema_version", "inputs", "outputs", "class_names")}
+    accuracies = {key: report[key].get("test_accuracy") for key in FORMATS}
+    described["test_accuracy"] = accuracies
+    described["num_test_images"] = report["num_images"]
+    described = strict_data(described)
+    extra = os.path.join(files["saved_model"], "assets.extra")
+    os.makedirs(extra)
+    write_json(os.path.join(extra, DESCRIPTION_FILE), described)
+    text = json.dumps(described, indent=2, allow_nan=False) + "\n"
+    inputs, outputs, classes = (described[k] for k in ("inputs", "outputs", "class_names"))
+    channels = inputs["channels"] if len(inputs["specs"]) == 1 else None
+    num_classes = next(iter(outputs.values()))["shape"][-1:]
+    for key in ("tflite", "tflite_int8"):
+        before = TFLiteClassifier(files[key])
+        accuracy = accuracies[key]
+        with open(files[key], "rb") as file:
+            content = file.read()
+        content = with_metadata(
+            content,
+            name="network",
+            description=_in_words(inputs, accuracy, report["num_images"]),
+            input_names=before.input_names,
+            output_names=before.output_names,
+            channels=channels if channels in (1, 3) else None,
+            value_range=inputs["value_range"] if len(inputs["specs"]) == 1 else None,
+            # Readers refuse a file with more or fewer labels than the network has classes.
+            class_names=classes if classes and [len(classes)] == num_classes else None,
+            files={DESCRIPTION_FILE: text},
+        )
+        with open(files[key], "wb") as file:
+            file.write(content)
+        TFLiteClassifier(files[key])  # loads
+
+
+def _in_words(inputs: Mapping[str, Any], accuracy: float | None, num_images: int) -> str:
+    words = []
+    if inputs["value_range"] is not None:
+        words.append("Values of {:g} to {:g}.".format(*inputs["value_range"]))
+    words += [
+        f"{key}: {inputs[key]}." for key in ("crop", "resize", "channel_order") if inputs[key]
+    ]
+    if accuracy is not None:
+        words.append(f"Accuracy {accuracy:.1%} on {num_images} test images.")
+    return " ".join(words) or "A network."
+
+
+def _listed(operations: list[dict[str, str]]) -> str:
+    """Return the operations of a list that are no conversions, with their layers, in short."""
+    computed = [o for o in operations if o["operation"] not in ("DEQUANTIZE", "QUANTIZE")]
+    names = list(
+        dict.fromkeys(
+            f"{o['operation']} of layer {o['layer']!r}" if o["layer"] else o["operation"]
+            for o in computed or operations
+        )
+    )
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} stays in float"
 
 
 def _num_bytes(path: str) -> int:

@@ -14,6 +14,7 @@ from dance_tf.evaluator_signatures import evaluator_signatures
 from dance_tf.folder_lock import owned
 from dance_tf.serving import (
     ServedModel,
+    check_servable,
     check_version,
     next_version,
     staging_folder,
@@ -123,11 +124,16 @@ def random_queries(domain: Any, num: int) -> dict[str, np.ndarray]:
 
 
 def save_signatures(functions: Mapping[str, Any], path: str) -> None:
-    """Write concrete functions of named tensors as the signatures of a SavedModel."""
+    """Write concrete functions of named tensors as the signatures of a SavedModel.
+
+    Raises:
+        UserError: If XLA must compile one of them.
+    """
     module = tf.Module()
     # An evaluator may be any object, so its variables are taken from the traced functions.
     module.variables_of_evaluator = [list(function.variables) for function in functions.values()]
     tf.saved_model.save(module, path, signatures=functions)
+    check_servable(path)
 
 
 def _largest_difference(

@@ -1,13 +1,14 @@
-"""SavedModels as TFLite, and the interpreter that runs them, without their chatter."""
+"""SavedModels as TFLite, what remains in float there, and the interpreter that runs them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,26 @@ import tensorflow as tf
 from dance_tf.errors import UserError
 from dance_tf.paths import pattern_free
 from dance_tf.serving import SIGNATURE, ServedModel
-from dance_tf.signatures import Images, arrays_by_name
+from dance_tf.signatures import Images, arrays_by_name, layer_of
 
-__all__ = ["convert_to_tflite", "open_interpreter", "quiet_stderr"]
+__all__ = ["convert_to_tflite", "float_operations", "open_interpreter", "quiet_stderr"]
+
+#: A node in a message of the converter, and what is wrong with it.
+_NODE = re.compile(r'"([^"@]+/[^"@]+)@')
+_ERROR = re.compile(r"error: (?:loc\(.*?\)\)\)?: )?(.+)")
 
 
 def convert_to_tflite(
-    saved_model_dir: str, calibration_images: Images | None = None, *, use_int8_io: bool = True
+    saved_model_dir: str,
+    calibration_images: Images | None = None,
+    *,
+    use_int8_io: bool = True,
+    layer_names: Collection[str] = (),
 ) -> bytes:
-    """Return a SavedModel as TFLite: float, or all-integer if there are calibration images.
+    """Return a SavedModel as TFLite: float, or int8 if there are calibration images.
+
+    Operations that TFLite has in float only stay so in the int8 model: see
+    `float_operations`. Integer inputs stay as they are.
 
     It starts from the SavedModel, never from the Keras object: conversion from concrete
     functions of Keras 3 models has dropped weights without a word.
@@ -33,12 +45,20 @@ def convert_to_tflite(
         saved_model_dir: With the signature `serving_default`.
         calibration_images: [N, H, W, C], fed one at a time and by name; N >= 1.
         use_int8_io: Whether the int8 model's input and output are int8 too.
+        layer_names: Layers of the network, one of which a message may name.
+    Raises:
+        UserError: If the converter cannot.
     """
     with pattern_free(saved_model_dir) as readable:
-        return _convert(readable, calibration_images, use_int8_io)
+        return _convert(readable, calibration_images, use_int8_io, layer_names)
 
 
-def _convert(saved_model_dir: str, calibration_images: Images | None, use_int8_io: bool) -> bytes:
+def _convert(
+    saved_model_dir: str,
+    calibration_images: Images | None,
+    use_int8_io: bool,
+    layer_names: Collection[str],
+) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model_dir, [SIGNATURE])
     if calibration_images is not None:
         specs = ServedModel(saved_model_dir).inputs
@@ -51,11 +71,64 @@ def _convert(saved_model_dir: str, calibration_images: Images | None, use_int8_i
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative_dataset
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if use_int8_io:
+        if use_int8_io and all(spec.dtype.is_floating for spec in specs.values()):
             converter.inference_input_type = converter.inference_output_type = tf.int8
     with quiet_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # calibration inside TensorFlow warns of its own future
-        return converter.convert()
+        try:
+            return converter.convert()
+        except Exception as error:  # the converter has exceptions of its own, which are private
+            raise UserError(_cause(str(error), layer_names)) from error
+
+
+def _cause(message: str, layer_names: Collection[str]) -> str:
+    """Return in one line what the converter says in a hundred."""
+    lines = [line for line in message.splitlines() if "error:" in line] or [message]
+    found = _ERROR.search(lines[0])
+    reason = " ".join((found.group(1) if found else lines[0]).split())[:200]
+    nodes = _NODE.search(lines[0])
+    layer = layer_of(nodes.group(1), layer_names) if nodes else None
+    where = f"layer {layer!r}" if layer else "the network"
+    hint = "; a recurrent layer converts with unroll=True" if "TensorList" in message else ""
+    return f"TFLite cannot hold {where}: {reason}{hint}"
+
+
+def float_operations(content: bytes, layer_names: Collection[str] = ()) -> list[dict[str, str]]:
+    """Return what a TFLite model computes in float, in order.
+
+    Args:
+        content: Of the file.
+        layer_names: Layers of the network; see `signatures.layer_names`.
+    Returns:
+        `operation`, `tensor` (that it gives), `dtype` and `layer` of each, the layer of a
+        conversion from int8 being that of the operation that asks for it; "" if unknown.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    operations = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    types = {code: name.lower() for name, code in vars(schema.TensorType).items()}
+    floating = ("float16", "float32", "float64", "bfloat16")
+    model = schema.Model.GetRootAs(content, 0)
+    found = []
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        users: dict[int, str] = {}
+        for number in reversed(range(graph.OperatorsLength())):
+            operator = graph.Operators(number)
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            name = operations[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            outputs = [operator.Outputs(i) for i in range(operator.OutputsLength())]
+            tensors = [graph.Tensors(i) for i in outputs if i >= 0]
+            names = [(tensor.Name() or b"").decode() for tensor in tensors]
+            layers = [layer_of(name.partition(";")[0], layer_names) for name in names]
+            layer = next(filter(None, layers), None) or users.get(outputs[0], "")
+            for i in range(operator.InputsLength()):
+                users[operator.Inputs(i)] = layer
+            found += [
+                {"operation": name, "tensor": n, "dtype": types[t.Type()], "layer": layer}
+                for n, t in zip(names, tensors, strict=True)
+                if types[t.Type()] in floating
+            ]
+    return found[::-1]
 
 
 def open_interpreter(path: str, num_threads: int | None = None) -> tuple[Any, Any]:
@@ -88,6 +161,8 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+        except UserError:
+            raise  # it says what there is to say
         except BaseException:
             chatter.seek(0)
             os.write(saved, chatter.read())

@@ -11,17 +11,26 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from dance_tf.errors import UserError
+from dance_tf.export_description import check_values, read_description
 from dance_tf.folder_lock import owned
 from dance_tf.paths import naming_path, pattern_free
 
-__all__ = ["SIGNATURE", "ServedModel", "check_version", "next_version", "staging_folder"]
+__all__ = [
+    "SIGNATURE",
+    "ServedModel",
+    "check_servable",
+    "check_version",
+    "next_version",
+    "staging_folder",
+]
 
 #: The signature that every export has.
 SIGNATURE = "serving_default"
@@ -74,6 +83,38 @@ def versions(base_dir: str) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def check_servable(path: str, layer_of: Callable[[str], str | None] = lambda _: None) -> None:
+    """Refuse a SavedModel that TensorFlow Serving loads but cannot run.
+
+    Functions that XLA must compile are such: the server's XLA for CPUs is off by default.
+
+    Args:
+        path: Folder of the SavedModel.
+        layer_of: From the name of a node to the layer to name in the message.
+    Raises:
+        UserError: If there is one, named by its layer or node.
+    """
+    saved_model = saved_model_pb2.SavedModel()
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        saved_model.ParseFromString(file.read())
+    for meta_graph in saved_model.meta_graphs:
+        library = meta_graph.graph_def.library.function
+        compiled = {f.signature.name for f in library if f.attr["_XlaMustCompile"].b}
+        graphs = [meta_graph.graph_def.node, *(function.node_def for function in library)]
+        for node in (node for nodes in graphs for node in nodes):
+            called = node.attr["f"].func.name if "f" in node.attr else ""
+            is_compiled = "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b
+            if called in compiled or is_compiled or node.op.startswith("Xla"):
+                layer = layer_of(node.name)
+                where = f"layer {layer!r}" if layer else f"node {node.name!r}"
+                raise UserError(
+                    f"{where} computes with a function that XLA must compile ({called or node.op}),"
+                    " and TensorFlow Serving has XLA for CPUs off: write it without"
+                    " jit_compile=True (Keras itself asks for it where a convolution other than"
+                    " Conv2D and Conv3D has groups)"
+                )
+
+
 def next_version(base_dir: str) -> int:
     """Return the highest version in a base folder plus one; 1 in an empty one."""
     return max(versions(base_dir), default=0) + 1
@@ -84,6 +125,11 @@ class ServedModel:
 
     One sample (no batch axis on any input) gets exactly one batch axis; batches pass as
     they are. The result always has the batch axis.
+
+    Attributes:
+        path: Of the version.
+        description: What the SavedModel of a network takes and gives (see
+            export_description), or None.
     """
 
     def __init__(self, path: str | os.PathLike, signature: str = SIGNATURE) -> None:
@@ -112,6 +158,7 @@ class ServedModel:
             there = ", ".join(sorted(self._loaded.signatures)) or "none"
             raise UserError(f"{self.path}: no signature {signature!r}; there is {there}")
         self._function = self._loaded.signatures[signature]
+        self.description = read_description(self.path)
 
     @property
     def inputs(self) -> dict[str, tf.TensorSpec]:
@@ -150,6 +197,9 @@ class ServedModel:
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) > 1:
             raise UserError(f"the inputs have different batch sizes: {sizes}")
+        if self.description is not None and len(arrays) == 1:
+            (array,) = arrays.values()
+            check_values(array, self.description["inputs"]["value_range"], "images")
         try:
             outputs = self._function(**{name: tf.constant(a) for name, a in arrays.items()})
         except tf.errors.InvalidArgumentError as error:
@@ -157,6 +207,9 @@ class ServedModel:
             if found is None:
                 raise
             raise UserError(f"{self.path}: {found.group(1)}") from None
+        except (tf.errors.UnimplementedError, tf.errors.NotFoundError) as error:
+            reason = " ".join(error.message.split())[:200]
+            raise UserError(f"{self.path}: cannot be run on this machine: {reason}") from None
         return {name: value.numpy() for name, value in outputs.items()}
 
 

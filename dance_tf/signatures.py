@@ -6,8 +6,9 @@ what was built before it; these do not.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
-from dance_tf.serving import SIGNATURE
+from dance_tf.serving import SIGNATURE, check_servable
 
 __all__ = [
     "BATCH_SIZE",
@@ -25,6 +26,9 @@ __all__ = [
     "export_saved_model",
     "in_batches",
     "input_specs",
+    "layer_names",
+    "layer_of",
+    "output_specs",
 ]
 
 #: Images that go through a network at a time.
@@ -38,12 +42,12 @@ def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
     """Return the fixed names, shapes and dtypes of a network's inputs, in its own order.
 
     Raises:
-        UserError: If the network is not functional, has several outputs, a fixed batch
-            axis or another axis that is free.
+        UserError: If the network is not functional, has a fixed batch axis or another axis
+            that is free.
     """
     tensors = getattr(model, "inputs", None)
-    if not tensors or len(model.outputs) != 1:
-        raise UserError(f"network {model.name!r}: only functional networks with one output export")
+    if not tensors:
+        raise UserError(f"network {model.name!r}: only functional networks export")
     specs = {}
     for position, tensor in enumerate(tensors):
         name = tensor.name
@@ -61,11 +65,39 @@ def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
     return specs
 
 
-def call_by_name(model: keras.Model, inputs: Mapping[str, Any]) -> tf.Tensor:
-    """Return a network's output, float32 [B, classes], for inputs by their exported names."""
+def output_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """Return the fixed names and shapes of a network's outputs, float32, in its own order.
+
+    An only output is called `logits`. Several have the names that the network gives them
+    (those of their layers, or the keys of a dict), or `output_<position>` where Keras has
+    numbered the layer.
+    """
+    outputs = model.outputs
+    names = list(getattr(model, "output_names", None) or [""] * len(outputs))
+    if len(outputs) == 1:
+        names = ["logits"]
+    operations = keras.Model(model.inputs, outputs).operations  # a Sequential does not tell
+    kinds = {operation.name: type(operation).__name__ for operation in operations}
+    specs = {}
+    for position, (name, tensor) in enumerate(zip(names, outputs, strict=True)):
+        # Keras's own names are those of the class with a number of the process.
+        words = re.sub(r"[\W_\d]", "", kinds.get(name, "")).lower()
+        is_numbered = words and re.sub(r"_\d+$", "", name).replace("_", "").lower() == words
+        if not name or is_numbered or names.count(name) > 1:
+            name = f"output_{position}"
+        specs[name] = tf.TensorSpec(tensor.shape, tf.float32, name=name)
+    return specs
+
+
+def call_by_name(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """Return a network's outputs, float32 [B, ...] by name, for inputs by exported names."""
     flat = [tf.convert_to_tensor(inputs[name]) for name in input_specs(model)]
     nested = keras.tree.pack_sequence_as(model.input, flat)
-    return tf.cast(model(nested, training=False), tf.float32)
+    outputs = keras.tree.flatten(model(nested, training=False))
+    return {
+        name: tf.cast(output, tf.float32)
+        for name, output in zip(output_specs(model), outputs, strict=True)
+    }
 
 
 def arrays_by_name(images: Images, specs: Mapping[str, tf.TensorSpec], what: str) -> dict[str, Any]:
@@ -97,43 +129,135 @@ def arrays_by_name(images: Images, specs: Mapping[str, tf.TensorSpec], what: str
         if spec.dtype.is_floating and array.dtype.kind != "f":
             # A cast would let pixels of 0..255 pass for ones of 0..1.
             raise UserError(f"{what}: {array.dtype} values; floats (0..1) are needed")
-        if spec.dtype.is_floating and not np.isfinite(array).all():
+        if not np.isfinite(array).all():
             raise UserError(f"{what}: some values are not finite")
         arrays[name] = array.astype(spec.dtype.as_numpy_dtype)
+        if spec.dtype.is_integer and not np.array_equal(arrays[name], array):
+            # A cast would make zeros of pixels of 0..1.
+            raise UserError(
+                f"{what}: {array.dtype} values of {array.min():g} to {array.max():g}; whole"
+                f" numbers of {spec.dtype.name} are needed"
+            )
     if len({len(array) for array in arrays.values()}) > 1:
         raise UserError(f"{what}: the inputs have different numbers of samples")
     return arrays
 
 
 def in_batches(
-    function: Callable[[dict[str, np.ndarray]], Any],
+    function: Callable[[dict[str, np.ndarray]], Mapping[str, Any]],
     inputs: Mapping[str, np.ndarray],
     batch_size: int = BATCH_SIZE,
-) -> np.ndarray:
-    """Return a function of a batch, applied to all of the inputs part by part."""
+) -> dict[str, np.ndarray]:
+    """Return the outputs, by name, of a function of a batch for all of the inputs."""
     num = len(next(iter(inputs.values())))
-    return np.concatenate(
-        [
-            np.asarray(function({n: a[i : i + batch_size] for n, a in inputs.items()}))
-            for i in range(0, num, batch_size)
-        ]
-    )
+    parts = [
+        function({n: a[i : i + batch_size] for n, a in inputs.items()})
+        for i in range(0, num, batch_size)
+    ]
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 def export_saved_model(model: keras.Model, path: str) -> None:
     """Write a network as a SavedModel with the signature `serving_default`.
 
+    Grouped convolutions, which Keras has XLA compile, are written as depthwise ones or as
+    one convolution per group: a server's XLA for CPUs is off by default.
+
     Args:
         model: As for `export_network`. Its only input is called `images`; several keep
             the names that the model gives them.
         path: Folder; must not exist.
+    Raises:
+        UserError: If something that XLA must compile remains.
     """
     specs = input_specs(model)
 
     def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {"logits": call_by_name(model, inputs)}
+        return call_by_name(model, inputs)
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(SIGNATURE, tf.function(serve, input_signature=[specs]))
-    archive.write_out(path, verbose=False)
+    with _split_groups(model):
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint(SIGNATURE, tf.function(serve, input_signature=[specs]))
+        archive.write_out(path, verbose=False)
+    names = layer_names(model)
+    check_servable(path, lambda node: layer_of(node, names))
+
+
+def layer_names(model: keras.Model) -> frozenset[str]:
+    """Return the names of a network's layers, those of networks inside it included."""
+    return frozenset(layer.name for layer in _all_layers(model))
+
+
+def layer_of(node: str, names: Collection[str]) -> str | None:
+    """Return the layer that a node of a traced network is of, or None.
+
+    Args:
+        node: Its name, a path of scopes such as `functional_1/conv2d_3_1/BiasAdd`.
+        names: As `layer_names` gives them.
+    """
+    found = []
+    for scope in node.split("/"):
+        # A trace adds "_1" to the names of layers; conv2d_1 may be a layer's name as well.
+        for name in (re.sub(r"_1$", "", scope), scope, re.sub(r"_\d+$", "", scope)):
+            if name in names:
+                found.append(name)
+                break
+    return "/".join(found) or None
+
+
+def _all_layers(layer: Any) -> Iterator[keras.layers.Layer]:
+    """Yield the layers inside a layer, at any depth: of networks, wrappers and lists."""
+    seen = {id(layer)}
+    waiting = [layer]
+    while waiting:
+        for value in list(vars(waiting.pop()).values()):
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(inner, keras.layers.Layer) and id(inner) not in seen:
+                    seen.add(id(inner))
+                    waiting.append(inner)
+                    yield inner
+
+
+@contextlib.contextmanager
+def _split_groups(model: keras.Model) -> Iterator[None]:
+    """Let grouped convolutions be computed by group, without XLA, while this lasts."""
+    grouped = [
+        layer
+        for layer in _all_layers(model)
+        if getattr(layer, "groups", 1) > 1 and hasattr(layer, "convolution_op")
+    ]
+    for layer in grouped:
+        layer.convolution_op = _by_group(layer)
+    try:
+        yield
+    finally:
+        for layer in grouped:
+            del layer.convolution_op
+
+
+def _by_group(layer: Any) -> Callable[[Any, Any], Any]:
+    whole = layer.convolution_op
+    axis = -1 if layer.data_format == "channels_last" else 1
+    is_unit = all(rate == 1 for rate in layer.dilation_rate) or max(layer.strides) == 1
+
+    def convolve(inputs: Any, kernel: Any) -> Any:
+        is_depthwise = kernel.shape[-2] == 1 and len(kernel.shape) == 4
+        if is_depthwise and is_unit and len(set(layer.strides)) == 1:  # what the kernels take
+            shape = (*kernel.shape[:2], layer.groups, kernel.shape[-1] // layer.groups)
+            return keras.ops.depthwise_conv(
+                inputs,
+                keras.ops.reshape(kernel, shape),
+                strides=layer.strides[0],
+                padding=layer.padding,
+                data_format=layer.data_format,
+                dilation_rate=layer.dilation_rate,
+            )
+        parts = zip(
+            keras.ops.split(inputs, layer.groups, axis),
+            keras.ops.split(kernel, layer.groups, -1),
+            strict=True,
+        )
+        return keras.ops.concatenate([whole(part, weights) for part, weights in parts], axis)
+
+    return convolve

@@ -11,8 +11,22 @@ from keras import layers
 from dance_tf import export, export_tflite, signatures
 from dance_tf.errors import UserError
 from dance_tf.serving import ServedModel
+from dance_tf.structs import InputDescription
 
 NUM_TEST = 200
+
+INPUTS = InputDescription(
+    height=8,
+    width=8,
+    channels=3,
+    value_range=(0.0, 1.0),
+    source_range=(0.0, 255.0),
+    source_shape=(32, 48, 3),
+    resize="averaged by area to 8x8",
+    crop="the largest central square",
+    channel_order="RGB",
+    class_names=tuple("abcdefghij"),
+)
 
 
 def _prototype_images(num, seed):
@@ -71,6 +85,7 @@ def exported(trained, tmp_path_factory):
         calibration_images=_prototype_images(100, seed=2)[0],
         test_images=images,
         test_labels=labels,
+        inputs=INPUTS,
     )
     return folder, report
 
@@ -281,7 +296,7 @@ def test_an_export_replaces_its_own_files_only(exported, tmp_path, monkeypatch, 
     (tmp_path / "notes.txt").write_text("mine")
     # Conversion is not what is tested here: take files that are there.
     contents = [(exported[0] / n).read_bytes() for n in ("network.tflite", "network_int8.tflite")]
-    monkeypatch.setattr(export, "convert_to_tflite", lambda *_: contents.pop(0))
+    monkeypatch.setattr(export, "convert_to_tflite", lambda *_, **__: contents.pop(0))
     export.export_network(trained, str(tmp_path), calibration_images=images)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "saved_model" / "old.txt").exists()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,26 @@ _RUN_DIR = common.define_path(
     " unless --output_dir says otherwise.",
     FLAGS,
 )
-_MODEL = common.define_path("model", "Keras file (.keras) of a network of images in 0..1.", FLAGS)
+_MODEL = common.define_path(
+    "model",
+    "Keras file (.keras) of a network of images. They are fed in the range that its first"
+    " layers or its input's type ask for, else in 0..1.",
+    FLAGS,
+)
+_INPUT_RANGE = flags.DEFINE_list(
+    "input_range",
+    None,
+    "With --model: LOW,HIGH, the range of values that the network takes, where it does not"
+    " tell itself, such as 0,255 or -1,1.",
+    flag_values=FLAGS,
+)
+_STRICT_INT8 = flags.DEFINE_boolean(
+    "strict_int8",
+    False,
+    "Fail where something of the int8 network stays in float, as TFLite has it in float only."
+    " Without it the list is in the report.",
+    flag_values=FLAGS,
+)
 _EVALUATOR_DIR = common.define_path("evaluator_dir", "Folder of a trained evaluator.", FLAGS)
 _VERSION = flags.DEFINE_string(
     "version",
@@ -82,6 +102,10 @@ def main(argv: list[str]) -> None:
     for flag in (_VERSION, _SERVING_DIR, _TFLITE_DIR):
         if flag.value is not None and not _EVALUATOR_DIR.value:
             raise UserError(f"--{flag.name} goes with --evaluator_dir only")
+    if _INPUT_RANGE.value and not _MODEL.value:
+        raise UserError("--input_range goes with --model only")
+    if FLAGS["strict_int8"].present and _EVALUATOR_DIR.value:
+        raise UserError("--strict_int8 goes with --run_dir and --model only")
     for name in ("exact", "cache_dir"):
         if FLAGS[name].present and not _SERVING_DIR.value:
             raise UserError(f"--{name} goes with --serving_dir only")
@@ -170,29 +194,86 @@ def _export_file(path: str) -> dict[str, Any]:
 
 
 def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
+    given = _given_range()
     common.load_tensorflow()
     from dance_tf import data, export
 
     model = export.load_network(path)
-    shape = model.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1]:
-        raise UserError(f"{path}: takes inputs of shape {shape}, not square images of fixed size")
+    shapes = [list(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
+    shape = shapes[0] if len(shapes) == 1 else []
+    if len(shape) != 4 or shape[1] != shape[2] or not shape[1]:
+        found = " and ".join(map(str, shapes)) or "no known shape"
+        raise UserError(f"{path}: takes inputs of {found}, not square images of fixed size")
     dataset = data.load_images(config, input_size=shape[1], image_channels=shape[3])
-    if model.output_shape[-1] < dataset.num_classes:
+    num_classes = max((output.shape[-1] or 0) for output in model.outputs)
+    if num_classes < dataset.num_classes:
         raise UserError(
-            f"{path}: tells {model.output_shape[-1]} classes apart, but {dataset.name} has"
+            f"{path}: tells {num_classes} classes apart, but {dataset.name} has"
             f" {dataset.num_classes}; name its own data set with --dataset"
         )
     calibration, _ = export.sample_images(dataset, "architecture", _NUM_IMAGES.value)
     images, labels = export.sample_images(dataset, "test", _NUM_IMAGES.value)
+    value_range = _value_range(path, model, images, labels, given)
+    inputs = getattr(dataset, "input_description", None)
+    if inputs is not None:
+        inputs = dataclasses.replace(inputs, value_range=value_range)
     report = export.export_network(
         model,
         output_dir,
-        calibration_images=calibration,
-        test_images=images,
+        calibration_images=_scaled(calibration, value_range, model),
+        test_images=_scaled(images, value_range, model),
         test_labels=labels,
+        inputs=inputs,
+        use_strict_int8=_STRICT_INT8.value,
     )
     return {"output_dir": output_dir, "dataset": dataset.name, "split": "test", **report}
+
+
+def _given_range() -> tuple[float, float] | None:
+    if not _INPUT_RANGE.value:
+        return None
+    try:
+        low, high = map(float, _INPUT_RANGE.value)
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        text = ",".join(_INPUT_RANGE.value)
+        raise UserError(f"--input_range={text}: give two numbers, the lower first, such as 0,255")
+    return low, high
+
+
+def _value_range(
+    path: str, model: Any, images: Any, labels: Any, given: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return the range of values to feed: that of the flag, of the network itself, or 0..1."""
+    from dance_tf.export_preparation import better_range, declared_range
+
+    declared = declared_range(model)
+    if given is not None:
+        return given
+    if declared is not None:
+        return declared.low, declared.high
+    (output, *others) = model.outputs
+    if not others and len(output.shape) == 2:
+        better = better_range(model, images, labels, (0.0, 1.0))
+        if better is not None:
+            (low, high), there, here = better
+            raise UserError(
+                f"{path}: recognises {here:.0%} of the images in 0..1, but {there:.0%} in"
+                f" {low:g}..{high:g}: add --input_range={low:g},{high:g}, or 0,1 if that is"
+                " meant"
+            )
+    return 0.0, 1.0
+
+
+def _scaled(images: Any, value_range: tuple[float, float], model: Any) -> Any:
+    """Return images of 0..1 in another range, as whole numbers where the network takes those."""
+    import numpy as np
+
+    low, high = value_range
+    scaled = np.asarray(low + (high - low) * images, np.float32)
+    dtype = np.dtype(model.inputs[0].dtype) if "int" in model.inputs[0].dtype else np.float32
+    return np.rint(scaled).astype(dtype) if dtype != np.float32 else scaled
 
 
 if __name__ == "__main__":

@@ -364,7 +364,12 @@ def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[s
     calibration, _ = export.sample_images(problem.dataset, "architecture", _NUM_CALIBRATION_IMAGES)
     images, labels = export.sample_images(problem.dataset, "test", _NUM_COMPARED_IMAGES)
     report = export.export_network(
-        network, folder, calibration_images=calibration, test_images=images, test_labels=labels
+        network,
+        folder,
+        calibration_images=calibration,
+        test_images=images,
+        test_labels=labels,
+        inputs=getattr(problem.dataset, "input_description", None),
     )
     evaluator_dir = os.path.join(folder, "evaluator")
     # An interrupted run may have written it already; a run has one.

@@ -13,10 +13,12 @@ import pytest
 from dance_tf import export
 from dance_tf.config import (
     AcceleratorSpaceConfig,
+    DataConfig,
     MachineConfig,
     SpaceConfig,
     config_to_json,
 )
+from dance_tf.data import load_images
 from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.neural import NeuralEvaluator
 from dance_tf.evaluator.shapes import NetworkShapes, make_networks
@@ -45,6 +47,25 @@ def keras_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def raw_network(tmp_path_factory):
+    """A network that knows the digits in 0..255 and has no layer that says so."""
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, outputs)
+    dataset = load_images(DataConfig(dataset="digits"), input_size=8)
+    images, labels = export.sample_images(dataset, "train", 1200)
+    # Least squares in 0..255, towards -1 where a class is not; the constant counts for much.
+    flat = np.column_stack([255 * images.reshape(len(images), -1)[:, ::3], np.ones(len(images))])
+    weights = np.linalg.lstsq(flat, 2.0 * np.eye(10)[labels] - 1, rcond=None)[0]
+    kernel = np.zeros((192, 10))
+    kernel[::3] = weights[:-1]
+    model.layers[-1].set_weights([kernel, weights[-1]])
+    path = tmp_path_factory.mktemp("raw") / "raw.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def run_dir(tmp_path_factory, keras_file):
     """A run folder, exported once."""
     folder = tmp_path_factory.mktemp("runs") / "a run"
@@ -68,6 +89,24 @@ def test_network_of_a_run_folder(run_dir, capsys):
         assert "test_accuracy" in report[key]
     classifier = export.TFLiteClassifier(run_dir / "exports" / "network_int8.tflite")
     assert classifier.predict(np.zeros((2, 8, 8, 3), np.float32)).shape == (2, 10)
+
+
+def test_network_that_scales_its_input_is_fed_raw_images(tmp_path, capsys):
+    """Its accuracy is that of the same network without the layer, on 0..1."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    outputs = keras.layers.Dense(10)(
+        keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    )
+    keras.Model(inputs, outputs).save(tmp_path / "scales.keras")
+    output_dir = tmp_path / "out"
+    arguments = (f"--model={tmp_path / 'scales.keras'}", f"--output_dir={output_dir}")
+    assert _call(*arguments, "--num_images=60") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["inputs"]["value_range"] == [0.0, 255.0]
+    assert report["inputs"]["specs"]["images"]["dtype"] == "uint8"
+    classifier = export.TFLiteClassifier(output_dir / "network.tflite")
+    assert classifier.predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
 
 
 @pytest.fixture
@@ -170,12 +209,17 @@ def test_evaluator_as_tflite(evaluator, tmp_path, capsys):
         (["--evaluator_dir={tmp}", "--serving_dir={keras}"], "is a file"),
         (["--evaluator_dir={tmp}"], "--output_dir is missing"),
         (["--evaluator_dir={tmp}", "--serving_dir=a", "--tflite_dir=b"], "give one of"),
+        (["--model={raw}", "--output_dir={out}"], "add --input_range=0,255"),
+        (["--model={keras}", "--output_dir={out}", "--input_range=1,0"], "--input_range=1,0"),
+        (["--model={keras}", "--output_dir={out}", "--input_range=1"], "two numbers"),
+        (["--run_dir=a", "--input_range=0,1"], "--input_range goes with --model"),
+        (["--evaluator_dir={tmp}", "--strict_int8"], "--strict_int8 goes with"),
         (["--model={keras}", "--tflite_dir=a"], "--tflite_dir goes with --evaluator_dir"),
         (["--evaluator_dir={tmp}", "--output_dir={out}", "--noexact"], "goes with --serving_dir"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(
-    tmp_path, keras_file, capsys, monkeypatch, arguments, says
+    tmp_path, keras_file, raw_network, capsys, monkeypatch, arguments, says
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no data"))
     (tmp_path / "broken.keras").write_bytes(keras_file.read_bytes()[:-100])
@@ -183,7 +227,8 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
         inputs = keras.Input(shape)
         outputs = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
         keras.Model(inputs, outputs).save(tmp_path / f"{name}.keras")
-    paths = {n: tmp_path / f"{n}.keras" for n in ("broken", "vector", "two")}
+    (tmp_path / "raw.keras").write_bytes(raw_network.read_bytes())
+    paths = {n: tmp_path / f"{n}.keras" for n in ("broken", "vector", "two", "raw")}
     names = {**paths, "keras": keras_file, "tmp": tmp_path, "out": tmp_path / "out"}
     before = sorted(os.listdir(tmp_path))
     assert _call(*(argument.format(**names) for argument in arguments)) == 1

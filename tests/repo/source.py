@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = {
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
+    "flatbuffers": "flatbuffers",
     "google": "protobuf",
     "grpc": "grpcio",
     "h5py": "h5py",
