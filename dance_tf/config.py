@@ -133,7 +133,7 @@ class DataConfig:
 class EvaluatorConfig:
     """Evaluator: which one, its shape, and how the neural one is trained."""
 
-    kind: str = "neural"
+    kind: str = "auto"
     path: str | None = None
     num_blocks: int = 5
     generator_units: int = 128  # not confirmed

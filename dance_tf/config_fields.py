@@ -98,7 +98,11 @@ FIELDS: dict[str, FieldInfo] = {
         "share of the train split that is held out for the architecture step", 1e-6, 1 - 1e-6
     ),
     "evaluator.kind": _choice(
-        "cost during the search: the trained networks, or the whole table", "neural", "exact"
+        "cost during the search: the trained networks, or the whole table; auto: evaluator.path or"
+        " the shipped networks, and the table where those do not fit",
+        "auto",
+        "neural",
+        "exact",
     ),
     "evaluator.path": FieldInfo("folder of a trained neural evaluator; null: the shipped one"),
     "evaluator.num_blocks": _count("residual fully connected blocks in each network", 1, 1000),

@@ -104,7 +104,7 @@ def test_overrides_apply_in_order_and_are_checked_together():
         ("search.epochs=0", "search.epochs is 0, not within 1 to 1000000"),
         ("search.warmup_epochs=99", "leaves no epoch"),
         ("search.objective=EDP", "not one of EDAP, latency, energy, area, linear, product"),
-        ("evaluator.kind=magic", "not one of neural, exact"),
+        ("evaluator.kind=magic", "not one of auto, neural, exact"),
         ("hardware.machine.clock_mhz=0", "not within 0.001 to 1000000"),
         ("hardware.machine.dram_words_per_cycle=0", "not within 0.001 to 1000000"),
         ("hardware.machine.rf_mode=joined", "not one of shared, split"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 from absl import flags
 
@@ -44,19 +45,24 @@ def main(argv: list[str]) -> None:
 
     common.load_tensorflow()
     from dance_tf.evaluator.assessment import evaluate_evaluator
-    from dance_tf.evaluator.loading import load_evaluator
+    from dance_tf.evaluator.loading import check_evaluator, load_evaluator
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.supernet.search_space import make_space
 
+    space = make_space(config.space)
+    check_evaluator(config.evaluator, space, config.hardware)
     with progress("cost table") as on_progress:
         table = load_or_build_table(
-            make_space(config.space),
+            space,
             config.hardware,
             cache_dir=FLAGS["cache_dir"].value,
             on_progress=on_progress,
         )
+    evaluator = load_evaluator(config.evaluator, table)
+    if evaluator.reason is not None:
+        print(f"evaluator: exact, as {evaluator.reason}", file=sys.stderr)
     report = evaluate_evaluator(
-        load_evaluator(config.evaluator, table),
+        evaluator,
         table,
         _NUM_ARCHITECTURES.value,
         config.seed,

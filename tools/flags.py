@@ -173,8 +173,9 @@ def shared_flags(*names: str) -> flags.FlagValues:
             flags.DEFINE_enum(
                 name,
                 None,
-                ["neural", "exact"],
-                "Cost during the search: the trained networks, or the whole table.",
+                ["auto", "neural", "exact"],
+                "Cost during the search: the trained networks, or the whole table; auto, the"
+                " default, takes the table where the networks that come with the code do not fit.",
                 flag_values=values,
             )
         elif name == "supernet":

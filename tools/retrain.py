@@ -99,12 +99,17 @@ def _retrain(
     import keras
     import tensorflow as tf
 
-    from dance_tf import data, export, run_info
+    from dance_tf import export, run_info
     from dance_tf.reporting import write_json
-    from dance_tf.search.pipeline import check_output_dir, missing_exports, tell_lost
+    from dance_tf.search.pipeline import (
+        check_output_dir,
+        input_record,
+        load_space_and_images,
+        missing_exports,
+        tell_lost,
+    )
     from dance_tf.search.retrain import INHERITS_NOTHING, retrain
     from dance_tf.search.supernet_training import load_supernet
-    from dance_tf.supernet.search_space import make_space
 
     started = run_info.now()
     is_resuming = bool(FLAGS["resume"].value)
@@ -118,8 +123,7 @@ def _retrain(
         elif "exports" in report or not _EXPORT.value:
             print(f"retrain: {output_dir} is finished; nothing is left to do", file=sys.stderr)
             return report
-    dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
-    space = make_space(config.space, dataset.num_classes)
+    space, dataset = load_space_and_images(config)
     space.validate(architecture)
     supernet = None
     if config.retrain.initial_weights == "inherited":
@@ -134,7 +138,8 @@ def _retrain(
     write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
     write_json(os.path.join(output_dir, _ARCHITECTURE), {"architecture": record})
     info = os.path.join(output_dir, "run_info.json")
-    run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True))
+    collected = run_info.collect(config.seed, started, is_deterministic=True)
+    run_info.write(info, collected | input_record(dataset))
     result = retrain(
         space,
         architecture,
@@ -169,7 +174,7 @@ def _retrain(
         )
     write_json(path, report)
     collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
-    run_info.write(info, collected)
+    run_info.write(info, collected | input_record(dataset))
     return report
 
 

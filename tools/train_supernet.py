@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
         print(f"train_supernet: {error}: --resume goes on from here", file=sys.stderr)
         return 128 + error.signum
     info = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
+    info |= pipeline.input_record(dataset)
     run_info.write(os.path.join(output_dir, "run_info.json"), info)
     return _show(output_dir, record)
 

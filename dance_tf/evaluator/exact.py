@@ -103,18 +103,22 @@ class ExactEvaluator:
 
     kind = "exact"
 
-    def __init__(self, table: Any, softmin_temperature: float = 0.01) -> None:
+    def __init__(
+        self, table: Any, softmin_temperature: float = 0.01, reason: str | None = None
+    ) -> None:
         """Hold a table.
 
         Args:
             table: hardware.cost_table.CostTable.
             softmin_temperature: Relative difference in the objective that a uniform
                 mixture overlooks; smaller is harder.
+            reason: Why it stands in for a neural evaluator; None: it was asked for.
         """
         if not softmin_temperature > 0:
             raise UserError(f"evaluator.softmin_temperature is {softmin_temperature}, not positive")
         self.table = table
         self.softmin_temperature = float(softmin_temperature)
+        self.reason = reason
 
     def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
         """Evaluate architectures under objectives.

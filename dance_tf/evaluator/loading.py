@@ -6,14 +6,14 @@ import os
 import pathlib
 from typing import Any
 
-from dance_tf.config import EvaluatorConfig
+from dance_tf.config import EvaluatorConfig, HardwareConfig
 from dance_tf.errors import UserError
-from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
 from dance_tf.paths import local_path
+from dance_tf.supernet.search_space import NetworkSpace
 
-__all__ = ["load_evaluator", "shipped_path"]
+__all__ = ["check_evaluator", "load_evaluator", "shipped_path"]
 
 _SHIPPED = pathlib.Path(__file__).resolve().parents[2] / "saved_models"
 
@@ -23,8 +23,30 @@ def shipped_path(space_name: str) -> str:
     return str(_SHIPPED / f"evaluator_{space_name}")
 
 
+def check_evaluator(
+    config: EvaluatorConfig, space: NetworkSpace, hardware: HardwareConfig
+) -> str | None:
+    """Say whether the evaluator of a configuration fits, before any cost is computed.
+
+    Returns:
+        Why the exact evaluator will stand in for the shipped one; None if it will not.
+    Raises:
+        UserError: If an evaluator that was named does not exist or does not fit.
+    """
+    if config.kind == "exact":
+        return None
+    source = hardware.measured_csv if config.path is None else None
+    problem = _problem(config, space, hardware)
+    if problem is None and source is not None:
+        problem = f"the shipped evaluator knows the cost model, not the costs in {source}"
+    return _refuse_if_named(config, problem)
+
+
 def load_evaluator(config: EvaluatorConfig, table: Any) -> ExactEvaluator | NeuralEvaluator:
     """Return the evaluator of a configuration, for the costs of a table.
+
+    Where none was named (kind "auto", no path) and the shipped one does not fit, that is
+    the exact evaluator, whose `reason` says so.
 
     Args:
         config: kind; for a neural evaluator the folder, or None for the shipped one.
@@ -33,35 +55,53 @@ def load_evaluator(config: EvaluatorConfig, table: Any) -> ExactEvaluator | Neur
         UserError: If there is no such evaluator, if its files are damaged, or if it was
             trained for another network space, accelerator space, machine or table.
     """
-    if config.kind == "exact":
-        return ExactEvaluator(table, config.softmin_temperature)
+    reason = None
+    if config.kind != "exact":
+        hardware = HardwareConfig(table.machine, table.accelerators.config)
+        problem = _problem(config, table.space, hardware, table.content_hash)
+        reason = _refuse_if_named(config, problem)
+        if reason is None:
+            return NeuralEvaluator.load(_path(config, table.space))
+    return ExactEvaluator(table, config.softmin_temperature, reason)
+
+
+def _path(config: EvaluatorConfig, space: NetworkSpace) -> str:
     if config.path is None:
-        path = shipped_path(table.space.name)
-        if not os.path.isfile(os.path.join(path, MANIFEST)):
-            raise UserError(f"no neural evaluator is shipped for space {table.space.name}: {MEND}")
-    else:
-        path = local_path(config.path, "evaluator.path")
-    evaluator = NeuralEvaluator.load(path)
-    mismatch = _mismatch(evaluator.domain, EvaluatorDomain.of_table(table))
-    if mismatch:
-        raise UserError(f"evaluator {path} was trained for another {mismatch}: {MEND}")
-    return evaluator
+        return shipped_path(space.name)
+    return local_path(config.path, "evaluator.path")
 
 
-def _mismatch(trained: EvaluatorDomain, asked: EvaluatorDomain) -> str | None:
-    """Return the first thing in which two domains differ, widest first."""
-    if trained.space.name != asked.space.name:
-        return f"network space ({trained.space.name}, not {asked.space.name})"
+def _refuse_if_named(config: EvaluatorConfig, problem: str | None) -> str | None:
+    if problem and (config.kind == "neural" or config.path is not None):
+        raise UserError(f"{problem}: {MEND}")
+    return problem
+
+
+def _problem(
+    config: EvaluatorConfig,
+    space: NetworkSpace,
+    hardware: HardwareConfig,
+    content_hash: str | None = None,
+) -> str | None:
+    """Return why a neural evaluator does not fit, widest reason first."""
+    path = _path(config, space)
+    if config.path is None and not os.path.isfile(os.path.join(path, MANIFEST)):
+        return f"no neural evaluator is shipped for space {space.name}"
+    trained = NeuralEvaluator.read_domain(path)
+    if trained.space.name != space.name:
+        mismatch = f"network space ({trained.space.name}, not {space.name})"
+        return f"evaluator {path} was trained for another {mismatch}"
     for what, ours, theirs in (
-        ("network space", trained.space, asked.space),
-        ("accelerator space", trained.accelerators.config, asked.accelerators.config),
-        ("machine", trained.machine, asked.machine),
+        ("network space", trained.space, space),
+        ("accelerator space", trained.accelerators.config, hardware.accelerators),
+        ("machine", trained.machine, hardware.machine),
     ):
         if ours != theirs:
             fields = [f for f in vars(ours) if getattr(ours, f) != getattr(theirs, f)]
-            return f"{what} ({', '.join(fields)} differ)"
-    if trained.content_hash != asked.content_hash:
+            return f"evaluator {path} was trained for another {what} ({', '.join(fields)} differ)"
+    if content_hash not in (None, trained.content_hash):
         return (
-            f"cost table (content hash {trained.content_hash[:12]}, not {asked.content_hash[:12]})"
+            f"evaluator {path} was trained for another cost table (content hash"
+            f" {trained.content_hash[:12]}, not {content_hash[:12]})"
         )
     return None

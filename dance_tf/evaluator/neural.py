@@ -63,6 +63,7 @@ class NeuralEvaluator:
     """Hardware generation network followed by cost estimation network."""
 
     kind = "neural"
+    reason: str | None = None  # it never stands in for another
 
     def __init__(
         self,
@@ -280,6 +281,19 @@ class NeuralEvaluator:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
+    @staticmethod
+    def read_domain(path: str) -> EvaluatorDomain:
+        """Return what the evaluator in a folder speaks about, without its networks.
+
+        Raises:
+            UserError: If its manifest is missing or damaged.
+        """
+        manifest = _read_manifest(path)
+        try:
+            return EvaluatorDomain.from_json(manifest["domain"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unfit(path, error) from None
+
     @classmethod
     def load(cls, path: str) -> NeuralEvaluator:
         """Load from a folder.
@@ -309,10 +323,12 @@ class NeuralEvaluator:
                 thresholds=TrustThresholds(**manifest["trust_thresholds"]),
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(
-                f"evaluator {path}: {MANIFEST} does not fit ({reason}): {MEND}"
-            ) from None
+            raise _unfit(path, error) from None
+
+
+def _unfit(path: str, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0]
+    return UserError(f"evaluator {path}: {MANIFEST} does not fit ({reason}): {MEND}")
 
 
 def _require_room(folder: str, num_bytes: int) -> None:

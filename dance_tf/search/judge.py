@@ -135,6 +135,7 @@ class Judge:
                 "lambda_2": self._config.lambda_2,
             },
             evaluator=self.evaluator.kind,
+            evaluator_reason=getattr(self._problem.evaluator, "reason", None),
             op_counts=counts,
             zero_share=zero_share,
             num_cost_model_calls=table.num_cost_model_calls,

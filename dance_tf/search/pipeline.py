@@ -7,6 +7,7 @@ leaves its outcome in the folder and is not repeated by a resumed run.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import tensorflow as tf
 from dance_tf import data, export, run_info, terminal
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
-from dance_tf.evaluator.loading import load_evaluator
+from dance_tf.evaluator.loading import check_evaluator, load_evaluator
 from dance_tf.folder_lock import names_in, owned
 from dance_tf.hardware.cost_source import cost_source
 from dance_tf.hardware.cost_table import load_or_build_table
@@ -38,6 +39,7 @@ from dance_tf.supernet.supernet import Supernet
 __all__ = [
     "check_output_dir",
     "cost_facts",
+    "input_record",
     "load_finished",
     "load_space_and_images",
     "missing_exports",
@@ -77,7 +79,7 @@ def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: boo
     stored = dataclasses.replace(
         stored, data=dataclasses.replace(stored.data, data_dir=config.data.data_dir)
     )
-    difference = _first_difference(config_to_json(stored), config_to_json(config))
+    difference = _first_difference(*map(_comparable, (stored, config)))
     if difference:
         name, old, new = difference
         raise UserError(
@@ -97,6 +99,7 @@ def prepare(
         UserError: If data or evaluator are missing or do not fit, or a file is damaged.
     """
     space, dataset = load_space_and_images(config)
+    check_evaluator(config.evaluator, space, config.hardware)
     SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
     supernet = None
     if config.search.supernet_dir is not None:
@@ -109,6 +112,8 @@ def prepare(
             on_progress=report if use_progress else None,
         )
     evaluator = load_evaluator(config.evaluator, table)
+    if evaluator.reason is not None:
+        print(f"evaluator: exact, as {evaluator.reason}", file=sys.stderr)
     is_warm = supernet is not None
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
 
@@ -134,7 +139,7 @@ def start_output_dir(config: ExperimentConfig, output_dir: str) -> None:
 
 
 def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, ImageDataset]:
-    """Return the network space and the images of a config.
+    """Return the network space and the images of a config; print what is odd about them.
 
     Raises:
         UserError: If the data are missing, or have more classes than the space.
@@ -146,7 +151,14 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
             f"space.num_classes is {space.num_classes}, but {dataset.name} has"
             f" {dataset.num_classes} classes"
         )
+    for warning in dataset.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return space, dataset
+
+
+def input_record(dataset: ImageDataset) -> dict[str, Any]:
+    """Return what run_info.json says of the images: how they come to the network."""
+    return {"input": json.loads(json.dumps(dataclasses.asdict(dataset.input_description)))}
 
 
 def run_experiment(
@@ -217,6 +229,7 @@ def _run_stages(
     paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
     costs = cost_facts(config, problem)
     _check_costs(paths["run_info"], problem.table.content_hash)
+    _check_same(paths["run_info"], costs)
     if problem.is_warm:
         record = read_supernet_record(
             str(config.search.supernet_dir), problem.space, problem.dataset, config
@@ -246,6 +259,7 @@ def _run_stages(
     result = dataclasses.replace(result, versions=info["versions"], is_deterministic=True)
     for warning in result.warnings:
         terminal.warn(warning)
+    result = dataclasses.replace(result, warnings=(*problem.dataset.warnings, *result.warnings))
     paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
     export.write_accelerator(
         paths["accelerator"],
@@ -288,11 +302,13 @@ def _run_stages(
 
 
 def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Any]:
-    """Return what run_info.json says of a run's costs: table, source, number of classes."""
+    """Return what run_info.json says of a run's costs and images, beside what others do."""
     return {
         "cost_table_sha256": problem.table.content_hash,
         "cost_source": cost_source(config.hardware),
         "num_classes": problem.space.num_classes,
+        "evaluator": problem.evaluator.kind,
+        **input_record(problem.dataset),
     }
 
 
@@ -390,6 +406,21 @@ def _check_costs(path: str, content_hash: str) -> None:
         )
 
 
+def _check_same(path: str, now: dict[str, Any]) -> None:
+    """Refuse to go on with other images, or another evaluator; `path` as above."""
+    before = read_json(path) if os.path.exists(path) else {}
+    difference = _first_difference(
+        {name: before[name] for name in ("evaluator", "input") if name in before},
+        {name: now[name] for name in ("evaluator", "input") if name in before},
+    )
+    if difference:
+        name, old, new = difference
+        raise UserError(
+            f"--resume: the run in {os.path.dirname(path)} began with {name} = {old!r}, which is"
+            f" {new!r} now: bring back the evaluator or the data set, or name another --output_dir"
+        )
+
+
 def _check_supernet(path: str, weights_sha256: str) -> None:
     """Refuse to go on with a run that started from another supernet; `path` as above."""
     info = read_json(path) if os.path.exists(path) else {}
@@ -398,6 +429,17 @@ def _check_supernet(path: str, weights_sha256: str) -> None:
             f"--resume: the supernet of the run in {os.path.dirname(path)} had other weights"
             f" (SHA-256 {info['supernet_sha256']}): bring it back, or name another --output_dir"
         )
+
+
+def _comparable(config: ExperimentConfig) -> dict[str, Any]:
+    """Return a config as JSON data in which "auto" is the evaluator that runs have had of old.
+
+    Which one it came to is held by run_info.json.
+    """
+    data = config_to_json(config)
+    if data["evaluator"]["kind"] == "auto":
+        data["evaluator"]["kind"] = "neural"
+    return data
 
 
 def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:

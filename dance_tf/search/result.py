@@ -146,6 +146,7 @@ class SearchResult:
     num_weight_steps: int
     num_architecture_steps: int
     num_cost_model_calls: int
+    evaluator_reason: str | None = None  # why that one, if none was asked for and none fitted
     limits: dict[str, Any] | None = None  # as given, and what it took to keep them
     collapses: tuple[dict[str, Any], ...] = ()  # see collapse.CollapseGuard
     num_trained_candidates: int = 0  # networks retrained; the supernet is none

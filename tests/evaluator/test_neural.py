@@ -13,16 +13,17 @@ import tensorflow as tf
 
 from dance_tf.config import AcceleratorSpaceConfig, EvaluatorConfig, HardwareConfig
 from dance_tf.errors import UserError
+from dance_tf.evaluator import loading
 from dance_tf.evaluator.dataset import CandidateTable, sample_mixtures
 from dance_tf.evaluator.domain import EvaluatorDomain
 from dance_tf.evaluator.exact import ExactEvaluator
-from dance_tf.evaluator.loading import load_evaluator, shipped_path
+from dance_tf.evaluator.loading import check_evaluator, load_evaluator, shipped_path
 from dance_tf.evaluator.networks import head_one_hot
 from dance_tf.evaluator.neural import FORWARDINGS, NeuralEvaluator, TrustThresholds
 from dance_tf.evaluator.shapes import NetworkShapes, make_networks
 from dance_tf.hardware.objective import objective_values, random_objectives
 from dance_tf.structs import Evaluation
-from tests.evaluator.fake_table import make_fake_table
+from tests.evaluator.fake_table import SMALL, make_fake_table
 
 CANDIDATES = np.asarray([3, 20, 41], np.int32)
 
@@ -317,9 +318,48 @@ def test_an_evaluator_of_another_table_is_refused(saved, change, says):
     assert says in str(raised.value) and "--evaluator=exact" in str(raised.value)
 
 
-def test_a_space_without_a_shipped_evaluator_says_so(table):
-    with pytest.raises(UserError, match="no neural evaluator is shipped for space tiny_mbconv"):
-        load_evaluator(EvaluatorConfig(), table)
+def test_the_exact_evaluator_stands_in_where_none_fits(table, monkeypatch, saved):
+    says = "no neural evaluator is shipped for space tiny_mbconv"
+    standing_in = load_evaluator(EvaluatorConfig(softmin_temperature=0.3), table)
+    assert (standing_in.kind, standing_in.softmin_temperature) == ("exact", 0.3)
+    assert standing_in.reason == says
+    with pytest.raises(UserError, match=says):
+        load_evaluator(EvaluatorConfig(kind="neural"), table)
+    assert load_evaluator(EvaluatorConfig(kind="exact"), table).reason is None
+    # Shipped it would be.
+    monkeypatch.setattr(loading, "shipped_path", lambda name: saved)
+    shipped = load_evaluator(EvaluatorConfig(), table)
+    assert (shipped.kind, shipped.reason) == ("neural", None)
+    other = make_fake_table()
+    other.space = dataclasses.replace(other.space, num_classes=7)
+    assert "num_classes differ" in load_evaluator(EvaluatorConfig(), other).reason
+    other = make_fake_table()
+    other.content_hash = "another"
+    assert "cost table" in load_evaluator(EvaluatorConfig(), other).reason
+
+
+def test_what_does_not_fit_is_known_before_the_table(saved, monkeypatch):
+    space, fitting = make_fake_table().space, SMALL
+    other = dataclasses.replace(space, num_classes=7)
+    neural, auto = EvaluatorConfig(kind="neural"), EvaluatorConfig()
+    for named in (EvaluatorConfig(path=saved), EvaluatorConfig(kind="neural", path=saved)):
+        assert check_evaluator(named, space, fitting) is None
+        for wrong in ((other, fitting), (space, HardwareConfig())):
+            with pytest.raises(UserError, match="differ"):
+                check_evaluator(named, *wrong)
+    with pytest.raises(UserError, match="no neural evaluator is shipped"):
+        check_evaluator(neural, space, fitting)
+    monkeypatch.setattr(loading, "shipped_path", lambda name: saved)
+    assert check_evaluator(neural, space, fitting) is check_evaluator(auto, space, fitting) is None
+    measured = dataclasses.replace(fitting, measured_csv="mine.csv")
+    for wrong in ((other, fitting), (space, HardwareConfig()), (space, measured)):
+        assert check_evaluator(auto, *wrong)
+        assert check_evaluator(EvaluatorConfig(kind="exact"), *wrong) is None
+        with pytest.raises(UserError):
+            check_evaluator(neural, *wrong)
+
+
+def test_where_shipped_evaluators_are():
     assert shipped_path("tiny_mbconv").endswith("saved_models/evaluator_tiny_mbconv")
 
 
