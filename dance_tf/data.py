@@ -348,8 +348,12 @@ def _download_and_prepare(name: str, data_dir: str) -> Path:
         try:
             builder = tfds.builder(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError:
-            _raise_missing(name, data_dir)
-        except (ValueError, ImportError) as error:
+            raise UserError(
+                f"TFDS has no data set {name!r} to download{_nearest(name, data_dir)}; one of your"
+                " own is prepared by its builder, as in"
+                f" `Builder(data_dir={data_dir!r}).download_and_prepare()`"
+            ) from None
+        except (ValueError, ImportError, AssertionError) as error:  # the last of a version
             raise UserError(f"data set {name!r}: {_line(error)}") from error
         _feature_keys(name, builder)
         dataset, downloads = prepared.parse_name(name)[0], Path(data_dir) / "downloads"
@@ -374,19 +378,40 @@ def _raise_missing(name: str, data_dir: str) -> NoReturn:
     import tensorflow_datasets as tfds
 
     dataset = prepared.parse_name(name)[0]
+    if dataset in prepared.list_prepared(data_dir):
+        raise UserError(
+            f"data set {name!r} is not in {data_dir}, which has {dataset!r} of another version or"
+            f" configuration: name one of those in {Path(data_dir) / dataset}, or prepare it there"
+        )
     # Community data sets would be asked for over the network.
+    if dataset in tfds.list_builders(with_community_datasets=False):
+        raise UserError(
+            f"data set {name!r} is not prepared in {data_dir}"
+            f"{prepared.folder_hint(name, data_dir)}: either run `python -m tools.prepare_data"
+            f" --dataset={name} --data_dir={shlex.quote(data_dir)}`, which downloads it, or point"
+            " --data_dir or TFDS_DATA_DIR at a folder that holds a prepared copy"
+        )
+    raise UserError(
+        f"unknown data set {dataset!r}: neither digits nor one of TFDS, and {data_dir}"
+        f" {prepared.describe_folder(data_dir)}"
+        f"{prepared.folder_hint(name, data_dir) or _nearest(name, data_dir)}"
+        + (
+            prepared.path_hint(name)
+            or "; one of your own is found by its builder's name in the --data_dir that it was"
+            " prepared in"
+        )
+    )
+
+
+def _nearest(name: str, data_dir: str) -> str:
+    """Return a hint at the data set that a name is nearly that of, or ""."""
+    import tensorflow_datasets as tfds
+
     known = {"digits", *prepared.list_prepared(data_dir)}
     known.update(tfds.list_builders(with_community_datasets=False))
-    if dataset not in known:
-        nearest = difflib.get_close_matches(dataset.lower(), known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "neither digits nor one of TFDS"
-        raise UserError(f"unknown data set {dataset!r}: {hint}")
-    raise UserError(
-        f"data set {name!r} is not prepared in {data_dir}{prepared.folder_hint(name, data_dir)}:"
-        f" either run `python -m tools.prepare_data --dataset={name}"
-        f" --data_dir={shlex.quote(data_dir)}`, which downloads it, or point --data_dir or"
-        " TFDS_DATA_DIR at a folder that holds a prepared copy"
-    )
+    dataset = prepared.parse_name(name)[0]
+    nearest = difflib.get_close_matches(dataset.lower(), known - {dataset}, n=1, cutoff=0.85)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
 
 
 def _line(error: BaseException) -> str:

@@ -30,11 +30,13 @@ __all__ = [
     "Prepared",
     "check_downloads",
     "count_records",
+    "describe_folder",
     "describe_mismatch",
     "find_prepared",
     "folder_hint",
     "list_prepared",
     "parse_name",
+    "path_hint",
     "resolve_data_dir",
 ]
 
@@ -71,7 +73,10 @@ def parse_name(name: str) -> tuple[str, str | None, str | None]:
     """
     match = _NAME.fullmatch(name)
     if not match:
-        raise UserError(f"{name!r} is no data set's name: write NAME, NAME/CONFIG or NAME:VERSION")
+        raise UserError(
+            f"{name!r} is no data set's name: write NAME, NAME/CONFIG or NAME:VERSION"
+            f"{path_hint(name)}"
+        )
     dataset, config, version = match.groups()
     if config and _VERSION.fullmatch(config):
         config, version = None, config
@@ -105,7 +110,41 @@ def find_prepared(name: str, data_dir: str) -> Path | None:
 
 def list_prepared(data_dir: str) -> list[str]:
     """Return the names of the data sets in a folder."""
-    return [path.name for path in _folders(Path(data_dir)) if path.name != "downloads"]
+    return sorted(
+        path.name
+        for path in _folders(Path(data_dir))
+        if any(map(_holds_data_set, (path, *_folders(path))))
+    )
+
+
+def _holds_data_set(root: Path) -> bool:
+    return any((root / version / "dataset_info.json").is_file() for version in _versions(root))
+
+
+def describe_folder(data_dir: str) -> str:
+    """Return what is in a folder, to end a sentence that begins with its path."""
+    if not os.path.isdir(data_dir):
+        return "is no folder"
+    names = list_prepared(data_dir)
+    if not names:
+        return "holds no data set"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"holds {', '.join(names[:5])}{more}"
+
+
+def path_hint(name: str) -> str:
+    """Return what to write in place of a path, where a data set's name was wanted."""
+    if not (set("/\\~") & set(name) or os.path.exists(name)):
+        return ""
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    for folder in list(path.parents)[:3]:
+        dataset = path.relative_to(folder).parts[0]
+        if dataset in list_prepared(str(folder)):
+            return f"; here it is --dataset={dataset} --data_dir={shlex.quote(str(folder))}"
+    return (
+        "; a path is not read: prepare the images with a TFDS builder, then give its name and, as"
+        " --data_dir, the folder that it wrote to"
+    )
 
 
 def folder_hint(name: str, data_dir: str) -> str:
@@ -227,7 +266,9 @@ def describe_mismatch(path: Path, expected: Any) -> str:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    with contextlib.suppress(OSError):  # such as one of somebody else
+        return [path for path in root.iterdir() if path.is_dir()]
+    return []
 
 
 def _versions(root: Path) -> list[str]:

@@ -151,7 +151,7 @@ def test_a_data_set_larger_than_memory_is_streamed(data_dir):
 
 def test_the_version_can_be_named(data_dir):
     assert _load("toy_colours:1.0.0", data_dir).num_images("test") == 20
-    assert "is not prepared in" in _message("toy_colours:2.0.0", data_dir)
+    assert "of another version" in _message("toy_colours:2.0.0", data_dir)
 
 
 def test_validation_stands_in_where_the_test_split_has_no_labels(data_dir):
@@ -182,8 +182,11 @@ def test_cifar_alone_of_these_is_mirrored(data_dir):
         ("toy_colour", ["unknown data set 'toy_colour'", "did you mean 'toy_colours'?"]),
         ("cifr10", ["unknown data set 'cifr10'", "did you mean 'cifar10'?"]),
         ("Digits", ["unknown data set 'Digits'", "did you mean 'digits'?"]),
-        ("zzzzzzzz", ["unknown data set 'zzzzzzzz'", "neither digits nor one of TFDS"]),
-        ("../toy_colours", ["no data set's name"]),
+        (
+            "zzzzzzzz",
+            ["unknown data set 'zzzzzzzz'", "neither digits nor one of TFDS", "holds toy_"],
+        ),
+        ("../toy_colours", ["no data set's name", "a path is not read", "TFDS builder"]),
     ],
 )
 def test_what_is_no_image_classification_is_refused(data_dir, name, parts):
@@ -219,6 +222,26 @@ def test_the_folder_may_be_spelled_with_a_tilde(data_dir, tmp_path, monkeypatch)
     monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")
     assert _load("toy_colours", pathlib.Path("~", data_dir.name)).folder.startswith(str(data_dir))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_folder_is_named_with_what_it_holds(data_dir, tmp_path):
+    assert f"{tmp_path} holds no data set" in _message("my_own", tmp_path)
+    assert f"{tmp_path}/no is no folder" in _message("my_own", tmp_path / "no")
+    message = _message("my_own", data_dir)
+    assert "holds toy_boxes, toy_colours" in message and "did you mean" not in message
+    assert "prepare_data" not in message  # It knows no more.
+    # As like one of TFDS, story_cloze, as two names are that have nothing in common.
+    assert "did you mean" not in _message("stock_photos", data_dir)
+
+
+def test_a_path_in_place_of_a_name_is_put_right(data_dir, tmp_path, monkeypatch):
+    right = f"--dataset=toy_colours --data_dir='{data_dir}'"
+    for path in ("toy_colours", "toy_colours/1.0.0"):
+        assert right in _message(str(data_dir / path))
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for path in (str(tmp_path / "images"), "~/images", "images/cats", "./images"):
+        assert "a path is not read" in _message(path, data_dir)
 
 
 def test_a_folder_inside_the_data_set_is_recognised(data_dir):

@@ -119,3 +119,16 @@ def test_a_file_is_compared_by_size_and_hash(tmp_path):
         f"expected 2015 bytes with sha256 {'0' * 64},"
         f" found 2015 bytes with sha256 {sha256}, an HTML page"
     )
+
+
+def test_folders_that_hold_no_version_are_no_data_sets(tmp_path):
+    for path in ("own/1.0.0", "other/config/2.0.1", "x/1.0.0.incomplete", "downloads", "src/2.0.0"):
+        (tmp_path / path).mkdir(parents=True)
+        if not path.startswith("src"):
+            (tmp_path / path / "dataset_info.json").touch()
+    assert prepared.list_prepared(str(tmp_path)) == ["other", "own"]
+    assert prepared.describe_folder(str(tmp_path)) == "holds other, own"
+    for number in range(6):
+        (tmp_path / f"x{number}" / "1.0.0").mkdir(parents=True)
+        (tmp_path / f"x{number}" / "1.0.0" / "dataset_info.json").touch()
+    assert prepared.describe_folder(str(tmp_path)).endswith("x2 and 3 more")

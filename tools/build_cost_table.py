@@ -20,6 +20,7 @@ def main(argv: list[str]) -> None:
     """Build or load, and print."""
     del argv
     config = common.experiment_config(FLAGS)
+    common.check_effects(config, "build_cost_table", FLAGS)
     common.load_tensorflow()
     from dance_tf.hardware.cost_source import cost_source
     from dance_tf.hardware.cost_table import default_cache_dir, load_or_build_table

@@ -41,6 +41,8 @@ def main(argv: list[str]) -> None:
     """Label, write and print."""
     del argv
     config = common.experiment_config(FLAGS)
+    unread = {} if _WRITE.value else {"data.data_dir": "--write"}
+    common.check_effects(config, "build_labels", FLAGS, unread=unread)
     common.load_tensorflow()
     from dance_tf.data import resolve_data_dir
     from dance_tf.evaluator import label_dataset

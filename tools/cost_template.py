@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
     """Write the file."""
     del argv
     config = common.experiment_config(FLAGS)
+    unread = {} if _ESTIMATE.value else {"hardware.machine": "--estimate"}
+    common.check_effects(config, "cost_template", FLAGS, unread=unread)
     if not _OUTPUT.value:
         raise UserError("--output is missing: name the CSV file to write")
     path = _OUTPUT.value

@@ -79,6 +79,10 @@ def main(argv: list[str]) -> None:
     del argv
     # What is read from flags and small files is refused before TensorFlow is waited for.
     request = read_request(FLAGS)
+    unread = {} if request.architecture else {"space": "--architecture"}
+    if request.accelerator is None and not _BEST.value:
+        unread["hardware.accelerators"] = "--accelerator or --best_accelerator"
+    common.check_effects(request.config, "evaluate_cost", FLAGS, unread=unread)
     kind, weights = objective_terms(FLAGS)
     limited = (_MAX_LATENCY_MS, _MAX_ENERGY_MJ, _MAX_AREA_MM2)
     names = ("objective", "objective_weights", *(flag.name for flag in (_TOP_K, *limited)))

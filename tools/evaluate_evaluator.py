@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 
 from absl import flags
 
 from dance_tf.strict_json import strict_data
-from dance_tf.terminal import progress
+from dance_tf.terminal import note, progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "evaluator", "seed", "cache_dir")
@@ -40,8 +39,9 @@ def main(argv: list[str]) -> None:
     del argv
     config = common.experiment_config(FLAGS)
     if _PATH.value is not None:
-        evaluator = dataclasses.replace(config.evaluator, kind="neural", path=_PATH.value)
-        config = dataclasses.replace(config, evaluator=evaluator)
+        named = dataclasses.replace(config.evaluator, kind="neural", path=_PATH.value)
+        config = dataclasses.replace(config, evaluator=named)
+    common.check_effects(config, "evaluate_evaluator", FLAGS)
 
     common.load_tensorflow()
     from dance_tf.evaluator.assessment import evaluate_evaluator
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         )
     evaluator = load_evaluator(config.evaluator, table)
     if evaluator.reason is not None:
-        print(f"evaluator: exact, as {evaluator.reason}", file=sys.stderr)
+        note(f"evaluator: exact, as {evaluator.reason}")
     report = evaluate_evaluator(
         evaluator,
         table,

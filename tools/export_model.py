@@ -106,6 +106,9 @@ def main(argv: list[str]) -> None:
         raise UserError("--input_range goes with --model only")
     if FLAGS["strict_int8"].present and _EVALUATOR_DIR.value:
         raise UserError("--strict_int8 goes with --run_dir and --model only")
+    for name in ("dataset", "data_dir", "num_images"):
+        if FLAGS[name].present and _EVALUATOR_DIR.value:
+            raise UserError(f"--{name} goes with --run_dir or --model, not with --evaluator_dir")
     for name in ("exact", "cache_dir"):
         if FLAGS[name].present and not _SERVING_DIR.value:
             raise UserError(f"--{name} goes with --serving_dir only")
@@ -177,20 +180,22 @@ def _export_run(run_dir: str) -> dict[str, Any]:
     path = os.path.join(run_dir, "exports", "network.keras")
     if not os.path.isfile(path):
         raise UserError(f"--run_dir={run_dir}: no exports/network.keras, so no trained network")
-    config = config_from_json(read_json(os.path.join(run_dir, "config.json"))).data
+    config = config_from_json(read_json(os.path.join(run_dir, "config.json")))
     given: dict[str, Any] = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value}
-    config = dataclasses.replace(config, **given)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
+    common.check_effects(config, "export_model", FLAGS)
     output_dir = os.path.dirname(path)
     if FLAGS["output_dir"].value is not None:
         output_dir = common.output_dir(FLAGS, is_waiting=True)
-    return _export(path, config, output_dir)
+    return _export(path, config.data, output_dir)
 
 
 def _export_file(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"--model={path}: no such file")
-    config = common.experiment_config(FLAGS).data
-    return _export(path, config, common.output_dir(FLAGS, is_waiting=True))
+    config = common.experiment_config(FLAGS)
+    common.check_effects(config, "export_model", FLAGS)
+    return _export(path, config.data, common.output_dir(FLAGS, is_waiting=True))
 
 
 def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:

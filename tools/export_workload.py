@@ -60,6 +60,10 @@ def main(argv: list[str]) -> None:
         accepted = ", ".join(_VERSIONS[to]) or "none"
         raise UserError(f"--version={version}: of {to} there are {accepted}")
     request = read_request(FLAGS)
+    unread = {} if request.architecture else {"space": "--architecture"}
+    if request.accelerator is None:
+        unread["hardware.machine"] = "--accelerator"
+    common.check_effects(request.config, "export_workload", FLAGS, unread=unread)
     if (to == "timeloop") != (request.accelerator is not None):
         raise UserError("--accelerator goes with --to=timeloop, which maps the layers to it")
     folder = common.output_dir(FLAGS)

@@ -32,7 +32,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
@@ -44,6 +44,7 @@ from dance_tf.config import (
     config_to_json,
     override,
 )
+from dance_tf.config_effects import changed_fields, without_effect
 from dance_tf.config_fields import FIELDS, leaf_fields, type_name
 from dance_tf.errors import UserError
 from dance_tf.folder_lock import owned
@@ -55,6 +56,7 @@ from dance_tf.version import __version__
 __all__ = [
     "EXPERIMENT",
     "call",
+    "check_effects",
     "define_path",
     "experiment_config",
     "load_tensorflow",
@@ -230,6 +232,49 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     if given.get("seed") is not None:
         config = dataclasses.replace(config, seed=given["seed"])
     return config
+
+
+#: Shared flags that set one field.
+_FIELD_OF = {
+    "space": "space.name",
+    "dataset": "data.dataset",
+    "data_dir": "data.data_dir",
+    "evaluator": "evaluator.kind",
+    "supernet": "search.supernet",
+    "seed": "seed",
+}
+
+
+def check_effects(
+    config: ExperimentConfig,
+    job: str,
+    values: flags.FlagValues,
+    *,
+    fields: Iterable[str] = (),
+    retrains: bool = True,
+    unread: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Warn of fields that the flags set in vain; return the warnings.
+
+    Args:
+        config: What the flags made.
+        job: Tool, a key of config_effects.JOBS.
+        values: Its flags.
+        fields: Set by flags of the tool's own.
+        retrains: Whether the run ends in a retraining.
+        unread: Groups that this run does not read, and what it would take.
+    Raises:
+        UserError: If the result would be taken for another's.
+    """
+    named = {assignment.partition("=")[0].strip() for assignment in values["set"].value or ()}
+    named |= {field for name, field in _FIELD_OF.items() if name in values and values[name].present}
+    in_file = changed_fields(config) if values["config"].present else ()
+    lines = without_effect(
+        config, job, named.union(fields), in_file, retrains=retrains, unread=unread
+    )
+    for line in lines:
+        terminal.warn(line)
+    return tuple(lines)
 
 
 def start_from_config_in(folder: str, values: flags.FlagValues) -> None:

@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
     if FLAGS["fixed_accelerator"].value:
         changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
+    common.check_effects(config, "pareto", FLAGS, retrains=_NUM_RETRAINED.value > 0)
     lambdas = _numbers(_LAMBDAS.value)
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)

@@ -89,6 +89,10 @@ def main(argv: list[str]) -> None:
     kind, weights = objective_terms(FLAGS)
     accelerator = None if _ACCELERATOR.value is None else parse_accelerator(_ACCELERATOR.value)
     config, architecture = read_architecture(FLAGS)
+    unread = {} if architecture else {"space": "--architecture"}
+    if accelerator is None:
+        unread["hardware.accelerators"] = "--accelerator"
+    common.check_effects(config, "query_evaluator", FLAGS, unread=unread)
     mixtures = _read_mixtures(_MIXTURE_WEIGHTS.value)
 
     common.load_tensorflow()

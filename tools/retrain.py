@@ -22,7 +22,7 @@ from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.strict_json import read_json
 from dance_tf.structs import Architecture
-from dance_tf.terminal import Stages, begin_stage
+from dance_tf.terminal import Stages, begin_stage, note
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -65,6 +65,9 @@ def main(argv: list[str]) -> int:
     if not _OPS.value:
         common.start_from_config_in(os.path.dirname(source), FLAGS)
     config = common.experiment_config(FLAGS)
+    is_inheriting = config.retrain.initial_weights == "inherited"
+    unread = {} if is_inheriting else {"search": "retrain.initial_weights=inherited"}
+    common.check_effects(config, "retrain", FLAGS, unread=unread)
     if _OPS.value:
         architecture = Architecture(config.space.name, tuple(op.strip() for op in _OPS.value))
     else:
@@ -121,7 +124,7 @@ def _retrain(
         if lost:
             tell_lost(output_dir, lost, "made again")
         elif "exports" in report or not _EXPORT.value:
-            print(f"retrain: {output_dir} is finished; nothing is left to do", file=sys.stderr)
+            note(f"retrain: {output_dir} is finished; nothing is left to do")
             return report
     space, dataset = load_space_and_images(config)
     space.validate(architecture)

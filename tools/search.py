@@ -19,7 +19,7 @@ from absl import flags
 from dance_tf.errors import UserError
 from dance_tf.paths import local_path
 from dance_tf.strict_json import read_json
-from dance_tf.terminal import note
+from dance_tf.terminal import note, warn
 from tools import flags as common
 from tools.objective import define_objective_flags, objective_weights
 from tools.workload import fixed_accelerator
@@ -90,6 +90,16 @@ def main(argv: list[str]) -> int:
     config.search.objective_terms()  # Refuses weights that nothing takes.
     is_searching = config.search.fixed_architecture is None
     use_retrain = _RETRAIN.value and (is_searching or FLAGS["retrain"].present > 0)
+    warnings = common.check_effects(
+        config,
+        "search",
+        FLAGS,
+        fields=[f"search.{name}" for name in changes],
+        retrains=use_retrain,
+    )
+    if FLAGS["export"].present and _EXPORT.value and not use_retrain:
+        warnings += ("--export has no effect: it has one only with a retraining",)
+        warn(warnings[-1])
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)
 
@@ -114,6 +124,7 @@ def main(argv: list[str]) -> int:
                     use_export=_EXPORT.value,
                     cache_dir=FLAGS["cache_dir"].value,
                     stop=stop,
+                    warnings=warnings,
                 )
         except Interrupted as error:
             print(f"search: {error}: --resume goes on from here", file=sys.stderr)

@@ -10,11 +10,10 @@ Rows without the effect that they seem to have are noted on stderr.
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags
 
 from dance_tf.config import MachineConfig
+from dance_tf.terminal import note
 from tools import flags as common
 
 FLAGS = common.shared_flags()
@@ -33,8 +32,8 @@ def main(argv: list[str]) -> None:
 
     table = technology(_NAME.value)
     print(format_technology(table), end="")
-    for note in table.notes(MachineConfig().accounting):
-        print(f"note: {note}", file=sys.stderr)
+    for text in table.notes(MachineConfig().accounting):
+        note(f"note: {text}")
 
 
 if __name__ == "__main__":

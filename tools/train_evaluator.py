@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
     """Train and print."""
     del argv
     config = common.experiment_config(FLAGS)
+    common.check_effects(config, "train_evaluator", FLAGS)
     output_dir = common.output_dir(FLAGS)
 
     common.load_tensorflow()

@@ -14,6 +14,7 @@ import os
 import sys
 from typing import Any
 
+from dance_tf.terminal import note
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
     """Train what the flags describe."""
     del argv
     config = common.experiment_config(FLAGS)
+    common.check_effects(config, "train_supernet", FLAGS)
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)
 
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> int:
         lost = [path for path in paths if not os.path.exists(path)]
         if lost:
             pipeline.tell_lost(output_dir, lost, "not made again")
-        print(f"train_supernet: {output_dir} is finished; nothing is left to do", file=sys.stderr)
+        note(f"train_supernet: {output_dir} is finished; nothing is left to do")
         return _show(output_dir, finished)
     pipeline.start_output_dir(config, output_dir)
     try:

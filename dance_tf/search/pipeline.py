@@ -79,7 +79,7 @@ def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: boo
     stored = dataclasses.replace(
         stored, data=dataclasses.replace(stored.data, data_dir=config.data.data_dir)
     )
-    difference = _first_difference(*map(_comparable, (stored, config)))
+    difference = _first_difference(_comparable(stored), _comparable(config))
     if difference:
         name, old, new = difference
         raise UserError(
@@ -113,7 +113,7 @@ def prepare(
         )
     evaluator = load_evaluator(config.evaluator, table)
     if evaluator.reason is not None:
-        print(f"evaluator: exact, as {evaluator.reason}", file=sys.stderr)
+        terminal.note(f"evaluator: exact, as {evaluator.reason}")
     is_warm = supernet is not None
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
 
@@ -152,7 +152,7 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
             f" {dataset.num_classes} classes"
         )
     for warning in dataset.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        terminal.warn(warning)
     return space, dataset
 
 
@@ -170,6 +170,7 @@ def run_experiment(
     use_export: bool = True,
     cache_dir: str | None = None,
     stop: StopSignals | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> tuple[SearchResult, dict[str, str]]:
     """Run the main job and leave its folder behind.
 
@@ -182,6 +183,7 @@ def run_experiment(
         use_export: Write SavedModel, Keras and TFLite files and the evaluator.
         cache_dir: Folder of cached tables.
         stop: Signals to honour.
+        warnings: Lines that the user has seen and the result is to keep.
     Returns:
         The result, and the path of each thing written, by name.
     Raises:
@@ -197,7 +199,15 @@ def run_experiment(
         names += ["retrain", "export"] if use_export else ["retrain"]
     with owned(output_dir), terminal.Stages(*names) as stages:
         return _run_stages(
-            config, stages, output_dir, is_resuming, use_retrain, use_export, cache_dir, stop
+            config,
+            stages,
+            output_dir,
+            is_resuming,
+            use_retrain,
+            use_export,
+            cache_dir,
+            stop,
+            warnings,
         )
 
 
@@ -210,6 +220,7 @@ def _run_stages(
     use_export: bool,
     cache_dir: str | None,
     stop: StopSignals | None,
+    warnings: tuple[str, ...],
 ) -> tuple[SearchResult, dict[str, str]]:
     started = run_info.now()
     check_output_dir(config, output_dir, is_resuming)
@@ -259,7 +270,9 @@ def _run_stages(
     result = dataclasses.replace(result, versions=info["versions"], is_deterministic=True)
     for warning in result.warnings:
         terminal.warn(warning)
-    result = dataclasses.replace(result, warnings=(*problem.dataset.warnings, *result.warnings))
+    result = dataclasses.replace(
+        result, warnings=(*warnings, *problem.dataset.warnings, *result.warnings)
+    )
     paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
     export.write_accelerator(
         paths["accelerator"],

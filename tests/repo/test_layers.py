@@ -12,7 +12,7 @@ from tests.repo.source import external_imports, first_party_imports, imported_na
 #: logic (errors, structs, protocols). "hardware" stands for all modules of that package.
 GROUPS = {
     "plain": {"__main__", "errors", "structs", "protocols", "version"},
-    "config": {"config", "config_fields", "paths", "presets"},
+    "config": {"config", "config_effects", "config_fields", "paths", "presets"},
     "writing": {
         "checkpoints",
         "folder_lock",

@@ -69,6 +69,27 @@ def test_later_flags_win_over_set_and_set_over_the_preset():
     assert config == expected
 
 
+def test_fields_given_in_vain_are_warned_of_or_refused(tmp_path: pathlib.Path, capsys):
+    def check(*arguments: str) -> tuple[str, ...]:
+        values = _parsed(*arguments)
+        return common.check_effects(common.experiment_config(values), "search", values)
+
+    assert check("--preset=digits", "--set=search.epochs=50", "--seed=3") == ()
+    assert capsys.readouterr().err == ""
+    (line,) = check("--preset=tiny", "--set=search.gumbel_temperature=2")
+    assert capsys.readouterr().err == f"warning: {line}\n"
+    for arguments in (["--data_dir=a"], ["--set=data.data_dir=a"], ["--set=evaluator.path=a"]):
+        with pytest.raises(UserError, match="no effect"):
+            check("--preset=tiny", *arguments)
+    assert check("--preset=tiny", "--data_dir=a", "--dataset=mnist") == ()
+    # In a file: what neither the default nor a preset has.
+    file = tmp_path / "mine.json"
+    config = override(preset("tiny"), ["search.limit_delta=0.5"])
+    file.write_text(json.dumps(config_to_json(config)), encoding="utf-8")
+    (line,) = check(f"--config={file}")
+    assert "search.limit_delta" in line
+
+
 def test_config_file_gives_back_the_config(tmp_path: pathlib.Path):
     config = override(preset("tiny"), ["seed=3", "search.lambda_2=0.25"])
     file = tmp_path / "my config.json"

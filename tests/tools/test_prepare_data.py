@@ -40,6 +40,9 @@ def test_it_prints_where_the_data_set_is(tmp_path: pathlib.Path, monkeypatch, ca
         ([], 1, "--dataset is missing"),
         (["--dataset=digits"], 1, "nothing to prepare"),
         (["--dataset=cifr10"], 1, "did you mean 'cifar10'"),
+        (["--dataset=my_own_images"], 1, "download_and_prepare()"),
+        (["--dataset=cifar10:99.0.0"], 1, "cifar10:99.0.0"),
+        (["--dataset=./images"], 1, "a path is not read"),
         (["--datset=cifar10"], 2, "dataset"),
     ],
 )
@@ -50,6 +53,7 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, arguments, stat
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert message in captured.err
+    assert "tools.prepare_data" not in captured.err  # which was just run
     assert list(tmp_path.iterdir()) == []
 
 
