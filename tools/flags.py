@@ -25,12 +25,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import json
 import logging
 import os
 import re
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -41,17 +39,16 @@ from dance_tf import terminal
 from dance_tf.config import (
     ExperimentConfig,
     config_from_json,
-    config_to_json,
     override,
 )
 from dance_tf.config_effects import changed_fields, without_effect
-from dance_tf.config_fields import FIELDS, leaf_fields, type_name
 from dance_tf.errors import UserError
 from dance_tf.folder_lock import owned
 from dance_tf.paths import local_path, path_problem, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.strict_json import read_json
 from dance_tf.version import __version__
+from tools.help_texts import asks_for_version, help_config, help_text
 
 __all__ = [
     "EXPERIMENT",
@@ -96,6 +93,9 @@ _STRINGS = {
         " pe_x=16,pe_y=16,rf_bytes=64,dataflow=row_stationary, or a JSON file."
     ),
 }
+
+#: All shared flags; --help lists them last.
+_SHARED = {*_STRINGS, *EXPERIMENT, "supernet", "resume", "help_config", "verbosity"}
 
 # Of each tool that `call` is running, the folders that it owns until it ends.
 _owned: list[contextlib.ExitStack] = []
@@ -376,9 +376,9 @@ def call(
     """
     name = os.path.basename(argv[0]).removesuffix(".py")
     if {"-h", "-help", "--help", "--helpshort", "--helpfull"} & set(argv[1:]):
-        sys.stdout.write(_help(main, values, name))
+        sys.stdout.write(help_text(main, values, name, _SHARED))
         return 0
-    if _asks_for_version(argv[1:]):
+    if asks_for_version(argv[1:]):
         print(f"dance_tf {__version__}")
         return 0
     values.unparse_flags()
@@ -396,7 +396,7 @@ def call(
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     try:
         if "help_config" in values and values["help_config"].value:
-            sys.stdout.write(_help_config(experiment_config(values)))
+            sys.stdout.write(help_config(experiment_config(values)))
             status = 0
         else:
             with contextlib.ExitStack() as stack:
@@ -444,51 +444,3 @@ def _full_stdout() -> str:
 def _drop_stdout() -> None:
     """Keep the interpreter from complaining at exit of what stdout did not take."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _asks_for_version(arguments: Sequence[str]) -> bool:
-    """Whether --version stands without a value: export_model has a flag of that name."""
-    following = [*arguments, "--"][1:]
-    return any(
-        argument == "--version" and after.startswith("--")
-        for argument, after in zip(arguments, following, strict=True)
-    )
-
-
-def _help_config(config: ExperimentConfig) -> str:
-    """Return a config's fields as --set takes them, each with what it may be and means."""
-    lines = ["Fields of the configuration, as --set=NAME=VALUE takes them:", ""]
-    for name, hint in leaf_fields(ExperimentConfig):
-        value: Any = config_to_json(config)
-        for key in name.split("."):
-            value = value[key]
-        shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        info = FIELDS[name]
-        facts = ": ".join(filter(None, (type_name(hint), info.allowed)))
-        lines.append(f"  {name}={shown}")
-        lines += textwrap.wrap(
-            f"{info.meaning} ({facts})", 92, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _help(main: Callable[..., Any], values: flags.FlagValues, name: str) -> str:
-    """Return the tool's docstring and its flags, own ones first."""
-    module = sys.modules[main.__module__]
-    folder = os.path.basename(os.path.dirname(module.__file__ or "")) or "tools"
-    text = (module.__doc__ or "").strip()
-    lines = [text, "", f"usage: python -m {folder}.{name} [--FLAG=VALUE ...]", "", "flags:"]
-    is_shared = {*_STRINGS, *EXPERIMENT, "supernet", "resume"}
-    is_shared |= {"help_config", "verbosity"}
-    for flag_name in sorted(values, key=lambda n: (n in is_shared, n)):
-        flag = values[flag_name]
-        is_switch = flag.boolean and flag_name != "help_config"
-        shown = f"--[no]{flag_name}" if is_switch else f"--{flag_name}"
-        # Enum flags carry their choices in the help text, repeated ones a remark of absl's.
-        help_text = flag.help.partition(";\n")[0]
-        if flag.default not in (None, [], False):
-            help_text += f" (default {flag.default_as_str})"
-        lines.append(f"  {shown}")
-        lines += textwrap.wrap(help_text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    lines += ["  --version", "      Without a value: print the version of dance_tf and end."]
-    return "\n".join(lines) + "\n"

@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
 
     from dance_tf import run_info
     from dance_tf.report.sweep_page import write_sweep_page
-    from dance_tf.search import pipeline, sweep
+    from dance_tf.search import pipeline, run_folder, sweep
     from dance_tf.search.interruption import Interrupted, StopSignals
     from dance_tf.search.judge import Judge
     from dance_tf.search.pareto_plot import plot_sweep
@@ -101,13 +101,13 @@ def main(argv: list[str]) -> int:
     for search in searches:
         # Refuses an unknown objective, and weights that it does not take.
         search.config(config).search.objective_terms()
-    pipeline.check_output_dir(config, output_dir, is_resuming)
+    run_folder.check_output_dir(config, output_dir, is_resuming)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
     # Refuses limits out of reach, and what is not in the space.
     Judge(searches[0].config(config).search, problem)
-    pipeline.start_output_dir(config, output_dir)
+    run_folder.start_output_dir(config, output_dir)
     info = os.path.join(output_dir, "run_info.json")
     costs = pipeline.cost_facts(config, problem)
     run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True) | costs)

@@ -104,14 +104,9 @@ def _retrain(
 
     from dance_tf import export, run_info
     from dance_tf.reporting import write_json
-    from dance_tf.search.pipeline import (
-        check_output_dir,
-        input_record,
-        load_space_and_images,
-        missing_exports,
-        tell_lost,
-    )
+    from dance_tf.search.pipeline import input_record, load_space_and_images
     from dance_tf.search.retrain import INHERITS_NOTHING, retrain
+    from dance_tf.search.run_folder import check_output_dir, missing_exports, tell_lost
     from dance_tf.search.supernet_training import load_supernet
 
     started = run_info.now()

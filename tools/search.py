@@ -105,11 +105,13 @@ def main(argv: list[str]) -> int:
 
     common.load_tensorflow()
     from dance_tf.report.page import REPORT_NAME, write_report
-    from dance_tf.search import pipeline
+    from dance_tf.search import pipeline, run_folder
     from dance_tf.search.interruption import Interrupted, StopSignals
 
-    pipeline.check_output_dir(config, output_dir, is_resuming)
-    finished = pipeline.load_finished(output_dir, use_retrain=use_retrain, use_export=_EXPORT.value)
+    run_folder.check_output_dir(config, output_dir, is_resuming)
+    finished = run_folder.load_finished(
+        output_dir, use_retrain=use_retrain, use_export=_EXPORT.value
+    )
     is_finished = finished is not None
     if finished is not None:
         note(f"search: {output_dir} is finished; nothing is left to do")

@@ -44,12 +44,12 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from dance_tf import run_info
-    from dance_tf.search import pipeline
+    from dance_tf.search import pipeline, run_folder
     from dance_tf.search.interruption import Interrupted, StopSignals
     from dance_tf.search.supernet_training import finished_supernet, train_supernet
 
     started = run_info.now()
-    pipeline.check_output_dir(config, output_dir, is_resuming)
+    run_folder.check_output_dir(config, output_dir, is_resuming)
     keras.utils.set_random_seed(config.seed)
     tf.config.experimental.enable_op_determinism()
     space, dataset = pipeline.load_space_and_images(config)
@@ -59,10 +59,10 @@ def main(argv: list[str]) -> int:
         paths = [os.path.join(output_dir, name) for name in names]
         lost = [path for path in paths if not os.path.exists(path)]
         if lost:
-            pipeline.tell_lost(output_dir, lost, "not made again")
+            run_folder.tell_lost(output_dir, lost, "not made again")
         note(f"train_supernet: {output_dir} is finished; nothing is left to do")
         return _show(output_dir, finished)
-    pipeline.start_output_dir(config, output_dir)
+    run_folder.start_output_dir(config, output_dir)
     try:
         with StopSignals() as stop:
             record = train_supernet(

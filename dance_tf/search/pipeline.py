@@ -10,17 +10,16 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from dance_tf import data, export, run_info, terminal
-from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
+from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator, load_evaluator
-from dance_tf.folder_lock import names_in, owned
+from dance_tf.folder_lock import owned
 from dance_tf.hardware.cost_source import cost_source
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
@@ -30,62 +29,23 @@ from dance_tf.search.interruption import StopSignals
 from dance_tf.search.judge import Judge
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
+from dance_tf.search.run_folder import EXPORTS, check_origin, check_output_dir, start_output_dir
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
-from dance_tf.strict_json import is_partial, read_json, write_json, write_text
+from dance_tf.strict_json import write_text
 from dance_tf.supernet.search_space import NetworkSpace, make_space
 from dance_tf.supernet.supernet import Supernet
 
 __all__ = [
-    "check_output_dir",
     "cost_facts",
     "input_record",
-    "load_finished",
     "load_space_and_images",
-    "missing_exports",
     "prepare",
     "run_experiment",
-    "start_output_dir",
-    "tell_lost",
 ]
 
 _NUM_CALIBRATION_IMAGES = 200
 _NUM_COMPARED_IMAGES = 200
-
-
-def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: bool) -> None:
-    """Refuse a run folder that is of another run; touches nothing.
-
-    Raises:
-        UserError: If it holds something and is not to be resumed, or holds a run of
-            another config.
-    """
-    if not os.path.exists(output_dir):
-        return
-    if not os.path.isdir(output_dir):
-        raise UserError(f"--output_dir={output_dir} is a file: name a folder")
-    if all(map(is_partial, names_in(output_dir))):  # What a kill at the very start has left.
-        return
-    if not is_resuming:
-        raise UserError(
-            f"--output_dir={output_dir} is not empty: add --resume to go on with the run in it,"
-            " or name another folder"
-        )
-    path = os.path.join(output_dir, "config.json")
-    if not os.path.exists(path):
-        raise UserError(f"--resume: {output_dir} has no config.json, so it holds no run")
-    stored = config_from_json(read_json(path))
-    # Where the images lie does not change them.
-    stored = dataclasses.replace(
-        stored, data=dataclasses.replace(stored.data, data_dir=config.data.data_dir)
-    )
-    difference = _first_difference(_comparable(stored), _comparable(config))
-    if difference:
-        name, old, new = difference
-        raise UserError(
-            f"--resume: {path} has {name} = {old!r}, this run {new!r}: give the same"
-            " configuration, or name another --output_dir"
-        )
 
 
 def prepare(
@@ -116,26 +76,6 @@ def prepare(
         terminal.note(f"evaluator: exact, as {evaluator.reason}")
     is_warm = supernet is not None
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
-
-
-def start_output_dir(config: ExperimentConfig, output_dir: str) -> None:
-    """Make a run folder, or get that of an interrupted run ready, and write config.json.
-
-    What a kill left half-written is removed, and a number of threads other than the
-    interrupted run's is warned of.
-    """
-    os.makedirs(output_dir, exist_ok=True)
-    for folder, _, names in os.walk(output_dir):
-        for name in filter(is_partial, names):
-            os.remove(os.path.join(folder, name))
-    path, now = os.path.join(output_dir, "run_info.json"), run_info.num_threads()
-    before = read_json(path).get("num_threads", now) if os.path.exists(path) else now
-    if before != now:
-        terminal.warn(
-            f"{path} is of {before} threads, this is of {now}, which round otherwise, so"
-            f" the result may be another; TF_NUM_INTRAOP_THREADS={before} brings them back"
-        )
-    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
 
 
 def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, ImageDataset]:
@@ -239,14 +179,12 @@ def _run_stages(
         problem = problem._replace(supernet=supernet)
     paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
     costs = cost_facts(config, problem)
-    _check_costs(paths["run_info"], problem.table.content_hash)
-    _check_same(paths["run_info"], costs)
     if problem.is_warm:
         record = read_supernet_record(
             str(config.search.supernet_dir), problem.space, problem.dataset, config
         )
         costs["supernet_sha256"] = record["weights_sha256"]
-        _check_supernet(paths["run_info"], record["weights_sha256"])
+    check_origin(output_dir, costs)
     costs_text = ", ".join(
         f"{metric} {low:.4g} to {high:.4g}" for metric, (low, high) in judge.reachable.items()
     )
@@ -325,69 +263,6 @@ def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, An
     }
 
 
-def load_finished(
-    output_dir: str, *, use_retrain: bool, use_export: bool
-) -> tuple[SearchResult, dict[str, str]] | None:
-    """Return the result in a run folder and what lies beside it; None if something is to do.
-
-    What a finished run no longer has is told of on stderr.
-    """
-    names = ("config.json", "run_info.json", "accelerator.json", "result.json")
-    paths = {name.removesuffix(".json"): os.path.join(output_dir, name) for name in names}
-    if not os.path.exists(paths["result"]):
-        return None
-    result = SearchResult.load(paths["result"])
-    if use_retrain and result.accuracy is None:
-        return None
-    config = config_from_json(read_json(paths["config"]))
-    if config.hardware.measured_csv is None:
-        paths["technology"] = os.path.join(output_dir, "technology.json")
-    lost = [path for path in paths.values() if not os.path.exists(path)]
-    exports = os.path.join(output_dir, "exports")
-    files = {name: os.path.join(exports, file) for name, file in _EXPORTS.items()}
-    files["evaluator"] = os.path.join(exports, "evaluator", "1")
-    if use_retrain and use_export:
-        lost += missing_exports(exports)
-        lost += [p for p in _files_of_saved_model(files["evaluator"]) if not os.path.exists(p)]
-    if lost:
-        tell_lost(output_dir, lost, "made again")
-        return None
-    history = os.path.join(output_dir, "history.jsonl")
-    if config.search.fixed_architecture is None and not os.path.exists(history):
-        tell_lost(output_dir, [history], "not made again")
-    return result, paths | {name: path for name, path in files.items() if os.path.exists(path)}
-
-
-def tell_lost(folder: str, paths: Sequence[str], what_becomes: str) -> None:
-    """Say on stderr which files a finished run lacks, and what becomes of them."""
-    names = [os.path.relpath(path, folder) for path in paths]
-    text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    terminal.warn(f"{folder} is finished but lacks {text}: {what_becomes}")
-
-
-def missing_exports(folder: str) -> list[str]:
-    """Return the paths of those files of an exported network that a folder lacks."""
-    saved_model = _files_of_saved_model(os.path.join(folder, _EXPORTS["saved_model"]))
-    others = [file for name, file in _EXPORTS.items() if name != "saved_model"]
-    paths = [*saved_model, *(os.path.join(folder, file) for file in ("export.json", *others))]
-    return [path for path in paths if not os.path.exists(path)]
-
-
-def _files_of_saved_model(folder: str) -> list[str]:
-    variables = ("variables.index", "variables.data-00000-of-00001")
-    paths = ["saved_model.pb", *(os.path.join("variables", name) for name in variables)]
-    return [os.path.join(folder, path) for path in paths]
-
-
-#: Name in the summary to file or folder in exports/.
-_EXPORTS = {
-    "saved_model": "saved_model",
-    "keras": "network.keras",
-    "tflite": "network.tflite",
-    "tflite_int8": "network_int8.tflite",
-}
-
-
 def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[str, str]:
     """Write the network in every format and the evaluator; return where they are."""
     calibration, _ = export.sample_images(problem.dataset, "architecture", _NUM_CALIBRATION_IMAGES)
@@ -404,64 +279,4 @@ def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[s
     # An interrupted run may have written it already; a run has one.
     shutil.rmtree(evaluator_dir, ignore_errors=True)
     served = export.export_evaluator(problem.evaluator, evaluator_dir, 1)
-    return {name: report[name]["path"] for name in _EXPORTS} | {"evaluator": served["path"]}
-
-
-def _check_costs(path: str, content_hash: str) -> None:
-    """Refuse to go on with a run whose costs were others; `path` is its run_info.json, if any."""
-    info = read_json(path) if os.path.exists(path) else {}
-    if info.get("cost_table_sha256", content_hash) != content_hash:
-        source = info.get("cost_source", {})
-        raise UserError(
-            f"--resume: costs have changed since the run in {os.path.dirname(path)} began; they"
-            f" came from {source.get('name')} as it was then (SHA-256 {source.get('sha256')}):"
-            " bring it back, or name another --output_dir"
-        )
-
-
-def _check_same(path: str, now: dict[str, Any]) -> None:
-    """Refuse to go on with other images, or another evaluator; `path` as above."""
-    before = read_json(path) if os.path.exists(path) else {}
-    difference = _first_difference(
-        {name: before[name] for name in ("evaluator", "input") if name in before},
-        {name: now[name] for name in ("evaluator", "input") if name in before},
-    )
-    if difference:
-        name, old, new = difference
-        raise UserError(
-            f"--resume: the run in {os.path.dirname(path)} began with {name} = {old!r}, which is"
-            f" {new!r} now: bring back the evaluator or the data set, or name another --output_dir"
-        )
-
-
-def _check_supernet(path: str, weights_sha256: str) -> None:
-    """Refuse to go on with a run that started from another supernet; `path` as above."""
-    info = read_json(path) if os.path.exists(path) else {}
-    if info.get("supernet_sha256", weights_sha256) != weights_sha256:
-        raise UserError(
-            f"--resume: the supernet of the run in {os.path.dirname(path)} had other weights"
-            f" (SHA-256 {info['supernet_sha256']}): bring it back, or name another --output_dir"
-        )
-
-
-def _comparable(config: ExperimentConfig) -> dict[str, Any]:
-    """Return a config as JSON data in which "auto" is the evaluator that runs have had of old.
-
-    Which one it came to is held by run_info.json.
-    """
-    data = config_to_json(config)
-    if data["evaluator"]["kind"] == "auto":
-        data["evaluator"]["kind"] = "neural"
-    return data
-
-
-def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Return the dotted name and the two values of the first field that differs."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return None if old == new else (name, old, new)
-    for key in [*old, *(key for key in new if key not in old)]:
-        path = f"{name}.{key}" if name else key
-        difference = _first_difference(old.get(key), new.get(key), path)
-        if difference:
-            return difference
-    return None
+    return {name: report[name]["path"] for name in EXPORTS} | {"evaluator": served["path"]}

@@ -17,7 +17,7 @@ from dance_tf.folder_lock import owned
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
-from dance_tf.search import pipeline
+from dance_tf.search import pipeline, run_folder
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.supernet.search_space import make_space
@@ -403,7 +403,7 @@ def test_what_a_finished_run_has_lost_is_made_again(call, finished, tmp_path, ca
     assert f"{folder} is finished but lacks accelerator.json, technology.json" in error
     for name in ("accelerator.json", "technology.json"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
-    assert pipeline.missing_exports(str(folder / "exports")) == []
+    assert run_folder.missing_exports(str(folder / "exports")) == []
     assert (folder / "report.html").exists() and _result(folder) == _result(finished)
     (folder / "history.jsonl").unlink()
     assert call(*QUICK, "--resume", f"--output_dir={folder}") == 0
