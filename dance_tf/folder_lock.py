@@ -58,23 +58,24 @@ def owned(
         UserError: If another process owns the folder, unless `is_waiting`.
         OSError: If the folder cannot be made.
     """
-    path = os.path.realpath(folder)
-    if _owners.get(path) == threading.get_ident():
+    path, me = os.path.abspath(folder), threading.get_ident()
+    key = os.path.realpath(path)
+    if _owners.get(key) == me:
         yield
         return
     made: list[str] = []
     file = None
     try:
         file = _lock(path, made, is_waiting, on_wait)
-        _owners[path] = threading.get_ident()
+        _owners[key] = me
         yield
     finally:
         if file is not None:
             with contextlib.suppress(OSError):  # The body may have removed the folder.
                 os.remove(file.name)
             file.close()
-        if _owners.get(path) == threading.get_ident():
-            del _owners[path]
+        if _owners.get(key) == me:
+            del _owners[key]
         with contextlib.suppress(OSError):  # The first that holds something, and those above.
             for empty in made:
                 with contextlib.suppress(FileNotFoundError):
@@ -91,12 +92,14 @@ def _lock(
 ) -> TextIO | None:
     """Return the locked file of a folder, None where it cannot be written; note what was made."""
     has_waited = False
-    for _ in range(_NUM_ATTEMPTS):
+    for num_left in reversed(range(_NUM_ATTEMPTS)):
         made[:] = [*_make(path), *made]
         try:
             file = open(os.path.join(path, _NAME), "a+", encoding="utf-8")  # noqa: SIM115
-        except FileNotFoundError:  # The folder was removed since.
-            continue
+        except FileNotFoundError:
+            if num_left:  # The folder was removed since.
+                continue
+            raise
         except OSError as error:
             if isinstance(error, PermissionError) or error.errno == errno.EROFS:
                 return None
@@ -116,9 +119,8 @@ def _lock(
             time.sleep(_POLL_S)
         if _is_at(file):
             with contextlib.suppress(OSError):  # A full disk keeps nobody from the lock.
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
+                os.truncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             return file
         file.close()  # Its owner removed it at its end.
     raise UserError(f"{path}: the folder is removed again and again by another process")

@@ -137,3 +137,12 @@ def test_a_folder_that_cannot_be_made_is_the_systems_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"), owned(tmp_path / "file" / "run"):
         raise AssertionError
+
+
+def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path, monkeypatch):
+    def write(descriptor, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", write)
+    with owned(tmp_path), pytest.raises(UserError, match="in use by another process"):
+        _in_a_thread(owned, tmp_path)

@@ -254,7 +254,7 @@ def test_a_mistake_of_the_user_leaves_nothing(tmp_path):
 def test_an_error_that_lasts_ends_the_tries(tmp_path, folder):
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / "table.building").mkdir()
-    (tmp_path / "dangling" / "table.building" / "lock").symlink_to("/proc/no_such_folder/lock")
+    (tmp_path / "dangling" / "table.building" / ".lock").symlink_to("/proc/no_such_folder/lock")
     (tmp_path / "gone").symlink_to(tmp_path / "nothing" / "here")
     with pytest.raises(UserError, match=r"\((No such|File exists).*name another with --cache_dir"):
         _numbers(tmp_path / folder / "table", pytest.fail)
