@@ -259,10 +259,8 @@ def _refuse_wrong_range(
 def _noise(
     rng: np.random.Generator, array: np.ndarray, value_range: tuple[float, float] | None
 ) -> np.ndarray:
-    """Return random images like those of an array, in the range that the network takes."""
+    """Return random images of an array's shape, in the range that the network takes or 0..1."""
     low, high = value_range or (0.0, 1.0)
-    if value_range is None and array.size:
-        low, high = min(low, float(array.min())), max(high, float(array.max()))
     noise = low + (high - low) * rng.random((_NUM_RANDOM, *array.shape[1:]))
     if array.dtype.kind not in "fc":
         noise = np.rint(noise)
