@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dance_tf.report.run_folder import Run
@@ -43,13 +43,36 @@ def exports(run: Run) -> dict[str, Any] | None:
                 "size": _size(entry["num_bytes"]),
                 "accuracy": _share(entry.get("test_accuracy")),
                 "agreement": _share(entry.get("top1_agreement")),
+                "in_float": _in_float(entry.get("float_operations")),
             }
         )
     return {
         "rows": rows,
+        "inputs": _inputs(report.get("inputs")),
         "num_images": number(report["num_images"]),
         "keras_accuracy": _share(report.get("keras_test_accuracy")),
     }
+
+
+def _inputs(inputs: Mapping[str, Any] | None) -> list[str]:
+    """Return what the network is fed, in phrases; exports of before do not say it."""
+    if inputs is None:
+        return []
+    phrases = []
+    if inputs.get("height") and inputs.get("width"):
+        phrases.append(f"images of {inputs['height']}x{inputs['width']} pixels")
+    if inputs.get("value_range"):
+        phrases.append("values of {:g} to {:g}".format(*inputs["value_range"]))
+    for name in ("crop", "resize", "channel_order"):
+        if inputs.get(name):
+            phrases.append(f"{name.replace('_', ' ')}: {inputs[name]}")
+    return phrases
+
+
+def _in_float(operations: Sequence[Mapping[str, str]] | None) -> str:
+    """Return what of an int8 network is computed in float; "" where nothing is, or unknown."""
+    each = {f"{o['operation']} of {o['layer'] or 'an unknown layer'}" for o in operations or ()}
+    return f"in float: {', '.join(sorted(each))}" if each else ""
 
 
 def confusion(run: Run) -> dict[str, Any] | None:

@@ -163,10 +163,26 @@ def test_answers_and_exports_are_shown(write, run_dir):
     assert "taken for one, 75.0 % sure" in found.text
     row = found.text.partition("TFLite, int8 ")[2]
     assert row.startswith("exports/tflite_int8 1.23 MB 75.00 % 50.00 %")
+    assert "Each is fed" not in found.text and "in float" not in found.text
     # Of many classes, pairs take the place of the matrix.
     change = {"num_classes": 300, "class_names": None}
     _change(run_dir, "predictions.json", lambda data: data.update(change))
     assert "is taken for images of its class 0 1 5 25.0 %" in write().text
+
+
+def test_what_exports_are_fed_and_compute_in_float_is_told(write, run_dir):
+    def describe(report):
+        report["inputs"] = {"height": 8, "width": 12, "value_range": [0.0, 1.0], "crop": None}
+        operation = {"operation": "ELU", "tensor": "t", "dtype": "float32"}
+        report["tflite_int8"]["float_operations"] = [
+            {**operation, "layer": "stem"},
+            {**operation, "layer": ""},
+        ]
+
+    _change(run_dir, "exports/export.json", describe)
+    text = write().text
+    assert "Each is fed images of 8x12 pixels; values of 0 to 1." in text
+    assert "exports/tflite_int8 in float: ELU of an unknown layer, ELU of stem" in text
 
 
 def test_texts_of_a_user_are_escaped(run_dir, write):
