@@ -201,9 +201,9 @@ def mapping_cost(
     Raises:
         UserError: If the technology has no figure for a size.
     """
-    dtype = counts.macs.dtype
+    dtype = tf.as_dtype(counts.macs.dtype).as_numpy_dtype  # counts may be numpy arrays
     read_pj, write_pj, hop_pj = (
-        np.asarray(pj, dtype.as_numpy_dtype) for pj in register_file_figures_pj(rf_words, machine)
+        np.asarray(pj, dtype) for pj in register_file_figures_pj(rf_words, machine)
     )
     terms = tf.stack(cycle_terms(counts, machine))
     mac_pj, global_buffer_pj, dram_pj = energies_outside_files_pj(counts, machine)
