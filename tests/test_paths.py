@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 
 from dance_tf import reporting, strict_json, terminal
-from dance_tf.config import EvaluatorConfig
+from dance_tf.config import EvaluatorConfig, HardwareConfig, SpaceConfig
 from dance_tf.errors import UserError
-from dance_tf.evaluator.loading import load_evaluator
+from dance_tf.evaluator.loading import check_evaluator
 from dance_tf.export_tflite import convert_to_tflite
 from dance_tf.hardware.cost_table import default_cache_dir
 from dance_tf.hardware.measured import MeasuredCostModel
@@ -24,6 +24,7 @@ from dance_tf.prepared import resolve_data_dir
 from dance_tf.report.run_folder import read_run
 from dance_tf.search.supernet_training import read_supernet_record
 from dance_tf.serving import ServedModel
+from dance_tf.supernet.search_space import make_space
 
 #: Not a path of any machine, with a word of the reason.
 NO_PATHS = {
@@ -94,7 +95,9 @@ def test_a_deleted_working_directory_is_named(tmp_path, monkeypatch: pytest.Monk
 #: Every use of a path that is no flag of its own, or a field of the configuration.
 USERS = {
     "data.data_dir": resolve_data_dir,
-    "evaluator.path": lambda path: load_evaluator(EvaluatorConfig(path=path), None),
+    "evaluator.path": lambda path: check_evaluator(
+        EvaluatorConfig(path=path), make_space(SpaceConfig()), HardwareConfig()
+    ),
     "hardware.machine.technology": lambda path: technology(f"{path}.json"),
     "hardware.measured_csv": MeasuredCostModel,
     "run folder": read_run,
