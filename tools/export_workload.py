@@ -25,7 +25,6 @@ from absl import flags
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import names_in
 from dance_tf.interop import scalesim, timeloop, zigzag
 from dance_tf.strict_json import strict_data, write_folder
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
@@ -66,8 +65,8 @@ def main(argv: list[str]) -> None:
     common.check_effects(request.config, "export_workload", FLAGS, unread=unread)
     if (to == "timeloop") != (request.accelerator is not None):
         raise UserError("--accelerator goes with --to=timeloop, which maps the layers to it")
-    folder = common.output_dir(FLAGS)
-    if os.path.isdir(folder) and names_in(folder):
+    folder = common.output_dir(FLAGS, is_owned=False)
+    if os.path.isdir(folder) and os.listdir(folder):
         raise UserError(f"--output_dir={folder} is not empty: name a new folder")
 
     common.load_tensorflow()

@@ -285,13 +285,18 @@ def start_from_config_in(folder: str, values: flags.FlagValues) -> None:
 
 
 def output_dir(
-    values: flags.FlagValues, name: str = "output_dir", *, is_waiting: bool = False
+    values: flags.FlagValues,
+    name: str = "output_dir",
+    *,
+    is_owned: bool = True,
+    is_waiting: bool = False,
 ) -> str:
     """Return the absolute path of a flag's folder, `~` expanded, owned until the tool ends.
 
     Args:
         values: The tool's flags.
         name: The flag's.
+        is_owned: Without it nothing is made: of a tool that renames a whole folder to it.
         is_waiting: Wait where another process owns the folder, as one may that soon ends.
     Raises:
         UserError: If the flag is missing or names something that is not a folder, or
@@ -303,7 +308,7 @@ def output_dir(
     path = local_path(given, f"--{name}")
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"--{name}={path} is a file: name a folder")
-    if _owned:
+    if _owned and is_owned:
         _owned[-1].enter_context(owned(path, is_waiting=is_waiting))
     return path
 

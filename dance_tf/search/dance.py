@@ -227,13 +227,14 @@ class _Run:
     def _resume(self, folder: CheckpointFolder, history: str) -> None:
         """Go on from the newest checkpoint, if there is one."""
         plan, every, first = self.plan, self.config.log_every, self.first_step
+        total = plan.total_steps
         restored = folder.restore()
         check_history(
             history,
             restored and restored[0],
             phases=PHASES,
             first_save=(first // plan.steps_per_epoch + 1) * plan.steps_per_epoch,
-            due=[s for s in range(first + 1, plan.total_steps) if s % every == 0],
+            due=[s for s in range(first + 1, total + 1) if s % every == 0 or s == total],
         )
         if restored is None:
             return

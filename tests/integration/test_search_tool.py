@@ -386,7 +386,7 @@ def test_a_history_that_is_gone_is_told_of_and_changes_no_result(
     folder, _ = unfinished
     (folder / "history.jsonl").unlink()
     assert call(*QUICK, "--resume", "--noexport", f"--output_dir={folder}") == 0
-    assert "history.jsonl lacks" in capsys.readouterr().err
+    assert "history.jsonl lacks 6 lines, of steps 1 to 6" in capsys.readouterr().err
     assert _result(folder) == _result(finished)
     phases = [line["phase"] for line in reporting.read_history(folder / "history.jsonl")]
     assert phases == ["retrain"]  # whose checkpoint has its lines
