@@ -299,8 +299,7 @@ def output_dir(
         is_owned: Without it nothing is made: of a tool that renames a whole folder to it.
         is_waiting: Wait where another process owns the folder, as one may that soon ends.
     Raises:
-        UserError: If the flag is missing or names something that is not a folder, or
-            another process owns it.
+        UserError: If the flag is missing, is no folder, or another process owns it.
     """
     given = values[name].value
     if not given:
