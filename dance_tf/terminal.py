@@ -256,9 +256,9 @@ class ProgressLine:
 def progress(phase: str) -> Iterator[Callable[..., None]]:
     """Give a callback (done, total, **values) that draws a line from its first call on.
 
-    What takes no time reports nothing, and what goes on half-way begins there.
+    The stage of this name begins there too. What takes no time reports nothing, and what goes
+    on half-way begins there.
     """
-    begin_stage(phase)
     lines: list[ProgressLine] = []
 
     def report(done: int, total: int, **values: float) -> None:
