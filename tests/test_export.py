@@ -128,7 +128,7 @@ def test_saved_model_adds_one_batch_axis_and_names_its_inputs(exported):
     batch = served(images=images)["logits"]
     assert batch.shape == (3, 10)
     for i in range(3):
-        np.testing.assert_allclose(served(images=images[i])["logits"], batch[i : i + 1], atol=1e-6)
+        np.testing.assert_allclose(served(images=images[i])["logits"], batch[i : i + 1], rtol=1e-5)
     with pytest.raises(UserError, match="unknown input 'image'; the inputs are images"):
         served(images=images, image=images)
     with pytest.raises(UserError, match="no value for input 'images'"):

@@ -119,7 +119,7 @@ def test_an_untrained_supernet_is_not_frozen():
     ("what", "changes"),
     [
         ("kind", {"config": "proxyless"}),
-        ("space", {"space": {"input_size": 16}}),
+        ("space", {"space": {"head_channels": 48}}),
         ("space", {"space": {"op_names": ("mbconv3_e3", "zero")}}),
         ("data", {"dataset": (90, 38, 40)}),
     ],

@@ -23,7 +23,10 @@ SHORT = (
 
 @pytest.fixture(autouse=True)
 def _fake_table(monkeypatch):
-    monkeypatch.setattr(cost_table, "load_or_build_table", lambda *a, **k: make_fake_table())
+    def load(_space, hardware, **_):
+        return make_fake_table(hardware=hardware)
+
+    monkeypatch.setattr(cost_table, "load_or_build_table", load)
     monkeypatch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
     monkeypatch.setattr(training, "_NUM_ASSESSED", 32)
 
@@ -52,7 +55,7 @@ def test_trains_then_evaluates(call, tmp_path):
     assert printed.pop("output_dir") == str(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["metrics"] == printed and manifest["training"]["seed"] == 5
-    assert progress.startswith("train evaluator") and "step 20/20" in progress
+    assert "\ntrain evaluator" in progress and "step 20/20" in progress
     flags = " ".join([TINY[0], *TINY[1:], *SHORT, "--seed=5", "--output_dir=DIR"])
     assert manifest["training"]["command"] == f"python -m tools.train_evaluator {flags}"
     assert list((tmp_path / "log").iterdir())
