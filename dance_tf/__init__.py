@@ -13,18 +13,18 @@ from dance_tf.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dance_tf.config import ExperimentConfig, config_from_json, config_to_json, override
-    from dance_tf.data import load_images
+    from dance_tf.data.datasets import load_images
     from dance_tf.errors import UserError
     from dance_tf.evaluator.exact import ExactEvaluator
     from dance_tf.evaluator.loading import load_evaluator
     from dance_tf.evaluator.neural import NeuralEvaluator
-    from dance_tf.export import export_network
+    from dance_tf.export.networks import export_network
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.cost_table import CostTable, load_or_build_table
+    from dance_tf.hardware.layers import space_layers
     from dance_tf.hardware.measured import MeasuredCostModel, write_cost_template
     from dance_tf.hardware.objective import EDAP, Limits, Objective
     from dance_tf.hardware.oracle import best_accelerators, pareto_front, rank_accelerators
-    from dance_tf.hardware.workload import space_layers
     from dance_tf.interop.keras_model import layers_of_keras_model
     from dance_tf.presets import preset
     from dance_tf.search.dance import DanceSearch, SearchProblem
@@ -98,10 +98,10 @@ _HOMES = {
     "config_from_json": "config",
     "config_to_json": "config",
     "derive": "supernet.supernet",
-    "export_network": "export",
+    "export_network": "export.networks",
     "layers_of_keras_model": "interop.keras_model",
     "load_evaluator": "evaluator.loading",
-    "load_images": "data",
+    "load_images": "data.datasets",
     "load_or_build_table": "hardware.cost_table",
     "make_space": "supernet.search_space",
     "override": "config",
@@ -109,7 +109,7 @@ _HOMES = {
     "preset": "presets",
     "rank_accelerators": "hardware.oracle",
     "retrain": "search.retrain",
-    "space_layers": "hardware.workload",
+    "space_layers": "hardware.layers",
     "write_cost_template": "hardware.measured",
 }
 

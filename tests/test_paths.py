@@ -11,19 +11,20 @@ import tempfile
 import pytest
 import tensorflow as tf
 
-from dance_tf import reporting, strict_json, terminal
+from dance_tf import files
 from dance_tf.config import EvaluatorConfig, HardwareConfig, SpaceConfig
+from dance_tf.data.prepared import resolve_data_dir
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator
-from dance_tf.export_tflite import convert_to_tflite
+from dance_tf.export.serving import ServedModel
+from dance_tf.export.tflite import convert_to_tflite
+from dance_tf.files import local_path, naming_path, pattern_free
 from dance_tf.hardware.cost_table import default_cache_dir
 from dance_tf.hardware.measured import MeasuredCostModel
 from dance_tf.hardware.technology import technology
-from dance_tf.paths import local_path, naming_path, pattern_free
-from dance_tf.prepared import resolve_data_dir
 from dance_tf.report.run_folder import read_run
+from dance_tf.run import reporting, terminal
 from dance_tf.search.supernet_training import read_supernet_record
-from dance_tf.serving import ServedModel
 from dance_tf.supernet.search_space import make_space
 
 #: Not a path of any machine, with a word of the reason.
@@ -202,7 +203,7 @@ def test_writers_name_the_file_that_has_no_room(tmp_path: pathlib.Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         try:
             with pytest.raises(OSError) as caught:
-                strict_json.write_json(tmp_path / "big.json", ["x" * 9999])
+                files.write_json(tmp_path / "big.json", ["x" * 9999])
             assert caught.value.filename == str(tmp_path / "big.json")
             with pytest.raises(OSError) as caught:
                 history.write({"step": 2, "text": "x" * 9999})

@@ -59,10 +59,10 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from dance_tf import run_info
 from dance_tf.config import override
+from dance_tf.files import strict_data
 from dance_tf.presets import preset
-from dance_tf.strict_json import strict_data
+from dance_tf.run import run_info
 from tools import flags as common
 from tools.fresh_process import ONE_CORE, run_fresh, say
 
@@ -135,10 +135,10 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
         table_mb = sum(file.stat().st_size for file in files) / 1e6
 
         common.load_tensorflow()
+        from benchmarks.cost_model import measure_mapper, measure_oracle
         from dance_tf.hardware.accelerator import AcceleratorSpace
-        from dance_tf.hardware.benchmark import measure_mapper, measure_oracle
         from dance_tf.hardware.cost_table import load_or_build_table
-        from dance_tf.hardware.workload import conv, space_layers
+        from dance_tf.hardware.layers import conv, space_layers
         from dance_tf.supernet.search_space import make_space
 
         space = make_space(config.space)
@@ -218,15 +218,15 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     common.load_tensorflow()
     import tensorflow as tf
 
-    from dance_tf.evaluator.benchmark import draw_queries, measure_batches, measure_singles
+    from benchmarks.evaluator import draw_queries, measure_batches, measure_singles
     from dance_tf.evaluator.loading import load_evaluator
     from dance_tf.evaluator.training import train_evaluator
-    from dance_tf.export_evaluator import export_evaluator
-    from dance_tf.export_evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
+    from dance_tf.export.evaluator import export_evaluator
+    from dance_tf.export.evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
+    from dance_tf.export.serving import SIGNATURE
+    from dance_tf.files import pattern_free
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
-    from dance_tf.paths import pattern_free
-    from dance_tf.serving import SIGNATURE
     from dance_tf.supernet.search_space import make_space
 
     space = make_space(config.space)
@@ -279,7 +279,7 @@ def supernet(num_runs: int, is_quick: bool) -> Measured:
     config = preset("tiny" if is_quick else "cifar10_small")
     batch_size, num_steps = (8, 1) if is_quick else (config.search.batch_size, 10)
     common.load_tensorflow()
-    from dance_tf.supernet.benchmark import measure_steps
+    from benchmarks.supernet import measure_steps
     from dance_tf.supernet.search_space import make_space
 
     space = make_space(config.space)
@@ -297,10 +297,10 @@ def search(num_runs: int, is_quick: bool) -> Measured:
     config = preset("tiny" if is_quick else "cifar10_small")
     num_steps = 2 if is_quick else 40
     common.load_tensorflow()
+    from benchmarks.search import measure_search_steps
     from dance_tf.evaluator.exact import ExactEvaluator
     from dance_tf.evaluator.loading import load_evaluator
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.search.benchmark import measure_search_steps
     from dance_tf.supernet.search_space import make_space
 
     space = make_space(config.space)

@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from dance_tf.strict_json import strict_data
+from dance_tf.files import strict_data
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "cache_dir")
@@ -22,10 +22,9 @@ def main(argv: list[str]) -> None:
     config = common.experiment_config(FLAGS)
     common.check_effects(config, "build_cost_table", FLAGS)
     common.load_tensorflow()
-    from dance_tf.hardware.cost_source import cost_source
-    from dance_tf.hardware.cost_table import default_cache_dir, load_or_build_table
+    from dance_tf.hardware.cost_table import cost_source, default_cache_dir, load_or_build_table
+    from dance_tf.run.terminal import progress
     from dance_tf.supernet.search_space import make_space
-    from dance_tf.terminal import progress
 
     space = make_space(config.space)
     folder = FLAGS["cache_dir"].value or default_cache_dir()

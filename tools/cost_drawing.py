@@ -8,9 +8,8 @@ import re
 from collections.abc import Sequence
 
 from dance_tf.errors import UserError
-from dance_tf.hardware.drawing import LayerDrawing, drawing_page
-from dance_tf.paths import local_path
-from dance_tf.strict_json import write_folder, write_text
+from dance_tf.files import local_path, write_folder, write_text
+from dance_tf.hardware.loopnest.drawing import LayerDrawing, drawing_page
 from dance_tf.structs import Layer
 
 __all__ = ["check_drawable", "drawing_target", "write_drawings"]

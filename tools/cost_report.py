@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dance_tf.reporting import format_table
+from dance_tf.run.reporting import format_table
 from dance_tf.structs import DIMENSIONS
 
 __all__ = ["format_report"]

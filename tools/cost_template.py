@@ -42,11 +42,11 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output={path} exists, and may hold measurements: name another file")
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
-    from dance_tf.hardware.mapper import LoopNestCostModel
+    from dance_tf.hardware.layers import space_layers, to_workload
+    from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
     from dance_tf.hardware.measured import write_cost_template
-    from dance_tf.hardware.workload import space_layers, to_workload
+    from dance_tf.run.terminal import progress
     from dance_tf.supernet.search_space import make_space
-    from dance_tf.terminal import progress
 
     layers = space_layers(make_space(config.space))
     accelerators = AcceleratorSpace(config.hardware.accelerators).all()

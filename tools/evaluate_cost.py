@@ -30,7 +30,7 @@ from typing import Any
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import strict_data
+from dance_tf.files import strict_data
 from dance_tf.structs import METRICS, Accelerator
 from tools import flags as common
 from tools.cost_drawing import check_drawable, drawing_target, write_drawings
@@ -93,12 +93,12 @@ def main(argv: list[str]) -> None:
 
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
-    from dance_tf.hardware.breakdown import break_down
-    from dance_tf.hardware.mapper import LoopNestCostModel
+    from dance_tf.hardware.loopnest.breakdown import break_down
+    from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
     from dance_tf.hardware.network_cost import network_cost
     from dance_tf.hardware.objective import Limits, Objective
     from dance_tf.hardware.technology import technology_of
-    from dance_tf.terminal import progress
+    from dance_tf.run.terminal import progress
 
     objective = Objective(kind, weights)
     limits = Limits(*(flag.value for flag in limited))
@@ -143,8 +143,8 @@ def main(argv: list[str]) -> None:
             accelerator = Accelerator(*(found["best"][0][field] for field in fields))
     report = break_down(workload.layers, accelerator, request.machine)
     if draw_to is not None:
-        from dance_tf.hardware.drawing import draw_layers
-        from dance_tf.hardware.mapping import mapping_from_json
+        from dance_tf.hardware.loopnest.drawing import draw_layers
+        from dance_tf.hardware.loopnest.mapping import mapping_from_json
 
         mappings = [mapping_from_json(entry["mapping"]) for entry in report["layers"]]
         drawings = draw_layers(workload.layers, mappings, accelerator)

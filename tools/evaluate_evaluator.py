@@ -15,8 +15,8 @@ import json
 
 from absl import flags
 
-from dance_tf.strict_json import strict_data
-from dance_tf.terminal import note, progress
+from dance_tf.files import strict_data
+from dance_tf.run.terminal import note, progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "evaluator", "seed", "cache_dir")

@@ -21,7 +21,7 @@ from absl import flags
 
 from dance_tf.config import DataConfig, config_from_json
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json
+from dance_tf.files import read_json
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -130,22 +130,22 @@ def _export_evaluator(path: str) -> dict[str, Any]:
         raise UserError(f"--evaluator_dir={path}: no such folder")
 
     common.load_tensorflow()
-    from dance_tf import export, serving
     from dance_tf.evaluator.neural import NeuralEvaluator
+    from dance_tf.export import networks, serving
 
     if _VERSION.value is not None:
         serving.check_version(_VERSION.value)
     evaluator = NeuralEvaluator.load(path)
     if targets == ["tflite_dir"]:
-        from dance_tf.export_evaluator_tflite import export_evaluator_tflite
+        from dance_tf.export.evaluator_tflite import export_evaluator_tflite
 
         return export_evaluator_tflite(evaluator, folder)
     if targets != ["serving_dir"]:
-        return export.export_evaluator(evaluator, folder, _VERSION.value)
-    from dance_tf.serving_files import MODEL_NAME, write_server_files
+        return networks.export_evaluator(evaluator, folder, _VERSION.value)
+    from dance_tf.export.serving import MODEL_NAME, write_server_files
 
     exact = _exact(evaluator) if _EXACT.value else None
-    report = export.export_evaluator(
+    report = networks.export_evaluator(
         evaluator, os.path.join(folder, MODEL_NAME), _VERSION.value, exact
     )
     return {**report, "files": write_server_files(folder)}
@@ -157,7 +157,7 @@ def _exact(evaluator: Any) -> Callable[..., Any]:
     from dance_tf.evaluator.neural import MEND, EvaluatorDomain
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
-    from dance_tf.terminal import progress
+    from dance_tf.run.terminal import progress
 
     domain = evaluator.domain
     hardware = HardwareConfig(accelerators=domain.accelerators.config, machine=domain.machine)
@@ -201,28 +201,29 @@ def _export_file(path: str) -> dict[str, Any]:
 def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
     given = _given_range()
     common.load_tensorflow()
-    from dance_tf import data, export
+    from dance_tf.data import datasets
+    from dance_tf.export import networks
 
-    model = export.load_network(path)
+    model = networks.load_network(path)
     shapes = [list(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
     shape = shapes[0] if len(shapes) == 1 else []
     if len(shape) != 4 or shape[1] != shape[2] or not shape[1]:
         found = " and ".join(map(str, shapes)) or "no known shape"
         raise UserError(f"{path}: takes inputs of {found}, not square images of fixed size")
-    dataset = data.load_images(config, input_size=shape[1], image_channels=shape[3])
+    dataset = datasets.load_images(config, input_size=shape[1], image_channels=shape[3])
     num_classes = max((output.shape[-1] or 0) for output in model.outputs)
     if num_classes < dataset.num_classes:
         raise UserError(
             f"{path}: tells {num_classes} classes apart, but {dataset.name} has"
             f" {dataset.num_classes}; name its own data set with --dataset"
         )
-    calibration, _ = export.sample_images(dataset, "architecture", _NUM_IMAGES.value)
-    images, labels = export.sample_images(dataset, "test", _NUM_IMAGES.value)
+    calibration, _ = networks.sample_images(dataset, "architecture", _NUM_IMAGES.value)
+    images, labels = networks.sample_images(dataset, "test", _NUM_IMAGES.value)
     value_range = _value_range(path, model, images, labels, given)
     inputs = getattr(dataset, "input_description", None)
     if inputs is not None:
         inputs = dataclasses.replace(inputs, value_range=value_range)
-    report = export.export_network(
+    report = networks.export_network(
         model,
         output_dir,
         calibration_images=_scaled(calibration, value_range, model),
@@ -251,7 +252,7 @@ def _value_range(
     path: str, model: Any, images: Any, labels: Any, given: tuple[float, float] | None
 ) -> tuple[float, float]:
     """Return the range of values to feed: that of the flag, of the network itself, or 0..1."""
-    from dance_tf.export_preparation import better_range, declared_range
+    from dance_tf.export.preparation import better_range, declared_range
 
     declared = declared_range(model)
     if given is not None:

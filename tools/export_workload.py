@@ -25,8 +25,8 @@ from absl import flags
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.files import strict_data, write_folder
 from dance_tf.interop import scalesim, timeloop, zigzag
-from dance_tf.strict_json import strict_data, write_folder
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
 from tools import flags as common
 from tools.workload import define_workload_flags, load_workload, read_request
@@ -99,8 +99,8 @@ def _timeloop_files(
     layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig, version: str
 ) -> dict[str, Any]:
     """Return path to content of every file: one folder per layer, in the network's order."""
-    from dance_tf.hardware.breakdown import break_down
-    from dance_tf.hardware.mapping import mapping_from_json
+    from dance_tf.hardware.loopnest.breakdown import break_down
+    from dance_tf.hardware.loopnest.mapping import mapping_from_json
     from dance_tf.interop.timeloop_write import write_timeloop
 
     costs = break_down(layers, accelerator, machine)

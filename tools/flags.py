@@ -35,7 +35,6 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from dance_tf import terminal
 from dance_tf.config import (
     ExperimentConfig,
     config_from_json,
@@ -43,10 +42,10 @@ from dance_tf.config import (
 )
 from dance_tf.config_effects import changed_fields, without_effect
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import owned
-from dance_tf.paths import local_path, path_problem, system_error
+from dance_tf.files import local_path, path_problem, read_json, system_error
 from dance_tf.presets import PRESETS, preset
-from dance_tf.strict_json import read_json
+from dance_tf.run import terminal
+from dance_tf.run.folder_lock import owned
 from dance_tf.version import __version__
 from tools.help_texts import asks_for_version, help_config, help_text
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import parse_json
+from dance_tf.files import parse_json
 
 __all__ = ["ONE_CORE", "FreshRun", "run_fresh", "say"]
 

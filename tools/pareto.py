@@ -89,12 +89,13 @@ def main(argv: list[str]) -> int:
     import keras
     import tensorflow as tf
 
-    from dance_tf import run_info
     from dance_tf.report.sweep_page import write_sweep_page
-    from dance_tf.search import pipeline, run_folder, sweep
+    from dance_tf.run import run_info
+    from dance_tf.search import pipeline, run_folder
     from dance_tf.search.interruption import Interrupted, StopSignals
     from dance_tf.search.judge import Judge
-    from dance_tf.search.pareto_plot import plot_sweep
+    from dance_tf.search.sweep import sweep
+    from dance_tf.search.sweep.plot import plot_sweep
 
     started = run_info.now()
     searches = sweep.plan_sweep(_OBJECTIVES.value, lambdas, _NUM_SEEDS.value, config.seed)
@@ -143,7 +144,7 @@ def _numbers(texts: Sequence[str]) -> list[float]:
 
 def _show(found: dict[str, Any]) -> None:
     """Print the front, by error, and the hypervolume."""
-    from dance_tf.reporting import format_table
+    from dance_tf.run.reporting import format_table
 
     retrained = found["retrained"]
     rows = [_row(found["points"][i]) for i in (retrained or found)["front"]]

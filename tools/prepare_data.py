@@ -18,12 +18,12 @@ def main(argv: list[str]) -> None:
     """Prepare the data set that the flags name."""
     del argv
     common.load_tensorflow()
-    from dance_tf import data
+    from dance_tf.data import datasets
 
     if not FLAGS["dataset"].value:
         raise UserError("--dataset is missing: name a TFDS data set, such as cifar10")
-    data_dir = data.resolve_data_dir(FLAGS["data_dir"].value)
-    prepared = data.prepare(FLAGS["dataset"].value, data_dir)
+    data_dir = datasets.resolve_data_dir(FLAGS["data_dir"].value)
+    prepared = datasets.prepare(FLAGS["dataset"].value, data_dir)
     result = {"dataset": FLAGS["dataset"].value, "data_dir": data_dir, **prepared._asdict()}
     print(json.dumps(result, indent=2))
 

@@ -18,7 +18,7 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json, strict_data
+from dance_tf.files import read_json, strict_data
 from dance_tf.structs import DATAFLOWS, Architecture
 from tools import flags as common
 from tools.objective import define_objective_flags, objective_terms
@@ -96,9 +96,9 @@ def main(argv: list[str]) -> None:
     mixtures = _read_mixtures(_MIXTURE_WEIGHTS.value)
 
     common.load_tensorflow()
+    from dance_tf.export.serving_client import predict
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.objective import Objective
-    from dance_tf.serving_client import predict
 
     inputs: dict[str, Any] = {
         "mixture_weights": _one_hot(config, architecture) if architecture else mixtures

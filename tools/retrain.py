@@ -20,9 +20,9 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json
+from dance_tf.files import read_json
+from dance_tf.run.terminal import Stages, begin_stage, note
 from dance_tf.structs import Architecture
-from dance_tf.terminal import Stages, begin_stage, note
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -102,8 +102,9 @@ def _retrain(
     import keras
     import tensorflow as tf
 
-    from dance_tf import export, run_info
-    from dance_tf.reporting import write_json
+    from dance_tf.export import networks
+    from dance_tf.run import run_info
+    from dance_tf.run.reporting import write_json
     from dance_tf.search.pipeline import input_record, load_space_and_images
     from dance_tf.search.retrain import INHERITS_NOTHING, retrain
     from dance_tf.search.run_folder import check_output_dir, missing_exports, tell_lost
@@ -161,9 +162,9 @@ def _retrain(
     }
     if _EXPORT.value:
         begin_stage("export")
-        images, labels = export.sample_images(dataset, "test", 200)
-        calibration, _ = export.sample_images(dataset, "architecture", 200)
-        report["exports"] = export.export_network(
+        images, labels = networks.sample_images(dataset, "test", 200)
+        calibration, _ = networks.sample_images(dataset, "architecture", 200)
+        report["exports"] = networks.export_network(
             result.network,
             exports,
             calibration_images=calibration,

@@ -17,9 +17,8 @@ from typing import Any
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.paths import local_path
-from dance_tf.strict_json import read_json
-from dance_tf.terminal import note, warn
+from dance_tf.files import local_path, read_json
+from dance_tf.run.terminal import note, warn
 from tools import flags as common
 from tools.objective import define_objective_flags, objective_weights
 from tools.workload import fixed_accelerator

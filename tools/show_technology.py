@@ -13,7 +13,7 @@ from __future__ import annotations
 from absl import flags
 
 from dance_tf.config import MachineConfig
-from dance_tf.terminal import note
+from dance_tf.run.terminal import note
 from tools import flags as common
 
 FLAGS = common.shared_flags()

@@ -12,8 +12,8 @@ import json
 import shlex
 from typing import Any
 
-from dance_tf.reporting import TensorBoardLog
-from dance_tf.terminal import Stages, progress
+from dance_tf.run.reporting import TensorBoardLog
+from dance_tf.run.terminal import Stages, progress
 from tools import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "space", "set", "seed", "cache_dir", "output_dir")

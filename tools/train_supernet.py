@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from dance_tf.terminal import note
+from dance_tf.run.terminal import note
 from tools import flags as common
 
 FLAGS = common.shared_flags(
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     import keras
     import tensorflow as tf
 
-    from dance_tf import run_info
+    from dance_tf.run import run_info
     from dance_tf.search import pipeline, run_folder
     from dance_tf.search.interruption import Interrupted, StopSignals
     from dance_tf.search.supernet_training import finished_supernet, train_supernet

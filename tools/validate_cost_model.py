@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import read_json, strict_data
+from dance_tf.files import read_json, strict_data
 from tools import flags as common
 
 FLAGS = common.shared_flags()
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     }
     # A wrong file name need not wait for it.
     common.load_tensorflow()
-    from dance_tf.hardware import mapper_validation, validation
+    from dance_tf.hardware.loopnest import mapper_validation, validation
 
     runs, wires, mapped = None, None, None
     if _REFERENCE.value:

@@ -27,8 +27,7 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig, MachineConfig, config_from_json, override
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.paths import local_path
-from dance_tf.strict_json import read_json
+from dance_tf.files import local_path, read_json
 from dance_tf.structs import DIMENSIONS, Accelerator, Architecture, Layer
 from tools import flags as common
 

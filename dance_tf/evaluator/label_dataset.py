@@ -29,17 +29,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dance_tf.data import open_prepared
+from dance_tf.data.datasets import open_prepared
 from dance_tf.errors import UserError
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
 from dance_tf.evaluator.label_statistics import describe_degeneracy, label_statistics
-from dance_tf.folder_lock import owned
+from dance_tf.files import strict_data
 from dance_tf.hardware.accelerator import HEADS
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import EDAP, random_objectives
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.hardware.threads import map_in_threads
-from dance_tf.strict_json import strict_data
+from dance_tf.run.folder_lock import owned
+from dance_tf.run.threads import map_in_threads
 from dance_tf.structs import METRICS
 
 __all__ = ["DanceLabels", "LabelChunk", "LabelConfig", "Labelling", "build_labels", "draw_chunk"]

@@ -10,7 +10,7 @@ from dance_tf.config import EvaluatorConfig, HardwareConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
-from dance_tf.paths import local_path
+from dance_tf.files import local_path
 from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["check_evaluator", "load_evaluator", "shipped_path"]

@@ -14,20 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
-from dance_tf.evaluator.domain import EvaluatorDomain
-from dance_tf.evaluator.estimators import CostEstimationNetwork, PlainCostEstimationNetwork
+from dance_tf.evaluator.domain import EvaluatorDomain, NetworkShapes, make_networks
 from dance_tf.evaluator.exact import mixture_softness, soft_minimum
 from dance_tf.evaluator.networks import (
+    CostEstimationNetwork,
     HardwareGenerationNetwork,
+    PlainCostEstimationNetwork,
     constant_weights,
     head_one_hot,
     objective_gaps,
     split_heads,
 )
-from dance_tf.evaluator.shapes import NetworkShapes, make_networks
+from dance_tf.files import naming_path, read_json, write_json
 from dance_tf.hardware.objective import objective_values
-from dance_tf.paths import naming_path
-from dance_tf.strict_json import read_json, write_json
 from dance_tf.structs import Evaluation, Trust
 
 __all__ = [

@@ -12,21 +12,276 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from dance_tf import terminal
-from dance_tf.checkpoints import CheckpointFolder
 from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.assessment import evaluate_evaluator
-from dance_tf.evaluator.dataset import ever_best_accelerators
+from dance_tf.evaluator.dataset import (
+    CandidateTable,
+    can_run_everything,
+    draw_architectures,
+    draw_batch,
+    ever_best_accelerators,
+)
+from dance_tf.evaluator.domain import EvaluatorDomain, NetworkShapes, make_networks
+from dance_tf.evaluator.networks import (
+    CostEstimationNetwork,
+    head_one_hot,
+    objective_gaps,
+    split_heads,
+)
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
-from dance_tf.evaluator.trainers import EvaluatorTrainer
 from dance_tf.evaluator.trust import calibrated_thresholds
-from dance_tf.folder_lock import owned
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.files import read_json, write_json
+from dance_tf.run import terminal
+from dance_tf.run.checkpoints import CheckpointFolder
+from dance_tf.run.folder_lock import owned
 
-__all__ = ["train_evaluator"]
+__all__ = ["EvaluatorTrainer", "NetworkTraining", "train_evaluator"]
+
+# Weight of the coefficients' own errors beside those of their sums. The sums are what is
+# asked for; but errors of their terms cancel, and then leave the sum little to learn from.
+_COEFFICIENT_WEIGHT = 40.0
+
+
+class NetworkTraining:
+    """Adam on a loss with a rate that falls as a cosine; the examples follow a seed."""
+
+    def __init__(
+        self,
+        network: keras.Model,
+        loss_name: str,
+        num_steps: int,
+        config: EvaluatorConfig,
+        draw: Callable[[np.random.Generator], tuple[Any, ...]],
+        loss: Callable[..., tf.Tensor],
+        seed: tuple[int, int],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            network: To train.
+            loss_name: For reports.
+            num_steps: At most.
+            config: Learning rate, and checks without progress after which to stop.
+            draw: Returns the arrays of a batch.
+            loss: Returns the loss of such arrays.
+            seed: Of the batches.
+        """
+        self.loss_name, self.num_steps = loss_name, num_steps
+        self._patience = config.early_stop_checks
+        self._draw, self._loss, self._seed = draw, loss, seed
+        self._variables = list(network.trainable_variables)
+        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, num_steps)
+        self.optimizer = keras.optimizers.Adam(schedule)
+        self.optimizer.build(self._variables)
+        # Variables, so that a checkpoint holds them: the least loss on the examples kept
+        # apart, and how many checks ago it was.
+        self._least = tf.Variable(np.float32(np.inf))
+        self._checks_since = tf.Variable(0)
+        self.checkpoint = tf.train.Checkpoint(
+            network=network,
+            optimizer=self.optimizer,
+            least=self._least,
+            checks_since=self._checks_since,
+        )
+        self._update = tf.function(self._take_step)
+        self._evaluate = tf.function(loss)
+        self._kept_apart: tuple[tf.Tensor, ...] | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.optimizer.iterations.numpy())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, or nothing was gained for long."""
+        return self.step >= self.num_steps or int(self._checks_since) >= self._patience
+
+    def batch(self, step: int) -> tuple[tf.Tensor, ...]:
+        """Return the examples of a step; -1: those kept apart."""
+        rng = np.random.default_rng([*self._seed, 1 + step])
+        return tuple(tf.constant(array) for array in self._draw(rng))
+
+    def train_step(self, batch: tuple[tf.Tensor, ...] | None = None) -> tf.Tensor:
+        """Take one step on its batch, or on a given one; return the loss."""
+        return self._update(*(self.batch(self.step) if batch is None else batch))
+
+    def check(self) -> None:
+        """Note whether the loss on the examples kept apart is the least so far."""
+        if self._kept_apart is None:
+            self._kept_apart = self.batch(-1)
+        loss = self._evaluate(*self._kept_apart)
+        is_least = bool(loss < self._least)
+        self._least.assign(tf.minimum(loss, self._least))
+        self._checks_since.assign(0 if is_least else self._checks_since + 1)
+
+    def _take_step(self, *batch: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = self._loss(*batch)
+        self.optimizer.apply(tape.gradient(loss, self._variables), self._variables)
+        return loss
+
+
+class EvaluatorTrainer:
+    """Both networks of an evaluator in training, one after the other.
+
+    Loss of the estimation network: mean squared relative error of the metrics, and of its
+    coefficients. As these depend on the accelerator alone, every accelerator of a batch is
+    paired with every architecture of it; the candidates are in every batch.
+
+    Loss of the generation network: cross-entropy of the exact best candidate, or of each
+    of the four heads.
+    """
+
+    def __init__(self, table: Any, config: EvaluatorConfig, seed: int, candidates: Any) -> None:
+        """Make untrained networks.
+
+        Args:
+            table: hardware.cost_table.CostTable.
+            config: Shape and training.
+            seed: Of the initial weights and of the batches.
+            candidates: Rows of the accelerators that may be generated, int32 [C].
+        """
+        self.config, self.table = config, table
+        self.candidates = np.asarray(candidates, np.int32)
+        self.domain = EvaluatorDomain.of_table(table)
+        self.shapes = NetworkShapes.of(config, table, len(self.candidates))
+        self.generator, self.estimator = make_networks(self.domain, self.shapes, seed)
+        self.estimator.normalise(table)
+        self._labels = CandidateTable(table, self.candidates)
+        self._runnable = np.flatnonzero(can_run_everything(table)).astype(np.int32)
+        self._heads = head_one_hot(table.accelerators.head_indices(), table.accelerators.head_sizes)
+        self._candidate_heads = tf.gather(self._heads, self.candidates)
+        self._candidate_costs: tuple[tf.Tensor, tf.Tensor] | None = None
+        is_linear = isinstance(self.estimator, CostEstimationNetwork)
+        if is_linear:
+            self._targets = tf.constant(self.estimator.table_coefficients(table), tf.float32)
+        self.stages = (
+            NetworkTraining(
+                self.estimator,
+                "relative_error",
+                config.estimator_steps,
+                config,
+                self._draw_pairs if is_linear else self._draw_examples,
+                self._coefficient_loss if is_linear else self._metrics_loss,
+                (seed, 1),
+            ),
+            NetworkTraining(
+                self.generator,
+                "cross_entropy",
+                config.generator_steps,
+                config,
+                self._draw_choices,
+                self._choice_loss,
+                (seed, 2),
+            ),
+        )
+        self.checkpoint = tf.train.Checkpoint(
+            estimator=self.stages[0].checkpoint, generator=self.stages[1].checkpoint
+        )
+
+    def evaluator(self) -> NeuralEvaluator:
+        """Return the networks as an evaluator; this freezes them."""
+        if isinstance(self.estimator, CostEstimationNetwork):
+            self.estimator.bound_errors(self.table)
+        return NeuralEvaluator(
+            self.generator,
+            self.estimator,
+            domain=self.domain,
+            shapes=self.shapes,
+            candidates=self.candidates,
+        )
+
+    # The estimation network
+
+    def _draw_pairs(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return architectures [B / 2, D, O], and accelerators for all of them [~B]."""
+        num, space = self.config.batch_size, self.domain.space
+        architectures = draw_architectures(space, -(-num // 2), self.config.soft_fraction, rng)
+        others = rng.choice(self._runnable, size=max(num - len(self.candidates), num // 2))
+        return architectures, np.concatenate([self.candidates, others]).astype(np.int32)
+
+    def _coefficient_loss(self, architectures: tf.Tensor, accelerators: tf.Tensor) -> tf.Tensor:
+        predicted = self.estimator.coefficients(tf.gather(self._heads, accelerators))
+        exact = tf.gather(self._targets, accelerators)
+        sums = zip(
+            self.estimator.pairwise(architectures, predicted),
+            self.estimator.pairwise(architectures, exact),
+            strict=True,
+        )
+        error = tf.add_n([tf.reduce_mean(tf.square(ours / theirs - 1.0)) for ours, theirs in sums])
+        own_error = tf.reduce_mean(tf.square(tf.math.log(predicted / exact)))
+        return error + _COEFFICIENT_WEIGHT * own_error
+
+    def _draw_examples(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return architectures, and one accelerator with its metrics for each."""
+        batch = self._draw_batch(rng)
+        accelerators = self.candidates[batch.best_index]
+        if self.config.estimator_form == "plain":
+            # Half of them are best ones: those are what it is asked about.
+            accelerators[1::2] = batch.accelerator_index[1::2]
+        metrics = np.asarray(self.table.metrics_at(batch.mixture_weights, accelerators))
+        return batch.mixture_weights, accelerators, metrics
+
+    def _metrics_loss(
+        self, architectures: tf.Tensor, accelerators: tf.Tensor, metrics: tf.Tensor
+    ) -> tf.Tensor:
+        predicted = self.estimator((architectures, tf.gather(self._heads, accelerators)))
+        return tf.reduce_mean(tf.reduce_sum(tf.square(predicted / metrics - 1.0), axis=-1))
+
+    # The generation network
+
+    def _draw_batch(self, rng: np.random.Generator) -> Any:
+        return draw_batch(
+            self._labels,
+            self._runnable,
+            self.config.batch_size,
+            self.config.soft_fraction,
+            rng,
+            is_edap=self.config.training_objectives == "edap",
+        )
+
+    def _draw_choices(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return architectures, objectives, and the place of the best among the candidates.
+
+        For a ranked network also what the estimation network says of the candidates.
+        """
+        batch = self._draw_batch(rng)
+        return batch.mixture_weights, batch.objective_vectors, batch.best_index, *self._costs()
+
+    def _costs(self) -> tuple[tf.Tensor, ...]:
+        """Return coefficients and areas of the candidates, computed once."""
+        if self.config.generator_form != "ranked":
+            return ()
+        if self._candidate_costs is None:
+            self._candidate_costs = self.estimator.costs(self._candidate_heads)
+        return self._candidate_costs
+
+    def _choice_loss(
+        self, architectures: tf.Tensor, objectives: tf.Tensor, best: tf.Tensor, *costs: tf.Tensor
+    ) -> tf.Tensor:
+        if costs:
+            metrics = self.estimator.pairwise_metrics(architectures, *costs)
+            gaps = objective_gaps(objectives[:, None, :], metrics, self.domain.reference)
+            logits = self.generator((architectures, objectives, gaps), training=True)
+        else:
+            logits = self.generator((architectures, objectives), training=True)
+        if self.config.generator_form != "heads":
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(best, logits)
+            return tf.reduce_mean(losses)
+        sizes = self.domain.accelerators.head_sizes
+        labels = split_heads(tf.gather(self._candidate_heads, best), sizes)
+        by_head = [
+            tf.nn.softmax_cross_entropy_with_logits(label, head)
+            for label, head in zip(labels, split_heads(logits, sizes), strict=True)
+        ]
+        return tf.reduce_mean(tf.add_n(by_head))
+
 
 # Random examples that the whole table labels, to find the accelerators that are ever best.
 _NUM_CANDIDATE_DRAWS = 262_144

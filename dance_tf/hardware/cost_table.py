@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from dance_tf.config import HardwareConfig, MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.files import local_path
 from dance_tf.hardware.accelerator import AcceleratorSpace
-from dance_tf.hardware.cost_source import make_cost_model
 from dance_tf.hardware.layer_costs import (
     LayerCosts,
     check_layers,
@@ -30,14 +30,57 @@ from dance_tf.hardware.layer_costs import (
     describe_layer,
     has_details,
 )
+from dance_tf.hardware.layers import layer_key, space_layers
+from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
+from dance_tf.hardware.measured import MeasuredCostModel
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.table_store import build_in_parts, read_arrays
-from dance_tf.hardware.workload import layer_key, space_layers
-from dance_tf.paths import local_path
+from dance_tf.hardware.technology import technology_of
 from dance_tf.protocols import CostModel, SearchSpace
 from dance_tf.structs import Layer
 
-__all__ = ["CostTable", "default_cache_dir", "load_or_build_table"]
+__all__ = [
+    "CostTable",
+    "cost_source",
+    "default_cache_dir",
+    "load_or_build_table",
+    "make_cost_model",
+]
+
+
+def make_cost_model(hardware: HardwareConfig) -> LoopNestCostModel | MeasuredCostModel:
+    """Return the cost model that a configuration asks for; a protocols.CostModel.
+
+    Raises:
+        UserError: If the technology or the measured table cannot be used.
+    """
+    if hardware.measured_csv is not None:
+        return MeasuredCostModel(hardware.measured_csv, hardware.machine)
+    return LoopNestCostModel(hardware.machine)
+
+
+def cost_source(hardware: HardwareConfig) -> dict[str, Any]:
+    """Return what a record of a result says of its costs.
+
+    `kind` is "loop_nest" or "measured", `name` that of the technology or the path of the
+    measured table, `sha256` the hash of what it says.
+
+    Raises:
+        UserError: As `make_cost_model`.
+    """
+    if hardware.measured_csv is not None:
+        model = MeasuredCostModel(hardware.measured_csv, hardware.machine)
+        return {
+            "kind": "measured",
+            "name": hardware.measured_csv,
+            "sha256": model.sha256,
+        }
+    return {
+        "kind": "loop_nest",
+        "name": hardware.machine.technology,
+        "sha256": technology_of(hardware.machine).sha256,
+    }
+
 
 _FORMAT = 2
 

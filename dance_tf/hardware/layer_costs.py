@@ -9,8 +9,8 @@ import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.cost_model import BOUNDS, ENERGY_COMPONENTS
-from dance_tf.hardware.workload import to_workload
+from dance_tf.hardware.layers import to_workload
+from dance_tf.hardware.loopnest.cost_model import BOUNDS, ENERGY_COMPONENTS
 from dance_tf.protocols import CostModel
 from dance_tf.structs import Accelerator, Accelerators, Layer
 

@@ -29,9 +29,9 @@ import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean, first_few
-from dance_tf.hardware.workload import different_layers, layer_key
-from dance_tf.paths import local_path
-from dance_tf.reporting import read_csv, write_csv
+from dance_tf.files import local_path
+from dance_tf.hardware.layers import different_layers, layer_key
+from dance_tf.run.reporting import read_csv, write_csv
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
 
 __all__ = ["MeasuredCostModel", "write_cost_template"]

@@ -11,9 +11,9 @@ import numpy as np
 
 from dance_tf.hardware.accelerator import AcceleratorSpace, accelerator_to_json
 from dance_tf.hardware.layer_costs import cost_layers
+from dance_tf.hardware.layers import layer_key
 from dance_tf.hardware.objective import EDAP, Limits, Objective
 from dance_tf.hardware.oracle import pareto_front, rank_accelerators
-from dance_tf.hardware.workload import layer_key
 from dance_tf.protocols import CostModel
 from dance_tf.structs import METRICS, Layer
 

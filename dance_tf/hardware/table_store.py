@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import owned
-from dance_tf.strict_json import parse_json, write_json
+from dance_tf.files import parse_json, write_json
+from dance_tf.run.folder_lock import owned
 
 __all__ = ["build_in_parts", "read_arrays", "write_arrays"]
 

@@ -28,8 +28,7 @@ import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.paths import local_path
-from dance_tf.strict_json import parse_json, read_text
+from dance_tf.files import local_path, parse_json, read_text
 
 __all__ = [
     "CHARGES",

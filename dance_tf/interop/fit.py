@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from dance_tf.errors import UserError
-from dance_tf.hardware import mapspace
-from dance_tf.hardware.fills import OPERANDS
-from dance_tf.hardware.mapping import Mapping
+from dance_tf.hardware.loopnest import mapspace
+from dance_tf.hardware.loopnest.fills import OPERANDS
+from dance_tf.hardware.loopnest.mapping import Mapping
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = ["check_fits", "tile_words"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.hardware.mapping import Level, Mapping
+from dance_tf.hardware.loopnest.mapping import Level, Mapping
 from dance_tf.interop import timeloop as dialect
 from dance_tf.interop.fit import check_fits
 from dance_tf.interop.timeloop_architecture import TimeloopArchitecture

@@ -18,7 +18,7 @@ from typing import Any
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.mapping import Mapping
+from dance_tf.hardware.loopnest.mapping import Mapping
 from dance_tf.hardware.technology import technology_of
 from dance_tf.interop import timeloop as dialect
 from dance_tf.interop.fit import check_fits

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dance_tf.errors import UserError
-from dance_tf.strict_json import strict_data
+from dance_tf.files import strict_data
 
 __all__ = ["format_yaml", "parse_yaml"]
 

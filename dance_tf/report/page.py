@@ -9,17 +9,17 @@ from typing import Any
 
 import jinja2
 
-from dance_tf import terminal
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import owned
+from dance_tf.files import write_text
 from dance_tf.hardware.cost_table import CostTable, load_or_build_table
-from dance_tf.report import accelerators, history_charts, outcome, sections
+from dance_tf.report import outcome, roofline, sections
 from dance_tf.report.exact import ExactParts, exact_parts
 from dance_tf.report.roofline import MappedNetwork, map_network, roofline_rows, rooflines
 from dance_tf.report.run_folder import Run, read_run
 from dance_tf.report.texts import accelerator_name, duration, number
 from dance_tf.report.verdict import verdict
-from dance_tf.strict_json import write_text
+from dance_tf.run import terminal
+from dance_tf.run.folder_lock import owned
 
 __all__ = ["REPORT_NAME", "environment", "render", "table_of", "write_report"]
 
@@ -183,8 +183,8 @@ def _context(
         "exact": parts,
         "exact_reason": exact if isinstance(exact, str) else None,
         "verdict": verdict(run, parts, baseline),
-        "scatter": None if parts is None else accelerators.accelerator_scatter(run, parts),
-        "front": [] if parts is None else accelerators.front_rows(run, parts),
+        "scatter": None if parts is None else roofline.accelerator_scatter(run, parts),
+        "front": [] if parts is None else roofline.front_rows(run, parts),
         "mapped": network,
         "mapped_reason": mapped if isinstance(mapped, str) else None,
         "rooflines": [] if network is None else rooflines(network),
@@ -201,7 +201,7 @@ def _context(
         "prediction": sections.prediction(run),
         "comparison": sections.comparison(run, parts, baseline),
         "mixture": sections.mixture_at_the_end(run),
-        "search_charts": history_charts.search_charts(run),
-        "dataflow_spans": history_charts.dataflow_spans(run),
-        "retraining_charts": history_charts.retraining_charts(run),
+        "search_charts": outcome.search_charts(run),
+        "dataflow_spans": outcome.dataflow_spans(run),
+        "retraining_charts": outcome.retraining_charts(run),
     }

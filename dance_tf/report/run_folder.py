@@ -9,13 +9,12 @@ from typing import Any
 
 from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
+from dance_tf.files import local_path, read_json
 from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.hardware.objective import Limits, Objective
-from dance_tf.paths import local_path
-from dance_tf.reporting import read_history
+from dance_tf.run.reporting import read_history
 from dance_tf.search.result import SCHEMA_VERSION
-from dance_tf.search.sweep import PARETO
-from dance_tf.strict_json import read_json
+from dance_tf.search.sweep.sweep import PARETO
 from dance_tf.structs import METRICS, Accelerator, Architecture
 from dance_tf.supernet.search_space import NetworkSpace, make_space
 

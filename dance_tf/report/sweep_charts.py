@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dance_tf.report.charts import Scale, line_path, scale_of
 from dance_tf.report.sweep_folder import Pair, Sweep
 from dance_tf.report.texts import number
-from dance_tf.search.fronts import front_rows
+from dance_tf.search.sweep.fronts import front_rows
 from dance_tf.supernet.search_space import op_kernel_expansion
 
 __all__ = ["Axis", "Dot", "FrontChart", "Thread", "axes", "front_chart", "threads"]

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dance_tf.errors import UserError
+from dance_tf.files import local_path, read_json
 from dance_tf.hardware.accelerator import accelerator_from_json
-from dance_tf.paths import local_path
-from dance_tf.search.pareto import SweepSearch
-from dance_tf.search.sweep import PARETO, SCHEMA_VERSION
-from dance_tf.strict_json import read_json
+from dance_tf.search.sweep.fronts import SweepSearch
+from dance_tf.search.sweep.sweep import PARETO, SCHEMA_VERSION
 from dance_tf.structs import METRICS, Accelerator
 
 __all__ = ["BASELINE", "COSTS", "ERRORS", "Pair", "Sweep", "SweptPoint", "is_sweep", "read_sweep"]

@@ -9,15 +9,15 @@ import statistics
 import urllib.parse
 from typing import Any
 
-from dance_tf import terminal
 from dance_tf.errors import UserError
+from dance_tf.files import write_text
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.report.page import REPORT_NAME, environment, table_of, write_report
 from dance_tf.report.run_folder import read_run
 from dance_tf.report.sweep_charts import FrontChart, axes, front_chart, threads
 from dance_tf.report.sweep_folder import ERRORS, Pair, Sweep, read_sweep
 from dance_tf.report.texts import number
-from dance_tf.strict_json import write_text
+from dance_tf.run import terminal
 from dance_tf.supernet.search_space import op_kernel_expansion
 
 __all__ = ["PAGE_NAME", "Saving", "render_sweep", "savings", "verdict", "write_sweep_page"]

@@ -16,10 +16,10 @@ import numpy as np
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
+from dance_tf.files import strict_data
 from dance_tf.protocols import ImageDataset
-from dance_tf.reporting import HistoryWriter, read_history
+from dance_tf.run.reporting import HistoryWriter, read_history
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
-from dance_tf.strict_json import strict_data
 from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.search_space import NetworkSpace
 

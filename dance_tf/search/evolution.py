@@ -29,7 +29,7 @@ import numpy as np
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import Objective
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.search.fronts import crowding_distances, front_ranks, front_rows
+from dance_tf.search.sweep.fronts import crowding_distances, front_ranks, front_rows
 from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["Evaluated", "EvolutionConfig", "evolve", "exact_costs"]

@@ -15,15 +15,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dance_tf import data, export, run_info, terminal
 from dance_tf.config import ExperimentConfig
+from dance_tf.data import datasets
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator, load_evaluator
-from dance_tf.folder_lock import owned
-from dance_tf.hardware.cost_source import cost_source
-from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.export import networks
+from dance_tf.files import write_text
+from dance_tf.hardware.cost_table import cost_source, load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
 from dance_tf.protocols import ImageDataset
+from dance_tf.run import run_info, terminal
+from dance_tf.run.folder_lock import owned
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.interruption import StopSignals
 from dance_tf.search.judge import Judge
@@ -32,7 +34,6 @@ from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.run_folder import EXPORTS, check_origin, check_output_dir, start_output_dir
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
-from dance_tf.strict_json import write_text
 from dance_tf.supernet.search_space import NetworkSpace, make_space
 from dance_tf.supernet.supernet import Supernet
 
@@ -84,7 +85,7 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
     Raises:
         UserError: If the data are missing, or have more classes than the space.
     """
-    dataset = data.load_images(config.data, input_size=make_space(config.space).input_size)
+    dataset = datasets.load_images(config.data, input_size=make_space(config.space).input_size)
     space = make_space(config.space, dataset.num_classes)
     if space.num_classes < dataset.num_classes:
         raise UserError(
@@ -212,7 +213,7 @@ def _run_stages(
         result, warnings=(*warnings, *problem.dataset.warnings, *result.warnings)
     )
     paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
-    export.write_accelerator(
+    networks.write_accelerator(
         paths["accelerator"],
         result.accelerator,
         config.hardware.machine,
@@ -265,9 +266,11 @@ def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, An
 
 def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[str, str]:
     """Write the network in every format and the evaluator; return where they are."""
-    calibration, _ = export.sample_images(problem.dataset, "architecture", _NUM_CALIBRATION_IMAGES)
-    images, labels = export.sample_images(problem.dataset, "test", _NUM_COMPARED_IMAGES)
-    report = export.export_network(
+    calibration, _ = networks.sample_images(
+        problem.dataset, "architecture", _NUM_CALIBRATION_IMAGES
+    )
+    images, labels = networks.sample_images(problem.dataset, "test", _NUM_COMPARED_IMAGES)
+    report = networks.export_network(
         network,
         folder,
         calibration_images=calibration,
@@ -278,5 +281,5 @@ def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[s
     evaluator_dir = os.path.join(folder, "evaluator")
     # An interrupted run may have written it already; a run has one.
     shutil.rmtree(evaluator_dir, ignore_errors=True)
-    served = export.export_evaluator(problem.evaluator, evaluator_dir, 1)
+    served = networks.export_evaluator(problem.evaluator, evaluator_dir, 1)
     return {name: report[name]["path"] for name in EXPORTS} | {"evaluator": served["path"]}

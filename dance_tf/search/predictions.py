@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.files import write_json
 from dance_tf.protocols import ImageDataset
 from dance_tf.search.result import Accuracy
-from dance_tf.strict_json import write_json
 
 __all__ = ["PREDICTIONS_NAME", "Mistake", "Predictions", "infer", "logits_of", "predict"]
 

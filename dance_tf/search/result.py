@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dance_tf.errors import UserError
+from dance_tf.files import read_json, write_json
 from dance_tf.hardware.accelerator import accelerator_from_json, accelerator_to_json
 from dance_tf.hardware.objective import Objective
-from dance_tf.reporting import read_history
-from dance_tf.strict_json import read_json, write_json
+from dance_tf.run.reporting import read_history
 from dance_tf.structs import Accelerator, Architecture
 from dance_tf.supernet.search_space import NetworkSpace
 

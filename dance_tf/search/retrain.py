@@ -21,12 +21,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dance_tf import reporting, terminal
-from dance_tf.checkpoints import CheckpointFolder, check_history
 from dance_tf.config import RetrainConfig
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import owned
 from dance_tf.protocols import ImageDataset
+from dance_tf.run import reporting, terminal
+from dance_tf.run.checkpoints import CheckpointFolder, check_history
+from dance_tf.run.folder_lock import owned
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy

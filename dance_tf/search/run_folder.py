@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dance_tf import run_info, terminal
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import names_in
+from dance_tf.files import is_partial, read_json, write_json
+from dance_tf.run import run_info, terminal
+from dance_tf.run.folder_lock import names_in
 from dance_tf.search.result import SearchResult
-from dance_tf.strict_json import is_partial, read_json, write_json
 
 __all__ = [
     "EXPORTS",

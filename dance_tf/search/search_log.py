@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dance_tf.reporting import HistoryWriter, TensorBoardLog
+from dance_tf.run.reporting import HistoryWriter, TensorBoardLog
 from dance_tf.search.result import SearchRecord
 from dance_tf.structs import DATAFLOWS, METRICS
 from dance_tf.supernet.search_space import NetworkSpace

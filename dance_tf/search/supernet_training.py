@@ -18,17 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from dance_tf import reporting, terminal
-from dance_tf.checkpoints import CheckpointFolder, check_history
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.folder_lock import owned
-from dance_tf.paths import local_path
+from dance_tf.files import local_path, read_json, write_json
 from dance_tf.protocols import ImageDataset
+from dance_tf.run import reporting, terminal
+from dance_tf.run.checkpoints import CheckpointFolder, check_history
+from dance_tf.run.folder_lock import owned
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.objective import make_objective
 from dance_tf.search.steps import CoSearchSteps, batches, stateless_seed
-from dance_tf.strict_json import read_json, write_json
 from dance_tf.supernet.inherited import inherited_accuracy
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.supernet import Supernet

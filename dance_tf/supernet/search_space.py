@@ -15,7 +15,7 @@ import numpy as np
 
 from dance_tf.config import SpaceConfig
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.hardware.workload import conv, dense, depthwise
+from dance_tf.hardware.layers import conv, dense, depthwise
 from dance_tf.structs import Architecture, Layer
 
 __all__ = ["OP_NAMES", "SPACES", "Block", "NetworkSpace", "make_space", "op_kernel_expansion"]

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from dance_tf.hardware import mapper_validation, validation
+from dance_tf.hardware.loopnest import mapper_validation, validation
 from tests import reference
 from tests.conformance import cases as conformance
 

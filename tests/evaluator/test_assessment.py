@@ -19,7 +19,7 @@ from dance_tf.evaluator.dataset import (
     sample_one_hot,
 )
 from dance_tf.evaluator.exact import ExactEvaluator
-from dance_tf.evaluator.trainers import EvaluatorTrainer
+from dance_tf.evaluator.training import EvaluatorTrainer
 from dance_tf.hardware.accelerator import HEADS
 from dance_tf.structs import METRICS, Evaluation, Trust
 

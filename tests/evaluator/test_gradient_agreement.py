@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dance_tf.evaluator.assessment import gradient_agreement, logit_gradients
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
 from dance_tf.evaluator.exact import ExactEvaluator
-from dance_tf.evaluator.gradient_agreement import gradient_agreement, logit_gradients
 from dance_tf.hardware.objective import EDAP
 from dance_tf.structs import Evaluation
 

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
-from dance_tf.evaluator.estimators import CostEstimationNetwork, PlainCostEstimationNetwork
 from dance_tf.evaluator.networks import (
+    CostEstimationNetwork,
     HardwareGenerationNetwork,
+    PlainCostEstimationNetwork,
     head_one_hot,
     objective_gaps,
     split_heads,

@@ -15,12 +15,11 @@ from dance_tf.config import AcceleratorSpaceConfig, EvaluatorConfig, HardwareCon
 from dance_tf.errors import UserError
 from dance_tf.evaluator import loading
 from dance_tf.evaluator.dataset import CandidateTable, sample_mixtures
-from dance_tf.evaluator.domain import EvaluatorDomain
+from dance_tf.evaluator.domain import EvaluatorDomain, NetworkShapes, make_networks
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.loading import check_evaluator, load_evaluator, shipped_path
 from dance_tf.evaluator.networks import head_one_hot
 from dance_tf.evaluator.neural import FORWARDINGS, NeuralEvaluator, TrustThresholds
-from dance_tf.evaluator.shapes import NetworkShapes, make_networks
 from dance_tf.hardware.objective import objective_values, random_objectives
 from dance_tf.structs import Evaluation
 from tests.evaluator.fake_table import SMALL, make_fake_table

@@ -16,7 +16,7 @@ from dance_tf.errors import UserError
 from dance_tf.evaluator import training
 from dance_tf.evaluator.dataset import ever_best_accelerators
 from dance_tf.evaluator.neural import NeuralEvaluator
-from dance_tf.evaluator.trainers import EvaluatorTrainer
+from dance_tf.evaluator.training import EvaluatorTrainer
 
 SHORT = EvaluatorConfig(
     generator_units=16, estimator_units=16, estimator_steps=20, generator_steps=20, batch_size=32

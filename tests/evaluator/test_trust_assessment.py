@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf.evaluator.trust_assessment import ATYPICAL, assess_trust
+from dance_tf.evaluator.trust import ATYPICAL, assess_trust
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.structs import Evaluation, Trust
 from tests.evaluator.fake_table import make_fake_table

@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import MachineConfig
-from dance_tf.hardware.access_counts import AccessCounts, count_accesses
-from dance_tf.hardware.cost_model import mapping_cost
-from dance_tf.hardware.fills import OPERANDS
-from dance_tf.hardware.mapping import mapping_from_json, to_batch
+from dance_tf.hardware.loopnest.access_counts import AccessCounts, count_accesses
+from dance_tf.hardware.loopnest.cost_model import mapping_cost
+from dance_tf.hardware.loopnest.fills import OPERANDS
+from dance_tf.hardware.loopnest.mapping import mapping_from_json, to_batch
 from dance_tf.structs import DIMENSIONS, Layer
 from tests import reference
 

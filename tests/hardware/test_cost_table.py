@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, MachineConfig, SpaceConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.breakdown import break_down
-from dance_tf.hardware.cost_model import BOUNDS
 from dance_tf.hardware.cost_table import load_or_build_table
-from dance_tf.hardware.mapper import best_mapping
+from dance_tf.hardware.loopnest.breakdown import break_down
+from dance_tf.hardware.loopnest.cost_model import BOUNDS
+from dance_tf.hardware.loopnest.mapper import best_mapping
 from dance_tf.structs import METRICS
 from dance_tf.supernet.search_space import make_space
 from tests.hardware.arithmetic_model import ArithmeticModel, DetailedModel

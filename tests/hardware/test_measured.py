@@ -14,10 +14,10 @@ from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, MachineConfi
 from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.hardware.layers import layer_key, space_layers, to_workload
 from dance_tf.hardware.measured import MeasuredCostModel, write_cost_template
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.hardware.workload import layer_key, space_layers, to_workload
 from dance_tf.structs import DATAFLOWS, Accelerators, Cost, Layer
 from dance_tf.supernet.search_space import make_space
 

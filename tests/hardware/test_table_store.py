@@ -15,10 +15,10 @@ import time
 import numpy as np
 import pytest
 
-from dance_tf import folder_lock
 from dance_tf.errors import UserError
 from dance_tf.hardware import table_store
 from dance_tf.hardware.table_store import build_in_parts, read_arrays, write_arrays
+from dance_tf.run import folder_lock
 
 FACTS = {"of": ["a test", (1, 2)], "size": 1.5}
 ARRAYS = {

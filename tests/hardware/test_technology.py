@@ -12,9 +12,9 @@ import pytest
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.breakdown import area_by_component_um2, break_down
-from dance_tf.hardware.cost_model import accelerator_area_um2, cost_of_mappings
-from dance_tf.hardware.mapper import best_mapping
+from dance_tf.hardware.loopnest.breakdown import area_by_component_um2, break_down
+from dance_tf.hardware.loopnest.cost_model import accelerator_area_um2, cost_of_mappings
+from dance_tf.hardware.loopnest.mapper import best_mapping
 from dance_tf.hardware.technology import (
     format_technology,
     shipped_technologies,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dance_tf.errors import UserError
-from dance_tf.hardware.workload import conv, dense, depthwise, layer_key, to_workload
+from dance_tf.hardware.layers import conv, dense, depthwise, layer_key, to_workload
 
 LAYERS = [
     conv("a", in_channels=3, out_channels=8, output_size=5, kernel=3, stride=2),

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 
-from dance_tf import export
 from dance_tf.config import (
     AcceleratorSpaceConfig,
     DataConfig,
@@ -18,13 +17,13 @@ from dance_tf.config import (
     SpaceConfig,
     config_to_json,
 )
-from dance_tf.data import load_images
-from dance_tf.evaluator.domain import EvaluatorDomain
+from dance_tf.data.datasets import load_images
+from dance_tf.evaluator.domain import EvaluatorDomain, NetworkShapes, make_networks
 from dance_tf.evaluator.neural import NeuralEvaluator
-from dance_tf.evaluator.shapes import NetworkShapes, make_networks
+from dance_tf.export import networks
+from dance_tf.export.serving import ServedModel
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.presets import preset
-from dance_tf.serving import ServedModel
 from dance_tf.supernet.search_space import make_space
 from tools import export_model
 from tools import flags as common
@@ -53,7 +52,7 @@ def raw_network(tmp_path_factory):
     outputs = keras.layers.Dense(10)(keras.layers.Flatten()(inputs))
     model = keras.Model(inputs, outputs)
     dataset = load_images(DataConfig(dataset="digits"), input_size=8)
-    images, labels = export.sample_images(dataset, "train", 1200)
+    images, labels = networks.sample_images(dataset, "train", 1200)
     # Least squares in 0..255, towards -1 where a class is not; the constant counts for much.
     flat = np.column_stack([255 * images.reshape(len(images), -1)[:, ::3], np.ones(len(images))])
     weights = np.linalg.lstsq(flat, 2.0 * np.eye(10)[labels] - 1, rcond=None)[0]
@@ -87,7 +86,7 @@ def test_network_of_a_run_folder(run_dir, capsys):
         assert os.path.dirname(report[key]["path"]) == str(run_dir / "exports")
         assert os.path.exists(report[key]["path"])
         assert "test_accuracy" in report[key]
-    classifier = export.TFLiteClassifier(run_dir / "exports" / "network_int8.tflite")
+    classifier = networks.TFLiteClassifier(run_dir / "exports" / "network_int8.tflite")
     assert classifier.predict(np.zeros((2, 8, 8, 3), np.float32)).shape == (2, 10)
 
 
@@ -105,7 +104,7 @@ def test_network_that_scales_its_input_is_fed_raw_images(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["inputs"]["value_range"] == [0.0, 255.0]
     assert report["inputs"]["specs"]["images"]["dtype"] == "uint8"
-    classifier = export.TFLiteClassifier(output_dir / "network.tflite")
+    classifier = networks.TFLiteClassifier(output_dir / "network.tflite")
     assert classifier.predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from dance_tf import reporting
+from dance_tf.run import reporting
 from tools import flags as common
 
 NUM_KILLS = 20
@@ -40,9 +40,9 @@ SERVER.set_forkserver_preload(
         "tensorflow",
         "keras",
         "dance_tf.report.page",
-        "dance_tf.search.pareto_plot",
+        "dance_tf.search.sweep.plot",
         "dance_tf.search.pipeline",
-        "dance_tf.search.sweep",
+        "dance_tf.search.sweep.sweep",
         "tests.integration.test_kills",
     ]
 )

@@ -7,8 +7,8 @@ import pathlib
 import pytest
 import tensorflow_datasets as tfds
 
-from dance_tf import reporting
-from tests import toy_datasets
+from dance_tf.run import reporting
+from tests.data import toy_datasets
 from tools import flags as common
 from tools import search
 

@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-from dance_tf import export, reporting, terminal
 from dance_tf.config import config_to_json, override
+from dance_tf.export import networks
 from dance_tf.presets import preset
+from dance_tf.run import reporting, terminal
 from tools import flags as common
 from tools import retrain
 
@@ -45,8 +46,8 @@ def test_architecture_of_a_search_is_trained_and_exported(tmp_path, capsys):
     assert report["accuracy"]["split"] == "test"
     assert report["accuracy"]["num_images"] == 359
     assert report["exports"]["tflite"]["top1_agreement"] >= 0.99
-    classifier = export.TFLiteClassifier(folder / "exports" / "network.tflite")
-    network = export.load_network(str(folder / "exports" / "network.keras"))
+    classifier = networks.TFLiteClassifier(folder / "exports" / "network.tflite")
+    network = networks.load_network(str(folder / "exports" / "network.keras"))
     assert network.count_params() == report["num_parameters"]
     assert classifier.path.endswith("network.tflite")
     assert "retrain 100%" in captured.err

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dance_tf import export, reporting, terminal
 from dance_tf.config import config_from_json, override
-from dance_tf.folder_lock import owned
+from dance_tf.export import networks
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
+from dance_tf.run import reporting, terminal
+from dance_tf.run.folder_lock import owned
 from dance_tf.search import pipeline, run_folder
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
@@ -99,7 +100,7 @@ def test_a_run_leaves_everything(finished):
         product = cost["latency_ms"] * cost["energy_mj"] * cost["area_mm2"]
         assert cost["edap_ms_mj_mm2"] == pytest.approx(product)
         assert cost["latency_cycles"] == round(cost["latency_ms"] * 200e3)
-    accelerator, machine, cost = export.read_accelerator(finished / "accelerator.json")
+    accelerator, machine, cost = networks.read_accelerator(finished / "accelerator.json")
     assert vars(accelerator) == result["accelerator"] and cost == result["exact_cost"]
     config = config_from_json(reporting.read_json(finished / "config.json"))
     assert config == override(preset("tiny"), [a.removeprefix("--set=") for a in QUICK[1:]])
@@ -116,9 +117,9 @@ def test_a_run_leaves_everything(finished):
     assert phases == ["warmup"] * 2 + ["search"] * 4 + ["retrain"]
     assert len(SearchResult.load(finished).history) == 6
     exports = finished / "exports"
-    network = export.load_network(os.fspath(exports / "network.keras"))
+    network = networks.load_network(os.fspath(exports / "network.keras"))
     images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
-    logits = export.TFLiteClassifier(exports / "network.tflite").predict(images)
+    logits = networks.TFLiteClassifier(exports / "network.tflite").predict(images)
     np.testing.assert_allclose(logits, network(images), atol=1e-4)
     assert (exports / "saved_model" / "saved_model.pb").exists()
     assert (exports / "evaluator" / "1" / "saved_model.pb").exists()

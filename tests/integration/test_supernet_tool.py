@@ -10,8 +10,8 @@ import signal
 import pytest
 import tensorflow as tf
 
-from dance_tf import reporting, terminal
 from dance_tf.config import config_from_json
+from dance_tf.run import reporting, terminal
 from tools import flags as common
 from tools import search, train_supernet
 

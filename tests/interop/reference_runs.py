@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dance_tf.config import MachineConfig
-from dance_tf.hardware.mapping import mapping_from_json
+from dance_tf.hardware.loopnest.mapping import mapping_from_json
 from dance_tf.structs import Accelerator, Layer
 from tests import reference
 from tests.conformance import cases as conformance

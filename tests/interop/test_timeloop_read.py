@@ -9,7 +9,7 @@ import yaml
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.mapping import mapping_from_json, mapping_to_json
+from dance_tf.hardware.loopnest.mapping import mapping_from_json, mapping_to_json
 from dance_tf.interop.timeloop_architecture import read_architecture
 from dance_tf.interop.timeloop_problem import read_problem
 from dance_tf.interop.timeloop_read import read_mapping

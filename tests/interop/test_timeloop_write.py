@@ -11,8 +11,8 @@ import yaml
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.mapper import best_mapping
-from dance_tf.hardware.mapping import Level, Mapping
+from dance_tf.hardware.loopnest.mapper import best_mapping
+from dance_tf.hardware.loopnest.mapping import Level, Mapping
 from dance_tf.hardware.technology import format_technology, technology
 from dance_tf.interop.timeloop_architecture import read_architecture
 from dance_tf.interop.timeloop_problem import read_problem

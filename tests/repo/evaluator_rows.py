@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from examples.ablate_evaluator import markdown
+from studies.ablate_evaluator import markdown
 from tests.repo.source import ROOT
 
 SPACES = ("cifar_mbconv", "cifar_mbconv_small")
@@ -197,7 +197,7 @@ def texts() -> list[tuple[Path, str, str]]:
     full = [*(_table(space) for space in SPACES), _trust_table()]
     head = _table(SPACES[0])
     short = [line for line in head if line.split("|")[1].strip() in SHORT]
-    ablation = ROOT / "examples/experiments/ablation_evaluator.json"
+    ablation = ROOT / "studies/results/ablation_evaluator.json"
     rows = json.loads(ablation.read_text(encoding="utf-8"))["rows"]
     readme = ROOT / "saved_models/README.md"
     return [

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from examples.sweep_comparisons import by_objective_and_lambda, log_mean, mean
+from studies.sweep_comparisons import by_objective_and_lambda, log_mean, mean
 from tests.repo.evaluator_rows import joined, write
 from tests.repo.source import ROOT
 
-EXPERIMENTS = ROOT / "examples/experiments"
+EXPERIMENTS = ROOT / "studies/results"
 
 _SHORT = {
     "weight_stationary": "weight",
@@ -25,7 +25,7 @@ _SHORT = {
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return a file of examples/experiments."""
+    """Return a file of studies/results."""
     return json.loads((EXPERIMENTS / f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -73,7 +73,7 @@ def test_every_dep_resolves(query):
 
 def test_search_depends_on_the_cost_model_and_hardware_not_on_search(query):
     search = query('deps(labels("deps", //tools:search))', with_packages=True)
-    assert "//dance_tf/hardware:cost_model" in search
+    assert "//dance_tf/hardware/loopnest:cost_model" in search
     hardware = query("deps(//dance_tf/hardware/...)", with_packages=True)
     assert not [t for t in hardware if t.startswith(("//dance_tf/search", "//dance_tf/supernet"))]
     assert "@pypi//keras:keras" not in hardware

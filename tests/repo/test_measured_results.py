@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from examples.sweep_comparisons import by_objective_and_lambda
+from studies.sweep_comparisons import by_objective_and_lambda
 from tests.repo import evaluator_rows, search_rows
 from tests.repo.source import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURED = README.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
 RUNS = {
-    name: json.loads((ROOT / f"examples/experiments/{name}.json").read_text(encoding="utf-8"))
+    name: json.loads((ROOT / f"studies/results/{name}.json").read_text(encoding="utf-8"))
     for name in ("digits", "cifar10_small")
 }
 
@@ -87,7 +87,7 @@ def _benchmark_rows(report: dict[str, Any]) -> dict[str, str]:
 
 
 def test_benchmark():
-    path = ROOT / "examples/experiments/benchmark_cost_model.json"
+    path = ROOT / "studies/results/benchmark_cost_model.json"
     report = json.loads(path.read_text(encoding="utf-8"))
     for start, text in _benchmark_rows(report).items():
         assert _row(start) == [text]
@@ -96,7 +96,7 @@ def test_benchmark():
 
 
 def test_benchmark_of_the_evaluator():
-    path = ROOT / "examples/experiments/benchmark_evaluator.json"
+    path = ROOT / "studies/results/benchmark_evaluator.json"
     report = json.loads(path.read_text(encoding="utf-8"))
     figure = functools.partial(_figure, report)
     rows = {
@@ -140,7 +140,7 @@ def test_benchmark_of_the_supernets():
 
 
 def test_peers():
-    path = ROOT / "examples/experiments/peers_zigzag.json"
+    path = ROOT / "studies/results/peers_zigzag.json"
     peers = json.loads(path.read_text(encoding="utf-8"))
     metrics = ("cycles", "energy_pj")
     groups = {
@@ -325,7 +325,7 @@ def _listed(words: Iterable[str]) -> str:
 
 def test_labels():
     sets = [
-        json.loads((ROOT / f"examples/experiments/labels_{space}.json").read_text("utf-8"))
+        json.loads((ROOT / f"studies/results/labels_{space}.json").read_text("utf-8"))
         for space in ("cifar_mbconv", "cifar_mbconv_small")
     ]
     kinds = {

@@ -53,7 +53,7 @@ def test_unknown_name_is_an_attribute_error():
 def test_import_is_cheap_and_config_needs_no_tensorflow():
     program = (
         "import sys, dance_tf; dance_tf.preset; dance_tf.Architecture;"
-        " import dance_tf.protocols, dance_tf.reporting, dance_tf.run_info, tools.flags;"
+        " import dance_tf.protocols, dance_tf.run.reporting, dance_tf.run.run_info, tools.flags;"
         " print(sorted({'tensorflow', 'keras', 'numpy', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run(

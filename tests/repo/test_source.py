@@ -60,7 +60,7 @@ def test_files_hold_nothing_of_one_machine(path: str):
 
 
 def test_no_module_shadows_another():
-    own = {"dance_tf", "tools", "tests", "examples"}
+    own = {"dance_tf", "tools", "tests", "examples", "benchmarks", "studies"}
     taken = set(sys.stdlib_module_names) | set(DISTRIBUTIONS)
     for path in python_files():
         stem = pathlib.PurePosixPath(path).stem
@@ -93,12 +93,12 @@ def test_requirements_are_what_is_imported():
     assert client == ", ".join(f'"{name}{bounds}"' for name, bounds in extra.items())
     for path in python_files():
         declared = run_time if path.startswith(("dance_tf/", "tools/")) else run_time | development
-        if path == "dance_tf/serving_client.py":
+        if path == "dance_tf/export/serving_client.py":
             declared = declared | extra
         for name in external_imports(path):
             if name in OPTIONAL_DISTRIBUTIONS:
                 assert f'"{OPTIONAL_DISTRIBUTIONS[name]}>=' in project, name
-                assert path.startswith(("examples/", "tests/examples/")), f"{path}: {name}"
+                assert path.startswith(("studies/pytorch/", "tests/studies/")), f"{path}: {name}"
                 continue
             assert name in DISTRIBUTIONS, f"{path}: {name} is not in DISTRIBUTIONS"
             assert DISTRIBUTIONS[name] in declared, f"{path}: {name} is not required"

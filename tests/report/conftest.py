@@ -8,16 +8,16 @@ import shutil
 import numpy as np
 import pytest
 
-from dance_tf import run_info
 from dance_tf.config import config_to_json, override
 from dance_tf.evaluator.exact import ExactEvaluator
-from dance_tf.hardware.cost_model import accelerator_area_um2
+from dance_tf.files import write_json
 from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.hardware.loopnest.cost_model import accelerator_area_um2
 from dance_tf.presets import preset
+from dance_tf.run import run_info
 from dance_tf.search.dance import DanceSearch, SearchProblem
 from dance_tf.search.predictions import Mistake, Predictions
 from dance_tf.search.result import Accuracy
-from dance_tf.strict_json import write_json
 from dance_tf.supernet.search_space import make_space
 from tests.hardware.arithmetic_model import DetailedModel
 from tests.search.problems import ScoredSupernet, tinted_images

@@ -125,7 +125,7 @@ _OVERLAPS = """
 def test_the_page_of_a_sweep_is_legible_and_its_labels_do_not_overlap(tab, width, scheme, tmp_path):
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    shutil.copy("examples/experiments/sweep_cifar10_small.json", sweep / "pareto.json")
+    shutil.copy("studies/results/sweep_cifar10_small.json", sweep / "pareto.json")
     url = pathlib.Path(write_sweep_page(str(sweep))).as_uri()
     texts = _legible_texts(tab, url, width, scheme)
     assert len(texts) > 500

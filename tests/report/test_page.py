@@ -10,13 +10,13 @@ import shutil
 import pytest
 
 from dance_tf.errors import UserError
+from dance_tf.files import read_json
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.report import page
 from dance_tf.report.exact import exact_parts
 from dance_tf.report.page import write_report
 from dance_tf.report.run_folder import read_run
 from dance_tf.report.texts import number
-from dance_tf.strict_json import read_json
 from dance_tf.structs import METRICS
 from tests.hardware.arithmetic_model import ArithmeticModel
 

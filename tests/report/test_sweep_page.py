@@ -13,7 +13,7 @@ from dance_tf.errors import UserError
 from dance_tf.report.sweep_charts import axes, front_chart, threads
 from dance_tf.report.sweep_folder import BASELINE, ERRORS, read_sweep
 from dance_tf.report.sweep_page import savings, verdict, write_sweep_page
-from dance_tf.search.pareto import Point, SweepSearch, summary
+from dance_tf.search.sweep.fronts import Point, SweepSearch, summary
 
 REACHABLE = {"latency_ms": (0.5, 100.0), "energy_mj": (0.5, 10.0), "area_mm2": (0.5, 3.0)}
 FACTS = {

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf import reporting
 from dance_tf.config import SearchConfig, SpaceConfig
+from dance_tf.run import reporting
 from dance_tf.search.dance import DanceSearch
 from dance_tf.structs import Architecture
 from dance_tf.supernet.network import build_network

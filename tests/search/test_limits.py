@@ -14,11 +14,9 @@ from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import EDAP, Limits
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.search.choice import ChosenEvaluator
 from dance_tf.search.dance import DanceSearch
-from dance_tf.search.judge import Judge
-from dance_tf.search.limits import LimitKeeper, limits_of, smallest_correction
-from dance_tf.search.reach import reachable_costs
+from dance_tf.search.judge import ChosenEvaluator, Judge
+from dance_tf.search.limits import LimitKeeper, limits_of, reachable_costs, smallest_correction
 from dance_tf.search.result import SearchResult
 from dance_tf.structs import METRICS
 from dance_tf.supernet.supernet import Supernet

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dance_tf.data.images import ArrayImages
 from dance_tf.errors import UserError
-from dance_tf.images import ArrayImages
+from dance_tf.files import read_json
 from dance_tf.search.predictions import predict
-from dance_tf.strict_json import read_json
 
 
 def _network(size):

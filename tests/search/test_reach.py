@@ -9,7 +9,7 @@ import pytest
 
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import Limits
-from dance_tf.search.reach import NetworkFinder, check_reachable, least_within, reachable_costs
+from dance_tf.search.limits import NetworkFinder, check_reachable, least_within, reachable_costs
 from dance_tf.structs import METRICS
 from tests.evaluator.fake_table import make_fake_table, with_arrays
 from tests.search.problems import shuffled_table

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from dance_tf.config import RetrainConfig, SpaceConfig
+from dance_tf.data.images import ArrayImages, Augmentation
 from dance_tf.errors import UserError
-from dance_tf.images import ArrayImages, Augmentation
+from dance_tf.files import read_json
 from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.retrain import measure_accuracy, retrain
-from dance_tf.strict_json import read_json
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.supernet import Supernet

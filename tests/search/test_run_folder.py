@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dance_tf import reporting, run_info
 from dance_tf.config import config_from_json
 from dance_tf.errors import UserError
 from dance_tf.presets import preset
+from dance_tf.run import reporting, run_info
 from dance_tf.search.run_folder import check_output_dir, start_output_dir
 
 CONFIG = preset("tiny")

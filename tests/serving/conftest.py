@@ -11,11 +11,11 @@ import pytest
 
 from dance_tf.config import EvaluatorConfig
 from dance_tf.evaluator.neural import NeuralEvaluator
-from dance_tf.evaluator.trainers import EvaluatorTrainer
-from dance_tf.export_evaluator import export_evaluator, random_queries
+from dance_tf.evaluator.training import EvaluatorTrainer
+from dance_tf.export.evaluator import export_evaluator, random_queries
+from dance_tf.export.serving import write_server_files
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.serving_files import write_server_files
 from tests.evaluator.fake_table import make_fake_table
 from tests.serving.local_server import LocalServer
 

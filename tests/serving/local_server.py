@@ -27,8 +27,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from dance_tf.serving import versions
-from dance_tf.serving_files import MODEL_NAME, WARMUP_FILE
+from dance_tf.export.serving import MODEL_NAME, WARMUP_FILE, versions
 
 __all__ = ["LocalServer", "Refusal", "SessionModel"]
 

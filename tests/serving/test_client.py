@@ -13,10 +13,10 @@ import urllib.request
 import numpy as np
 import pytest
 
-from dance_tf import serving_client
 from dance_tf.errors import UserError
+from dance_tf.export import serving_client
+from dance_tf.export.serving_client import PROTOCOLS, predict
 from dance_tf.hardware.objective import EDAP
-from dance_tf.serving_client import PROTOCOLS, predict
 from tests.evaluator.fake_table import SMALL
 from tools import flags as common
 from tools import query_evaluator

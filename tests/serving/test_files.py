@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from dance_tf.serving_files import WARMUP_FILE, write_server_files, write_warmup_requests
+from dance_tf.export.serving import WARMUP_FILE, write_server_files, write_warmup_requests
 
 
 def _logs(path):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dance_tf.errors import UserError
-from dance_tf.export_evaluator import export_evaluator
+from dance_tf.export.evaluator import export_evaluator
+from dance_tf.export.serving import ServedModel
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.serving import ServedModel
 from dance_tf.structs import DATAFLOWS, METRICS
 from tests.serving.local_server import Refusal
 

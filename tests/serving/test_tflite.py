@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf import export_evaluator_tflite as module
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import shipped_path
 from dance_tf.evaluator.neural import NeuralEvaluator
-from dance_tf.export_evaluator import random_queries
-from dance_tf.export_evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
+from dance_tf.export import evaluator_tflite as module
+from dance_tf.export.evaluator import random_queries
+from dance_tf.export.evaluator_tflite import TFLiteEvaluator, export_evaluator_tflite
 from dance_tf.structs import Evaluation
 
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from benchmarks import cost_model as library
 from dance_tf.errors import UserError
 from dance_tf.evaluator import training
-from dance_tf.hardware import benchmark as library
 from dance_tf.hardware import cost_table
 from tests.evaluator.fake_table import make_fake_table
 from tools import benchmark, fresh_process

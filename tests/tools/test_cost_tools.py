@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dance_tf.config import MachineConfig, config_to_json, override
-from dance_tf.export_accelerator import write_accelerator
+from dance_tf.export.networks import write_accelerator
 from dance_tf.presets import preset
 from dance_tf.structs import Accelerator
 from tools import build_cost_table, evaluate_cost

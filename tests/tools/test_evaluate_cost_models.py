@@ -14,8 +14,8 @@ from keras import layers as kl
 
 from dance_tf.config import override
 from dance_tf.hardware.accelerator import AcceleratorSpace
-from dance_tf.hardware.mapper import LoopNestCostModel
-from dance_tf.hardware.workload import to_workload
+from dance_tf.hardware.layers import to_workload
+from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
 from dance_tf.interop.keras_model import layers_of_keras_model
 from dance_tf.presets import preset
 from tests.repo.source import ROOT

@@ -12,7 +12,7 @@ import keras
 import pytest
 import yaml
 
-from dance_tf import strict_json
+from dance_tf import files
 from tests.interop import timeloop_twin
 from tests.interop.topology_twin import macs_of, read_topology
 from tools import export_workload
@@ -153,7 +153,7 @@ def test_a_disk_that_fails_leaves_nothing(call, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", path)
         pathlib.Path(path).write_text(text)
 
-    monkeypatch.setattr(strict_json, "write_text", fail_at_the_third)
+    monkeypatch.setattr(files, "write_text", fail_at_the_third)
     array = ARRAY.format("weight_stationary")
     status, out, error = call("--to=timeloop", LAYER, array, f"--output_dir={tmp_path / 'out'}")
     assert (status, out) == (1, "") and "No space left" in error

@@ -12,11 +12,11 @@ import sys
 import pytest
 from absl import flags
 
-from dance_tf import terminal
 from dance_tf.config import config_to_json, override
 from dance_tf.config_fields import FIELDS
 from dance_tf.errors import UserError
 from dance_tf.presets import preset
+from dance_tf.run import terminal
 from dance_tf.version import __version__
 from tools import flags as common
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests import toy_datasets
+from tests.data import toy_datasets
 from tools import flags as common
 from tools import prepare_data
 

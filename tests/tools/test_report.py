@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dance_tf.config import config_to_json
+from dance_tf.files import write_json
 from dance_tf.presets import preset
-from dance_tf.strict_json import write_json
 from tools import flags as common
 from tools import report
 

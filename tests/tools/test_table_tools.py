@@ -8,8 +8,8 @@ import json
 import pytest
 
 from dance_tf.config import HardwareConfig, MachineConfig
-from dance_tf.export_accelerator import write_accelerator
-from dance_tf.hardware.cost_source import cost_source
+from dance_tf.export.networks import write_accelerator
+from dance_tf.hardware.cost_table import cost_source
 from dance_tf.hardware.technology import technology
 from dance_tf.structs import Accelerator
 from tools import build_cost_table, cost_template, evaluate_cost, search, show_technology

@@ -1,0 +1,1 @@
+"""Measurements of the parts, for `python -m tools.benchmark`."""

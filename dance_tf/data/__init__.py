@@ -1,0 +1,1 @@
+"""Images: embedded digits, TensorFlow Datasets, and what prepared data hold."""

@@ -1,0 +1,1 @@
+"""Exports of networks, accelerators and evaluators, and how those are served."""

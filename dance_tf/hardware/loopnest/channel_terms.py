@@ -1,0 +1,221 @@
+"""Fills of all tilings of the channels, given the tiling of the other loops.
+
+What a mapping fills is multilinear in the factors of the channel loops K, C and G (see
+`polynomial`). One pass of the loop-nest analysis over the tilings of N, P, Q, R and S
+gives the coefficients; a matrix product with the channels' monomials then gives the
+figures of every pair of the two, tens of operations a mapping.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.config import MachineConfig
+from dance_tf.hardware.loopnest import cost_model
+from dance_tf.hardware.loopnest.access_counts import counts_of_fills
+from dance_tf.hardware.loopnest.fills import Fills, LoopNests, Polynomial, add_up, fills_of_orders
+from dance_tf.hardware.loopnest.mapspace import (
+    CHANNEL_LOOPS,
+    OTHER_LOOPS,
+    RULES,
+    WEIGHT_SPAD_ORDER,
+    Spread,
+)
+from dance_tf.structs import LOOPS
+
+__all__ = ["FILLS", "FillCoefficients", "figure_weights", "fill_coefficients"]
+
+_LEVELS = ("file", "buffer", "dram")
+#: Fills that differ between mappings of one spread.
+FILLS = tuple(f for f in Fills._fields if not f.startswith("first"))
+
+
+class FillCoefficients(NamedTuple):
+    """Compiled for one dataflow: what to call, and what its results mean."""
+
+    #: (factors [3, 5, rows], spatial [2, 8, rows], totals [3, rows], live [9, patterns],
+    #: steps [4]) to float32 [patterns, orders, rows, terms].
+    evaluate: Callable[..., tf.Tensor]
+    #: Of each term: which of FILLS it belongs to, and the factors it is multiplied by.
+    terms: tuple[tuple[int, frozenset[str]], ...]
+
+    def monomial_values(self, channels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Return different monomials, float32 [n, monomials], and which one each term has.
+
+        Args:
+            channels: Factors of CHANNEL_LOOPS, [3, 3, n].
+        """
+        monomials = sorted({monomial for _, monomial in self.terms}, key=sorted)
+        values = np.ones((channels.shape[2], len(monomials)), np.float32)
+        for column, monomial in enumerate(monomials):
+            for name in sorted(monomial):
+                level, loop = _LEVELS.index(name[:-1]), CHANNEL_LOOPS.index(name[-1])
+                values[:, column] *= channels[level, loop]
+        return values, [monomials.index(monomial) for _, monomial in self.terms]
+
+
+_TRACING = threading.Lock()
+
+
+def fill_coefficients(
+    dataflow: str, orders: tuple[str, ...], channel_loops: str, is_split: bool
+) -> FillCoefficients:
+    """Return the coefficients' function, traced once for all layers.
+
+    Args:
+        dataflow: A key of mapspace.RULES.
+        orders: Orders of the DRAM loops.
+        channel_loops: Those of CHANNEL_LOOPS that the layers have.
+        is_split: Whether register files are split by operand.
+    """
+    with _TRACING:  # threads that want the same function wait for it
+        return _trace(dataflow, orders, channel_loops, is_split)
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(
+    dataflow: str, orders: tuple[str, ...], channel_loops: str, is_split: bool
+) -> FillCoefficients:
+    terms: list[tuple[int, frozenset[str]]] = []
+
+    def evaluate(factors: Any, spatial: Any, totals: Any, live: Any, steps: Any) -> Any:
+        nests, dram_loops = _nests(
+            dataflow, orders, channel_loops, is_split, factors, spatial, live, steps
+        )
+        by_order, _ = fills_of_orders(
+            nests, [[dram_loops.index(loop) for loop in order] for order in orders]
+        )
+        canonical = [
+            [_canonical(getattr(fills, name), totals) for name in FILLS] for fills in by_order
+        ]
+        terms[:] = [
+            (index, monomial)
+            for index in range(len(FILLS))
+            for monomial in sorted({m for fills in canonical for m in fills[index]}, key=sorted)
+        ]
+        shape = [tf.shape(live)[1], tf.shape(factors)[2]]
+        columns = [
+            tf.broadcast_to(fills[index].get(monomial, 0.0), shape)
+            for fills in canonical
+            for index, monomial in terms
+        ]
+        stacked = tf.reshape(tf.stack(columns, 1), [shape[0], len(orders), len(terms), shape[1]])
+        return tf.transpose(stacked, [0, 1, 3, 2])
+
+    function = tf.function(
+        evaluate,
+        input_signature=[
+            tf.TensorSpec([3, len(OTHER_LOOPS), None], tf.float32),
+            tf.TensorSpec([2, len(LOOPS), None], tf.float32),
+            tf.TensorSpec([len(CHANNEL_LOOPS), None], tf.float32),
+            tf.TensorSpec([3 * len(CHANNEL_LOOPS), None], tf.bool),
+            tf.TensorSpec([4], tf.float32),
+        ],
+    ).get_concrete_function()
+    return FillCoefficients(function, tuple(terms))
+
+
+def _nests(
+    dataflow: str,
+    orders: tuple[str, ...],
+    channel_loops: str,
+    is_split: bool,
+    factors: Any,
+    spatial: Any,
+    live: Any,
+    steps: Any,
+) -> tuple[LoopNests, list[str]]:
+    """Return the loop nests of all rows, with the channels' factors as variables."""
+    one = tf.ones_like(factors[0, 0][None])
+    bounds: list[dict[str, Any]] = []
+    for i, level in enumerate(_LEVELS):
+        channels = {
+            loop: Polynomial.variable(level + loop, live[3 * i + j][:, None])
+            if loop in channel_loops
+            else one
+            for j, loop in enumerate(CHANNEL_LOOPS)
+        }
+        others = {loop: factors[i, j][None] for j, loop in enumerate(OTHER_LOOPS)}
+        bounds.append(channels | others)
+    file, buffer, dram = bounds
+    absent = [loop for loop in CHANNEL_LOOPS if loop not in channel_loops]
+    dram_loops = [loop for loop in LOOPS if loop in orders[0]]
+    weight_spad = WEIGHT_SPAD_ORDER if is_split else ""
+
+    def slots(loops: Any, bound: dict[str, Any]) -> list[tuple[int, Any]]:
+        return [(LOOPS.index(loop), bound[loop]) for loop in loops if loop not in absent]
+
+    nests = LoopNests(
+        dram=slots(dram_loops, dram),
+        global_buffer=slots(RULES[dataflow].global_buffer_order, buffer),
+        weight_spad=slots(weight_spad, file),
+        inner=[one if loop in weight_spad else file[loop] for loop in LOOPS],
+        spatial_x=[spatial[0, d][None] for d in range(len(LOOPS))],
+        spatial_y=[spatial[1, d][None] for d in range(len(LOOPS))],
+        stride=[steps[0] * one, steps[1] * one],
+        dilation=[steps[2] * one, steps[3] * one],
+    )
+    return nests, dram_loops
+
+
+def _canonical(fills: Any, totals: Any) -> dict[frozenset[str], Any]:
+    """Return the terms, a loop's three factors replaced by their product, which is known."""
+    terms = []
+    for monomial, coefficient in getattr(fills, "terms", {frozenset(): fills}).items():
+        for j, loop in enumerate(CHANNEL_LOOPS):
+            factors = {level + loop for level in _LEVELS}
+            if factors <= monomial:
+                monomial, coefficient = monomial - factors, coefficient * totals[j][None]
+        terms.append((monomial, coefficient))
+    return add_up(terms)
+
+
+def figure_weights(
+    spreads: Sequence[Spread], dataflow: str, machine: MachineConfig, rf_words: np.ndarray
+) -> np.ndarray:
+    """Return figures as linear functions of fills, float32 [spreads, figures, 1 + fills].
+
+    Figures are the words of buffer reads, buffer writes and DRAM, times the first of
+    `cost_model.bandwidths`, and the energy with each size of register file.
+    """
+    x = np.asarray([spread.x for spread in spreads], np.float64).T
+    y = np.asarray([spread.y for spread in spreads], np.float64).T
+    padded = np.asarray([spread.padded_bounds for spread in spreads], np.float64).T
+    outputs = np.prod([padded[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
+    spread_outputs = np.prod([(x * y)[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
+    variables = {name: Polynomial.variable(name) for name in FILLS}
+    counts = counts_of_fills(
+        Fills(
+            **variables,
+            first_outputs=outputs / spread_outputs,
+            first_buffer_outputs=outputs,
+        ),
+        macs=np.prod(padded, axis=0),
+        spatial_x=list(x),
+        spatial_y=list(y),
+        accounting=machine.accounting,
+    )
+    words_out, words_in = counts.global_buffer_words_out, counts.global_buffer_words_in
+    dram = counts.dram_accesses
+    hops = cost_model.wire_hops(counts, is_row_stationary=dataflow == "row_stationary")
+    mac_pj, global_buffer_pj, dram_pj = cost_model.energies_outside_files_pj(counts, machine)
+    fixed_pj = global_buffer_pj + dram_pj + mac_pj
+    wire_pj = hops[0] + hops[1] + hops[2]
+    (out_times, in_times, dram_times), _ = cost_model.bandwidths(machine)
+    per_file = zip(*cost_model.register_file_figures_pj(rf_words, machine), strict=True)
+    figures = [words_out * out_times, words_in * in_times, dram * dram_times]
+    for read_pj, write_pj, hop_pj in per_file:
+        files_pj = cost_model.register_file_pj(counts, float(read_pj), float(write_pj))
+        figures.append(fixed_pj + files_pj + wire_pj * float(hop_pj))
+    monomials = [frozenset[str](), *(frozenset([name]) for name in FILLS)]
+    result = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)
+    for row, figure in enumerate(figures):
+        for column, monomial in enumerate(monomials):
+            result[:, row, column] = np.asarray(figure.terms.get(monomial, 0.0))
+    return result

@@ -1,0 +1,385 @@
+"""The best mapping of every (layer, accelerator), exhaustive within the mapspace.
+
+The counts of a mapping do not depend on the array's sides, only on the sides that it
+uses and on the register file that it needs. So each mapping is evaluated once, the
+best of each spread and register-file size is kept (`mapper_search`), and the best of an
+accelerator is the best of the spreads that its sides allow. What won is counted anew in
+float64.
+
+Ties go to the first mapping in the order of enumeration, so results are repeatable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dance_tf.config import MachineConfig
+from dance_tf.errors import UserError
+from dance_tf.hardware.loopnest import cost_model
+from dance_tf.hardware.loopnest.access_counts import AccessCounts, count_accesses
+from dance_tf.hardware.loopnest.found_mapping import (
+    NUM_DRAM_SLOTS,
+    FoundMapping,
+    as_batch,
+    as_mapping,
+    num_slots,
+)
+from dance_tf.hardware.loopnest.mapping import Mapping, MappingBatch
+from dance_tf.hardware.loopnest.mapspace import MAPSPACE_RULES, shortage, spreads
+from dance_tf.hardware.loopnest.spread_search import Best, SpreadSearch
+from dance_tf.hardware.loopnest.tilings import Candidates
+from dance_tf.hardware.technology import technology_of
+from dance_tf.run.threads import map_in_threads
+from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
+
+__all__ = [
+    "MODEL_VERSION",
+    "BestMapping",
+    "DetailedCost",
+    "LoopNestCostModel",
+    "best_mapping",
+    "best_mappings",
+    "count_mappings",
+]
+
+#: Part of the key of cached tables; raise it whenever the model's numbers change.
+MODEL_VERSION = 2
+
+
+class BestMapping(NamedTuple):
+    """The best mapping of one layer on one accelerator."""
+
+    mapping: Mapping
+    padded_layer: Layer  # what the mapping multiplies out to
+    cycles: float
+    energy_pj: float
+
+
+class DetailedCost(NamedTuple):
+    """Cost of every layer on every accelerator in parts; infinite where it cannot run."""
+
+    latency_cycles: np.ndarray  # float64 [L, A]
+    compute_cycles: np.ndarray  # float64 [L, A], without waiting for buffer and DRAM
+    energy_by_component_pj: np.ndarray  # float64 [5, L, A], as cost_model.ENERGY_COMPONENTS
+    bound_by: np.ndarray  # int8 [L, A], index into cost_model.BOUNDS; -1: cannot run
+    area_um2: np.ndarray  # float64 [A]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopNestCostModel:
+    """Cost of layers under their best mappings; a protocols.CostModel.
+
+    The best mapping minimises `machine.mapping_objective` per layer and accelerator,
+    among those that `rule` allows (see `mapspace`).
+    """
+
+    machine: MachineConfig = dataclasses.field(default_factory=MachineConfig)
+    rule: str = "strip"
+
+    def __post_init__(self) -> None:
+        technology_of(self.machine).global_buffer_area_um2(self.machine.global_buffer_kib)
+        if self.rule not in MAPSPACE_RULES:
+            raise UserError(f"rule is {self.rule!r}, not one of {', '.join(MAPSPACE_RULES)}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that determines the numbers, as text."""
+        # A technology counts by its figures, not by the name or path that it goes by.
+        machine = dataclasses.asdict(self.machine)
+        machine["technology"] = technology_of(self.machine).to_json()
+        content = {"model": MODEL_VERSION, "rule": self.rule, "machine": machine}
+        return json.dumps(content, sort_keys=True)
+
+    def __call__(
+        self,
+        workload: Workload,
+        accelerators: Accelerators,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Cost:
+        """Return the cost of every layer on every accelerator.
+
+        Args:
+            workload: Layers, fields [L, ...]. Rows of zeros cost nothing.
+            accelerators: Fields [A].
+            on_progress: Called with (layers done, layers) after each layer.
+        Returns:
+            latency_cycles and energy_pj, float64 [L, A], infinite where a layer cannot
+            run; area_um2, float64 [A].
+        """
+        parts = self.detailed(workload, accelerators, on_progress)
+        return Cost(
+            latency_cycles=parts.latency_cycles,
+            energy_pj=parts.energy_by_component_pj.sum(axis=0),
+            area_um2=parts.area_um2,
+        )
+
+    def why_infeasible(self, layer: Layer, accelerators: Accelerators) -> str:
+        """Return which resource is too small for a layer that can run on no accelerator."""
+        return _why_infeasible(layer, accelerators, self.machine, self.rule)
+
+    def detailed(
+        self,
+        workload: Workload,
+        accelerators: Accelerators,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> DetailedCost:
+        """Return the cost of every layer on every accelerator in parts; see `__call__`."""
+        dims = np.asarray(workload.dims)
+        shape = (len(dims), len(np.asarray(accelerators.pe_x)))
+        # What wins is costed at the end, all layers together; entry 0 is "cannot run".
+        found: list[FoundMapping] = []
+        choice = np.zeros(shape, np.int64)
+
+        def search(index: int) -> list[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
+            if not dims[index].any():
+                return []
+            layer = _layer_of_row(workload, index)
+            return [*_search_dataflows(layer, accelerators, self.machine, self.rule)]
+
+        for index, results in enumerate(map_in_threads(search, range(len(dims)))):
+            for rows, part, of_rows in results:
+                choice[index, rows] = np.where(of_rows < 0, 0, of_rows + 1 + len(found))
+                found += part
+            if on_progress is not None:
+                on_progress(index + 1, len(dims))
+        cost = _exact_cost(found, self.machine)
+        is_layer = np.asarray(dims.any(axis=1))[:, None]
+
+        def pick(values: np.ndarray) -> np.ndarray:
+            return np.where(is_layer, np.concatenate([[np.inf], values])[choice], 0.0)
+
+        latency, compute = pick(cost.cycles), pick(cost.cycle_terms[0])
+        energy = np.stack([pick(values) for values in cost.energy_parts_pj])
+        bounds = np.concatenate([[-1], np.argmax(cost.cycle_terms, axis=0)])
+        bound_by = np.where(is_layer, bounds[choice], 0).astype(np.int8)
+        area = cost_model.accelerator_area_um2(
+            accelerators.pe_x,
+            accelerators.pe_y,
+            self.machine.rf_words(np.asarray(accelerators.rf_bytes)),
+            self.machine,
+        )
+        return DetailedCost(latency, compute, energy, bound_by, area)
+
+
+def _why_infeasible(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
+) -> str:
+    """Return what each dataflow lacks on the largest of its accelerators."""
+    reasons: dict[str, list[str]] = {}
+    for code, dataflow in enumerate(DATAFLOWS):
+        rows = np.flatnonzero(np.asarray(accelerators.dataflow) == code)
+        if rows.size:
+            pe_x, pe_y, rf_bytes = (np.asarray(field)[rows] for field in accelerators[:3])
+            reason = shortage(
+                layer,
+                dataflow,
+                np.unique(pe_x).tolist(),
+                np.unique(pe_y).tolist(),
+                rule,
+                rf_words=int(machine.rf_words(rf_bytes.max())),
+                global_buffer_words=machine.global_buffer_words,
+                is_split=machine.rf_mode == "split",
+            )
+            reasons.setdefault(reason or "no mapping fits", []).append(dataflow)
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return "; ".join(f"{reason} ({', '.join(names)})" for reason, names in reasons.items())
+
+
+def best_mapping(
+    layer: Layer, accelerator: Accelerator, machine: MachineConfig, rule: str = "strip"
+) -> BestMapping:
+    """Return the best mapping of one layer on one accelerator.
+
+    Raises:
+        UserError: If the accelerator cannot run the layer.
+    """
+    single = Accelerators(
+        pe_x=np.asarray([accelerator.pe_x]),
+        pe_y=np.asarray([accelerator.pe_y]),
+        rf_bytes=np.asarray([accelerator.rf_bytes]),
+        dataflow=np.asarray([DATAFLOWS.index(accelerator.dataflow)]),
+    )
+    ((_, winners, choice),) = _search_dataflows(layer, single, machine, rule)
+    if choice[0] < 0:
+        raise UserError(
+            f"layer {layer.name!r} cannot run on {accelerator.pe_x}x{accelerator.pe_y}"
+            f" {accelerator.dataflow} with {accelerator.rf_bytes} B:"
+            f" {_why_infeasible(layer, single, machine, rule)}"
+        )
+    found = winners[int(choice[0])]
+    cost = _exact_cost([found], machine)
+    bounds = dict(zip(LOOPS, found.winner.spread.padded_bounds, strict=True))
+    groups = bounds.pop("G")
+    padded: dict[str, Any] = {**bounds, "K": bounds["K"] * groups}
+    if layer.kind != "depthwise":
+        padded["groups"] = groups
+    return BestMapping(
+        mapping=as_mapping(found, machine.rf_mode == "split"),
+        padded_layer=dataclasses.replace(layer, **padded),
+        cycles=float(cost.cycles[0]),
+        energy_pj=float(cost.energy_pj[0]),
+    )
+
+
+def best_mappings(
+    layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig
+) -> list[BestMapping]:
+    """Return the best mapping of each layer; those of the same shape share one search.
+
+    Raises:
+        UserError: If the accelerator cannot run a layer.
+    """
+    found: dict[Layer, BestMapping] = {}
+    shapes = [dataclasses.replace(layer, name="") for layer in layers]
+    for layer, shape in zip(layers, shapes, strict=True):
+        if shape not in found:  # the name is for the reader of an error only
+            found[shape] = best_mapping(layer, accelerator, machine)
+    return [found[shape] for shape in shapes]
+
+
+def count_mappings(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str = "strip"
+) -> int:
+    """Return how many different mappings a search of a layer compares.
+
+    Orders of DRAM loops that the mapper passes over as no better are not counted.
+    """
+    return sum(
+        SpreadSearch(candidates, spreads_of_chunk, machine, sizes).count()
+        for _, candidates, sizes in _candidates(layer, accelerators, machine, rule)
+        for spreads_of_chunk in candidates.chunks()
+    )
+
+
+def _candidates(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
+) -> Iterator[tuple[np.ndarray, Candidates, np.ndarray]]:
+    """Yield of each dataflow its accelerators' rows, its mappings and its register files."""
+    for code, dataflow in enumerate(DATAFLOWS):
+        rows = np.flatnonzero(np.asarray(accelerators.dataflow) == code)
+        if not rows.size:
+            continue
+        pe_x, pe_y = (
+            np.unique(np.asarray(sides)[rows]).tolist()
+            for sides in (accelerators.pe_x, accelerators.pe_y)
+        )
+        sizes = np.unique(machine.rf_words(np.asarray(accelerators.rf_bytes)[rows]))
+        all_spreads = spreads(layer, dataflow, pe_x, pe_y, rule)
+        yield (
+            rows,
+            Candidates.of(layer, dataflow, all_spreads, machine, int(sizes[-1])),
+            sizes,
+        )
+
+
+def _search_dataflows(
+    layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
+) -> Iterator[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
+    """Yield of each dataflow its rows, the mappings that win, and each row's (-1: none)."""
+    for rows, candidates, sizes in _candidates(layer, accelerators, machine, rule):
+        xs, x = np.unique(np.asarray(accelerators.pe_x)[rows], return_inverse=True)
+        ys, y = np.unique(np.asarray(accelerators.pe_y)[rows], return_inverse=True)
+        size = np.searchsorted(sizes, machine.rf_words(np.asarray(accelerators.rf_bytes)[rows]))
+        winners, choice = _search(candidates, machine, sizes, xs, ys)
+        yield rows, winners, choice[size, x, y]
+
+
+def _search(
+    candidates: Candidates,
+    machine: MachineConfig,
+    sizes: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+) -> tuple[list[FoundMapping], np.ndarray]:
+    """Return the mappings that win anywhere, and which one wins, int [sizes, xs, ys]."""
+    winners: list[FoundMapping] = []
+    shape = (len(sizes), len(xs), len(ys))
+    choice = np.full(shape, -1)
+    best = np.full(shape, np.inf, np.float32)
+    best_tie = np.full(shape, np.inf, np.float32)
+
+    def evaluate(spreads: range) -> tuple[SpreadSearch, Best]:
+        search = SpreadSearch(candidates, spreads, machine, sizes)
+        return search, search.best()
+
+    for search, (score, tie_break) in map_in_threads(evaluate, candidates.chunks()):
+        fits_x = np.asarray([np.isin(xs, list(s.pe_x)) for s in search.spreads])
+        fits_y = np.asarray([np.isin(ys, list(s.pe_y)) for s in search.spreads])
+        for size in range(len(sizes)):
+            order = np.lexsort((tie_break[:, size], score[:, size]))
+            order = order[np.isfinite(score[order, size])]
+            if not order.size:
+                continue
+            fits = fits_x[order][:, :, None] & fits_y[order][:, None]
+            spread = order[fits.argmax(axis=0)]
+            value, tie = score[spread, size], tie_break[spread, size]
+            is_better = (value < best[size]) | ((value == best[size]) & (tie < best_tie[size]))
+            is_better &= fits.any(axis=0)
+            best[size][is_better], best_tie[size][is_better] = value[is_better], tie[is_better]
+            if not is_better.any():
+                continue
+            indices, which = np.unique(spread[is_better], return_inverse=True)
+            choice[size][is_better] = len(winners) + which
+            winners += [
+                FoundMapping(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
+                for winner in search.winners(indices, size)
+            ]
+    used, choice_of_used = np.unique(choice, return_inverse=True)
+    kept = [winners[index] for index in used if index >= 0]
+    return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)
+
+
+def _exact_cost(found: Sequence[FoundMapping], machine: MachineConfig) -> cost_model.MappingCost:
+    """Return the cost of mappings, float64 [M]."""
+    is_split = machine.rf_mode == "split"
+    batch = MappingBatch(*(tf.convert_to_tensor(f) for f in as_batch(found, is_split)))
+    counts = _counter(is_split, machine.accounting)(batch)
+    cost = cost_model.mapping_cost(
+        counts,
+        rf_words=np.asarray([each.rf_words for each in found]),
+        is_row_stationary=np.asarray([each.dataflow == "row_stationary" for each in found], bool),
+        machine=machine,
+    )
+    return cost_model.MappingCost(*(np.asarray(field) for field in cost))
+
+
+@functools.lru_cache(maxsize=4)
+def _counter(is_split: bool, accounting: str) -> Callable[[MappingBatch], AccessCounts]:
+    """Return `count_accesses`, traced once for any number of mappings."""
+    slots = num_slots(is_split)
+    height = {"bound": slots, "dim": slots, "stride": 2, "dilation": 2}
+    specs = (tf.TensorSpec([height.get(f, 8), None], tf.int32) for f in MappingBatch._fields)
+    return tf.function(
+        functools.partial(
+            count_accesses,
+            num_dram_slots=NUM_DRAM_SLOTS,
+            is_split=is_split,
+            accounting=accounting,
+        ),
+        input_signature=[MappingBatch(*specs)],
+        autograph=False,  # nothing depends on values; tracing takes half the time
+    )
+
+
+def _layer_of_row(workload: Workload, index: int) -> Layer:
+    dims: Any = zip("NKCPQRS", np.asarray(workload.dims)[index].tolist(), strict=True)
+    stride, dilation = np.asarray(workload.stride)[index], np.asarray(workload.dilation)[index]
+    groups = int(np.asarray(workload.groups)[index])
+    values = dict(dims)
+    is_depthwise = groups > 1 and groups == values["K"] and values["C"] == 1
+    return Layer(
+        name=f"layer {index}",
+        kind="depthwise" if is_depthwise else "conv",
+        **values,
+        stride=(int(stride[0]), int(stride[1])),
+        dilation=(int(dilation[0]), int(dilation[1])),
+        groups=1 if is_depthwise else groups,
+    )

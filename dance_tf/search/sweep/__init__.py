@@ -1,0 +1,1 @@
+"""Many searches over one supernet: their plan, their fronts and their picture."""

@@ -1,0 +1,80 @@
+"""The picture of a sweep: error against EDAP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dance_tf.files import written_aside
+from dance_tf.search.sweep.fronts import front_rows
+
+__all__ = ["plot_sweep"]
+
+# The same data give the same file: no date, no random names.
+_METADATA = {"Date": None, "Creator": None}
+_RC: Any = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
+_BASELINE = "accuracy alone"
+
+Spots = Sequence[tuple[float, float]]  # (EDAP in ms mJ mm2, error as a share)
+
+
+def plot_sweep(
+    found: Mapping[str, Any], path: str, references: Mapping[str, Spots] | None = None
+) -> None:
+    """Draw pareto.json as an SVG: inherited errors, and beside them what has been retrained.
+
+    Each objective has a colour, which is the same in both, and a line through its front.
+
+    Args:
+        found: Content of pareto.json.
+        path: File to write.
+        references: Name to points by inherited error that are drawn as a line, such as a
+            front found by other means.
+    """
+    points = found["points"]
+    errors = ["inherited_error", *(["retrained_error"] if found["retrained"] else [])]
+    names = dict.fromkeys(map(_series, points))
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(6.4 + 4.2 * (len(errors) - 1), 4.0), layout="constrained")
+        all_axes = figure.subplots(1, len(errors), squeeze=False)[0]
+        for axes, error in zip(all_axes, errors, strict=True):
+            for number, name in enumerate(names):
+                spots = [
+                    (point["edap_ms_mj_mm2"], point[error])
+                    for point in points
+                    if _series(point) == name and point[error] is not None
+                ]
+                _draw(axes, spots, name, f"C{number}")
+            axes.set_xscale("log")
+            axes.set_xlabel("EDAP, ms mJ mm²")
+            axes.set_ylabel(f"{error.replace('_', ' ').capitalize()}, %")
+            axes.grid(alpha=0.3)
+        for name, reference in (references or {}).items():
+            _draw_front(all_axes[0], reference, color="0.4", label=name)
+        all_axes[0].legend(frameon=False)
+        with written_aside(path) as aside:
+            figure.savefig(aside, format="svg", metadata=_METADATA)
+
+
+def _series(point: Mapping[str, Any]) -> str:
+    search = point["search"]
+    return search["objective"] if search["lambda_2"] else _BASELINE
+
+
+def _draw(axes: Axes, spots: Spots, name: str, color: str) -> None:
+    if spots:
+        _draw_front(axes, spots, color=color)
+        axes.scatter(
+            [x for x, _ in spots], [100 * y for _, y in spots], s=16, color=color, label=name
+        )
+
+
+def _draw_front(axes: Axes, spots: Spots, **style: Any) -> None:
+    front = [spots[i] for i in front_rows(spots)]
+    axes.plot(
+        [x for x, _ in front], [100 * y for _, y in front], drawstyle="steps-post", lw=1, **style
+    )
