@@ -16,11 +16,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from dance_tf.errors import UserError
 
 __all__ = [
+    "Json",
     "is_partial",
     "local_path",
     "naming_path",
@@ -36,6 +37,9 @@ __all__ = [
     "write_text",
     "written_aside",
 ]
+
+#: Data as the parser of JSON returns them: objects, lists, strings, numbers, booleans, None.
+Json: TypeAlias = Any
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
 _VARIABLE = re.compile(r"\$(\w|\{)")
