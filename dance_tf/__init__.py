@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dance_tf.hardware.oracle import best_accelerators, pareto_front, rank_accelerators
     from dance_tf.interop.keras_model import layers_of_keras_model
     from dance_tf.presets import preset
-    from dance_tf.search.dance import DanceSearch, SearchProblem
+    from dance_tf.search.dance import DanceSearch
+    from dance_tf.search.problem import SearchProblem
     from dance_tf.search.result import SearchResult
     from dance_tf.search.retrain import retrain
     from dance_tf.structs import Accelerator, Architecture, Layer
@@ -89,7 +90,7 @@ _HOMES = {
     "NetworkSpace": "supernet.search_space",
     "NeuralEvaluator": "evaluator.neural",
     "Objective": "hardware.objective",
-    "SearchProblem": "search.dance",
+    "SearchProblem": "search.problem",
     "SearchResult": "search.result",
     "Supernet": "supernet.supernet",
     "UserError": "errors",

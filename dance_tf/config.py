@@ -1,8 +1,7 @@
 """Configuration as frozen dataclasses, with JSON round trip and dotted overrides.
 
-Imports no TensorFlow. What each field means and may be stands in config_fields.py. Every
-default that the DANCE paper is only remembered to have (not seen in its text) is marked
-"not confirmed".
+Imports no TensorFlow. Meaning and range of each field stand in config_fields.py. Defaults
+marked "not confirmed" are remembered from the DANCE paper, and not seen in its text.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ import dataclasses
 import json
 import types
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dance_tf.config_fields import ARCH_GRADIENTS, check_fields
+from dance_tf.config_fields import ARCH_GRADIENTS, Hint, check_fields
 from dance_tf.errors import UserError, did_you_mean
+from dance_tf.files import Json
 from dance_tf.structs import DATAFLOWS, OBJECTIVES, Accelerator, check_objective
 
 __all__ = [
@@ -34,9 +34,15 @@ __all__ = [
 ]
 
 
+if TYPE_CHECKING:
+    import numpy as np
+
+_Words = TypeVar("_Words", int, "np.ndarray")
+
+
 @dataclasses.dataclass(frozen=True)
 class MachineConfig:
-    """What all accelerators of a space share.
+    """Properties that all accelerators of a space share.
 
     `word_bits` is the width that the technology's figures are for; hardware/technology.py
     refuses another. A path in `technology` is kept as it was given; results and cached
@@ -66,14 +72,14 @@ class MachineConfig:
         """Capacity of the global buffer in words."""
         return self.global_buffer_kib * 1024 * 8 // self.word_bits
 
-    def rf_words(self, rf_bytes: Any) -> Any:
+    def rf_words(self, rf_bytes: _Words) -> _Words:
         """Words of a register file of `rf_bytes` (a number or an array)."""
         return rf_bytes * 8 // self.word_bits
 
 
 @dataclasses.dataclass(frozen=True)
 class AcceleratorSpaceConfig:
-    """The values that each field of an accelerator may take; ranges not confirmed."""
+    """Values that each field of an accelerator may take; ranges not confirmed."""
 
     pe_x: tuple[int, ...] = tuple(range(8, 25))
     pe_y: tuple[int, ...] = tuple(range(8, 25))
@@ -94,7 +100,7 @@ class AcceleratorSpaceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HardwareConfig:
-    """Machine and accelerator space, and where costs come from if not from the cost model."""
+    """Machine, accelerator space, and the source of costs if it is not the cost model."""
 
     machine: MachineConfig = MachineConfig()
     accelerators: AcceleratorSpaceConfig = AcceleratorSpaceConfig()
@@ -119,7 +125,7 @@ class SpaceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Images."""
+    """Images to train on and to judge networks by."""
 
     dataset: str = "digits"
     data_dir: str | None = None
@@ -254,7 +260,12 @@ class RetrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """Everything that determines a run."""
+    """Everything that determines a run, apart from the data.
+
+    >>> config = ExperimentConfig(search=SearchConfig(epochs=30, warmup_epochs=10), seed=1)
+    >>> config.search.objective, config.hardware.machine.clock_mhz
+    ('EDAP', 200.0)
+    """
 
     hardware: HardwareConfig = HardwareConfig()
     space: SpaceConfig = SpaceConfig()
@@ -268,16 +279,26 @@ class ExperimentConfig:
         check_fields(self)
 
 
-def config_to_json(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the config as plain JSON data."""
+def config_to_json(config: ExperimentConfig) -> dict[str, Json]:
+    """Return the config as plain JSON data.
+
+    >>> config_to_json(ExperimentConfig())["data"]
+    {'dataset': 'digits', 'data_dir': None, 'architecture_fraction': 0.2}
+    """
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def config_from_json(data: Any) -> ExperimentConfig:
+def config_from_json(data: Json) -> ExperimentConfig:
     """Build a config from JSON data; missing fields take their defaults.
 
     Raises:
         UserError: On an unknown name, a wrong type or a value out of range.
+
+    >>> config_from_json({"search": {"epochs": 30, "warmup_epochs": 10}}).search.epochs
+    30
+    >>> config_from_json({"sarch": {}})
+    Traceback (most recent call last):
+    dance_tf.errors.UserError: config: unknown field 'sarch'; did you mean 'search'?
     """
     return _build(ExperimentConfig, data, "")
 
@@ -287,6 +308,10 @@ def override(config: ExperimentConfig, assignments: typing.Iterable[str]) -> Exp
 
     Raises:
         UserError: On an unknown name (with the nearest one), a wrong type or a bad value.
+
+    >>> config = override(ExperimentConfig(), ["search.lambda_2=0.3", "data.dataset=cifar10"])
+    >>> config.search.lambda_2, config.data.dataset
+    (0.3, 'cifar10')
     """
     data = config_to_json(config)
     for assignment in assignments:
@@ -309,7 +334,7 @@ def override(config: ExperimentConfig, assignments: typing.Iterable[str]) -> Exp
     return config_from_json(data)
 
 
-def _build(cls: Any, data: Any, path: str) -> Any:
+def _build(cls: Any, data: Json, path: str) -> Any:
     if not isinstance(data, dict):
         raise UserError(f"config: {path.rstrip('.') or 'the file'} is not an object")
     hints = typing.get_type_hints(cls)
@@ -328,7 +353,7 @@ def _build(cls: Any, data: Any, path: str) -> Any:
     return cls(**values)
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def _typed(value: Json, hint: Hint, where: str) -> Any:
     """Return a JSON value as the field's type, or raise."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
@@ -348,7 +373,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     raise UserError(f"config: {where} is {value!r}, not {names}")
 
 
-def _parse(text: str, hint: Any, assignment: str) -> Any:
+def _parse(text: str, hint: Hint, assignment: str) -> Json:
     """Read the text of an assignment as JSON where the field is not a string."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if str in options:

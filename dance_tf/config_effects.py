@@ -1,4 +1,4 @@
-"""Where each field of the configuration has an effect: one table, for what is given in vain.
+"""Effects of the fields of the configuration: one table, for fields that are given in vain.
 
 Who sets a field expects it to matter. One that does not is warned of, and refused where the
 result would be taken for another's.
@@ -19,14 +19,14 @@ __all__ = ["EFFECTS", "JOBS", "Condition", "Job", "changed_fields", "without_eff
 
 
 class Job(NamedTuple):
-    """What a tool does with a configuration."""
+    """Part of a configuration that a tool reads."""
 
     reads: tuple[str, ...]  # names of fields, or of groups of them
     instead: Mapping[str, str] = {}  # of some of those, what the tool goes by
 
 
 class _Run(NamedTuple):
-    """What a condition looks at."""
+    """Facts that a condition depends on."""
 
     config: ExperimentConfig
     job: str
@@ -47,7 +47,7 @@ class _Run(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """When a field has an effect."""
+    """Condition under which a field has an effect."""
 
     needs: str  # ends "it has an effect only with ..."
     holds: Callable[[_Run], bool]
@@ -247,12 +247,12 @@ def without_effect(
     """Return a line for each field that was given in vain.
 
     Args:
-        config: The resolved configuration.
-        job: A key of JOBS.
-        named: Dotted names of what the command line sets.
-        set_in_file: Of what a configuration's file sets, which may serve other tools too:
-            only conditions count, not what the tool reads.
-        retrains: Whether the run ends in a retraining.
+        config: Resolved configuration.
+        job: Key of JOBS.
+        named: Dotted names of the fields that the command line sets.
+        set_in_file: Dotted names of the fields that a configuration's file sets. It may serve
+            other tools too: a field that this tool does not read is passed over.
+        retrains: True if the run ends in a retraining.
         unread: Groups that this run does not read, and what it would take.
     Raises:
         UserError: If the result would be taken for another's.
@@ -282,7 +282,7 @@ def without_effect(
 def changed_fields(config: ExperimentConfig) -> set[str]:
     """Return the fields whose value is neither the default's nor any preset's.
 
-    What a file holds beyond them may come from a preset, which sets fields for all cases.
+    All else in a file may come from a preset, which sets fields for all cases.
     """
     usual = [ExperimentConfig(), *(make() for make in PRESETS.values())]
     return {

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and words that its messages share."""
+"""Exception for mistakes that a user can mend, and words that its messages share."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -19,11 +19,18 @@ class UserError(ValueError):
     """Say in one line what is wrong and how to mend it.
 
     Command lines print the message and exit with status 1, without a traceback.
+
+    >>> from dance_tf.presets import preset
+    >>> try:
+    ...     preset("digit")
+    ... except UserError as error:
+    ...     print(error)
+    unknown preset 'digit'; did you mean 'digits'?
     """
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return what a message about an unknown name ends with: the nearest name, or all.
+    """Return the end of a message about an unknown name: the nearest name, or all.
 
     Where the nearest name is of another unit, the hint says so: to rename a column of
     microseconds would make a thousandfold of all its numbers.

@@ -1,7 +1,8 @@
-"""JSON files that any reader accepts: no NaN, no Infinity, whole or not there at all.
+"""Files of this program: local paths, whole or absent files, JSON that any reader accepts.
 
-A float that JSON cannot hold becomes null, and its reason stands beside it under
-`<key>_reason`.
+Paths are checked before they are used, and errors of the system name them. A file is written
+aside and renamed, so that it is there whole or not at all. JSON holds no NaN and no
+Infinity: such a float becomes null, and its reason stands beside it under `<key>_reason`.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ _URL = re.compile(r"[A-Za-z][\w+.-]*://")
 _VARIABLE = re.compile(r"\$(\w|\{)")
 _QUOTES = "\"'`\N{LEFT DOUBLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}"
 
-#: What TensorFlow's file systems take for a pattern when they look for a checkpoint.
+#: Characters that TensorFlow's file systems take for a pattern when they look for a checkpoint.
 _PATTERN = re.compile(r"[*?\[\\]" if os.sep == "/" else r"[*?\[]")
 
-#: How TensorFlow words an error of the system: "PATH; No space left on device [Op:SaveV2]".
+#: Error of the system in TensorFlow's words: "PATH; No space left on device [Op:SaveV2]".
 _SYSTEM_ERROR = re.compile(r"(?:\{\{.*?\}\} )?(.*); ([^;]+?)(?: \[Op:\w+\].*)?", re.DOTALL)
 _ERRNO = {os.strerror(number): number for number in errno.errorcode}
 
@@ -85,8 +86,8 @@ def local_path(path: str | os.PathLike, where: str) -> str:
     """Return a path as an absolute one, a leading `~` expanded whatever a shell left of it.
 
     Args:
-        path: As the user gave it.
-        where: The flag or field it came from, such as "--output_dir".
+        path: Path as the user gave it.
+        where: Flag or field that it came from, such as "--output_dir".
     Raises:
         UserError: If it can be none of this machine; see `path_problem`.
     """
@@ -107,7 +108,7 @@ def pattern_free(folder: str | os.PathLike) -> Iterator[str]:
     that TensorFlow reports inside becomes an OSError of the folder, as in `naming_path`.
 
     Args:
-        folder: The folder; need not be there yet.
+        folder: Folder, which need not be there yet.
     """
     folder = os.path.abspath(folder)
     with naming_path(folder):
@@ -159,7 +160,7 @@ def _reason(value: float) -> str:
     return "infinite" if value > 0 else "minus infinite"
 
 
-def strict_data(data: Any) -> Any:
+def strict_data(data: object) -> Json:
     """Return plain JSON data: no NaN, no Infinity, no records, arrays or tensors.
 
     A float that JSON cannot hold becomes None, and its object gains the entry
@@ -179,7 +180,7 @@ def strict_data(data: Any) -> Any:
     return plain
 
 
-def _plain(value: Any) -> tuple[Any, list[str]]:
+def _plain(value: object) -> tuple[Json, list[str]]:
     """Return plain data and the reasons that the enclosing object has to carry."""
     if value is None or isinstance(value, bool | int | str):
         return value, []
@@ -192,7 +193,7 @@ def _plain(value: Any) -> tuple[Any, list[str]]:
     elif hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        plain: dict[str, Any] = {}
+        plain: dict[str, Json] = {}
         reasons_of: dict[str, str] = {}
         for key, item in value.items():
             plain[str(key)], reasons = _plain(item)
@@ -217,7 +218,7 @@ def _plain(value: Any) -> tuple[Any, list[str]]:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file's name is that of one that `write_text` has not finished."""
+    """Return whether a name is that of a file that `write_text` has not finished."""
     return re.search(r"\.\d+\.partial$", name) is not None
 
 
@@ -247,32 +248,35 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text)
 
 
-def write_json(path: str | os.PathLike, data: Any) -> None:
+def write_json(path: str | os.PathLike, data: object) -> None:
     """Write `strict_data(data)` whole or not at all."""
     text = json.dumps(strict_data(data), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
-def write_folder(folder: str, files: Mapping[str, Any]) -> None:
+def write_folder(folder: str, files: Mapping[str, object]) -> None:
     """Write a folder that is there whole or not at all.
 
     Args:
         folder: Path of a new or an empty folder.
-        files: Path in it to content: a text, or what `write_json` takes.
+        files: Path in the folder to content: a text, or an argument of `write_json`.
     """
     aside = f"{folder}.{os.getpid()}.partial"
     try:
         for path, content in files.items():
             target = os.path.join(aside, path)
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            (write_text if isinstance(content, str) else write_json)(target, content)
+            if isinstance(content, str):
+                write_text(target, content)
+            else:
+                write_json(target, content)
         os.replace(aside, folder)  # takes the place of an empty folder, of no other
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike) -> Json:
     """Read a JSON file.
 
     Raises:
@@ -294,7 +298,7 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{os.fspath(path)}: cannot read it: {reason}") from None
 
 
-def parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Json:
     """Return the data of a JSON text; `where` names it in a UserError."""
     try:
         data = json.loads(text)
@@ -308,7 +312,7 @@ def parse_json(text: str, where: str) -> Any:
     return data
 
 
-def _refuse_non_finite(data: Any, where: str, key: str) -> None:
+def _refuse_non_finite(data: Json, where: str, key: str) -> None:
     if isinstance(data, float) and not math.isfinite(data):
         raise UserError(
             f"{where}: {key or 'the value'} is {_reason(data)}, which JSON cannot hold;"

@@ -143,6 +143,9 @@ def preset(name: str) -> ExperimentConfig:
 
     Raises:
         UserError: If there is none, with the nearest name.
+
+    >>> preset("digits").search.epochs
+    45
     """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")

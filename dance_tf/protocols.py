@@ -78,6 +78,10 @@ class Objective(Protocol):
 class Evaluator(Protocol):
     """Accelerator and cost of an architecture under an objective; frozen during search."""
 
+    @property
+    def kind(self) -> str:
+        """Name of the kind, as result.json and run_info.json give it."""
+
     def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
         """Evaluate mixture weights float32 [B, D, O] under objectives float32 [B, 4]."""
 

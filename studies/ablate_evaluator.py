@@ -48,7 +48,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: How the generated accelerator is passed on when a search asks; nothing is trained anew.
+#: Ways to pass the generated accelerator on when a search asks; nothing is trained anew.
 FORWARDINGS = ("soft", "gumbel")
 
 _NUM_GRADIENTS = 2000

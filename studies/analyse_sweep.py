@@ -1,4 +1,4 @@
-"""What a sweep says of DANCE's claims, held against the exact table.
+"""Claims of DANCE in the light of a sweep, held against the exact table.
 
     python -m studies.analyse_sweep --sweep_dir=runs/sweep --output=findings.json
 

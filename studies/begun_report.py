@@ -16,7 +16,7 @@ def begun_report(path: str | os.PathLike, config: dict[str, Any]) -> dict[str, A
 
     Args:
         path: JSON file.
-        config: What its numbers depend on; its own part `config` must be the same.
+        config: Settings that its numbers depend on; its own part `config` must be equal.
     Raises:
         UserError: If the file is of another configuration.
     """

@@ -56,7 +56,7 @@ LAYERS = (
 )
 ARRAYS = ((8, 8, 64), (16, 16, 64), (12, 20, 256))  # pe_x, pe_y, rf_bytes
 
-#: What a search consists of, in ZigZag's package.
+#: Parts of a search, in ZigZag's package.
 _STAGES = {
     name: importlib.util.resolve_name(module, "zigzag")
     for name, module in (
@@ -185,8 +185,8 @@ def zigzag_cost(
     """Return cycles and pJ of the best mapping that ZigZag finds.
 
     Args:
-        layer: What to run.
-        accelerator: What to run it on.
+        layer: Layer to run.
+        accelerator: Accelerator to run it on.
         spread: Level of a mapping whose spatial loops are taken over.
         lpf_limit: Loops, after merging of prime factors, that LOMA permutes.
     """

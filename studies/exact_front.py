@@ -66,13 +66,11 @@ def main(argv: list[str]) -> int:
     common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()
-    import keras
-    import tensorflow as tf
-
     from dance_tf.config import config_to_json
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.run import run_info
     from dance_tf.run.reporting import format_table
+    from dance_tf.run.surroundings import make_deterministic
     from dance_tf.run.terminal import progress
     from dance_tf.search.accuracy_memo import supernet_memo
     from dance_tf.search.evolution import EvolutionConfig
@@ -82,8 +80,7 @@ def main(argv: list[str]) -> int:
     evolution = EvolutionConfig(
         _NUM_EVALUATIONS.value, _POPULATION_SIZE.value, _TOURNAMENT_SIZE.value
     )
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
+    make_deterministic(config.seed)
     space, dataset = load_space_and_images(config)
     with supernet_memo(
         _MEMO.value, _SUPERNET_DIR.value, space, dataset, config, _NUM_IMAGES.value

@@ -44,17 +44,14 @@ def main(argv: list[str]) -> int:
     common.start_from_config_in(_SUPERNET_DIR.value, FLAGS)
     config = common.experiment_config(FLAGS)
     common.load_tensorflow()
-    import keras
-    import tensorflow as tf
-
     from dance_tf.run import run_info
+    from dance_tf.run.surroundings import make_deterministic
     from dance_tf.run.terminal import progress
     from dance_tf.search.accuracy_memo import supernet_memo
     from dance_tf.search.pipeline import load_space_and_images
     from dance_tf.structs import Architecture
 
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
+    make_deterministic(config.seed)
     space, dataset = load_space_and_images(config)
     indices = np.stack([space.to_indices(Architecture(space.name, ops)) for ops in networks])
     judged = []

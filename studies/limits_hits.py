@@ -1,4 +1,4 @@
-"""How often a search ends within a limit: by altered steps, and by a penalty in the loss.
+"""Share of searches that end within a limit: by altered steps, and by a penalty in the loss.
 
     python -m studies.limits_hits --supernet_dir=runs/supernet --output_dir=runs/limits
 
@@ -24,7 +24,7 @@ from dance_tf.errors import UserError
 from dance_tf.files import write_json
 from dance_tf.presets import PRESETS, preset
 
-#: How limits are kept: name to the fields that say so. A weight of 1 adds the share by which
+#: Ways of keeping limits: name to the fields that choose it. A weight of 1 adds the share by which
 #: a limit is exceeded, as much as a cross-entropy of 1.
 KEPT_BY: dict[str, tuple[str, ...]] = {
     "gradient": ("search.limits=gradient",),
@@ -93,14 +93,11 @@ def measure(
         kept_by: Keys of KEPT_BY.
     """
     # Late: a mistake is told before TensorFlow is waited for.
-    import keras
-    import tensorflow as tf
-
+    from dance_tf.run.surroundings import make_deterministic
     from dance_tf.search.pipeline import prepare
     from dance_tf.search.sweep.sweep import search_in
 
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
+    make_deterministic(config.seed)
     problem = prepare(config)
     rows: list[dict[str, Any]] = []
     report: dict[str, Any] = {}

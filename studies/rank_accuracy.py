@@ -87,15 +87,11 @@ def main(argv: list[str]) -> int:
     report = _begun(config, trained, _OUTPUT.value)
 
     common.load_tensorflow()
-    import keras
-    import tensorflow as tf
-
     from dance_tf.run.reporting import format_table
-    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.run.surroundings import Interrupted, StopSignals, make_deterministic
     from dance_tf.search.pipeline import load_space_and_images
 
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
+    make_deterministic(config.seed)
     space, dataset = load_space_and_images(config)
     if trained:
         ops = [tuple(row["ops"]) for row in trained["networks"]]

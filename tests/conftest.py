@@ -1,10 +1,22 @@
-"""What every test session sets before TensorFlow is imported."""
+"""Settings of every test session, made before TensorFlow is imported, and a shared fixture."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+
 # Tests run beside each other; a TensorFlow that takes every core slows them all.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture
+def without_tracing():
+    """Run TensorFlow's functions eagerly: tracing takes most of the time of a few steps."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -1,4 +1,4 @@
-"""What is said of each field of the configuration, and the ranges that are held."""
+"""Meaning of each field of the configuration, and the ranges that are held."""
 
 from __future__ import annotations
 

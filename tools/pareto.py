@@ -86,50 +86,39 @@ def main(argv: list[str]) -> int:
     is_resuming = bool(FLAGS["resume"].value)
 
     common.load_tensorflow()
-    import keras
-    import tensorflow as tf
-
     from dance_tf.report.sweep_page import write_sweep_page
-    from dance_tf.run import run_info
-    from dance_tf.search import pipeline, run_folder
-    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.run.surroundings import Interrupted, StopSignals, open_run
+    from dance_tf.search import pipeline
     from dance_tf.search.judge import Judge
     from dance_tf.search.sweep import sweep
     from dance_tf.search.sweep.plot import plot_sweep
 
-    started = run_info.now()
     searches = sweep.plan_sweep(_OBJECTIVES.value, lambdas, _NUM_SEEDS.value, config.seed)
     for search in searches:
         # Refuses an unknown objective, and weights that it does not take.
         search.config(config).search.objective_terms()
-    run_folder.check_output_dir(config, output_dir, is_resuming)
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
-    problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
-    # Refuses limits out of reach, and what is not in the space.
-    Judge(searches[0].config(config).search, problem)
-    run_folder.start_output_dir(config, output_dir)
-    info = os.path.join(output_dir, "run_info.json")
-    costs = pipeline.cost_facts(config, problem)
-    run_info.write(info, run_info.collect(config.seed, started, is_deterministic=True) | costs)
-    try:
-        with StopSignals() as stop:
-            found = sweep.run_sweep(
-                searches,
-                config,
-                problem,
-                output_dir,
-                num_images=_NUM_IMAGES.value,
-                num_retrained=_NUM_RETRAINED.value,
-                stop=stop,
-            )
-    except Interrupted as error:
-        print(f"pareto: {error}: --resume goes on from here", file=sys.stderr)
-        return 128 + error.signum
-    plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
-    collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
-    run_info.write(info, collected | costs)
-    write_sweep_page(output_dir, table=problem.table)
+    with open_run(config, output_dir, is_resuming=is_resuming) as run:
+        problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
+        # Refuses limits out of reach, and what is not in the space.
+        Judge(searches[0].config(config).search, problem)
+        run.begin(pipeline.cost_facts(config, problem))
+        try:
+            with StopSignals() as stop:
+                found = sweep.run_sweep(
+                    searches,
+                    config,
+                    problem,
+                    output_dir,
+                    num_images=_NUM_IMAGES.value,
+                    num_retrained=_NUM_RETRAINED.value,
+                    stop=stop,
+                )
+        except Interrupted as error:
+            print(f"pareto: {error}: --resume goes on from here", file=sys.stderr)
+            return 128 + error.signum
+        plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
+        run.end()
+        write_sweep_page(output_dir, table=problem.table)
     _show(found)
     print(f"{output_dir}: pareto.html, pareto.json, pareto.svg")
     return 0

@@ -14,16 +14,19 @@ import dataclasses
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from dance_tf.config import ExperimentConfig, config_to_json
+from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.files import read_json
+from dance_tf.files import Json, read_json, write_json
 from dance_tf.run.terminal import Stages, begin_stage, note
 from dance_tf.structs import Architecture
 from tools import flags as common
+
+if TYPE_CHECKING:
+    from dance_tf.run.surroundings import StopSignals
 
 FLAGS = common.shared_flags(
     "preset", "config", "set", "dataset", "data_dir", "seed", "output_dir", "resume"
@@ -74,7 +77,7 @@ def main(argv: list[str]) -> int:
         architecture = _read_architecture(source)
 
     common.load_tensorflow()
-    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.run.surroundings import Interrupted, StopSignals
 
     try:
         names = ("retrain", "export") if _EXPORT.value else ("retrain",)
@@ -97,83 +100,70 @@ def _read_architecture(path: str) -> Architecture:
 
 
 def _retrain(
-    config: ExperimentConfig, architecture: Architecture, output_dir: str, stop: Any
-) -> dict[str, Any]:
-    import keras
-    import tensorflow as tf
-
+    config: ExperimentConfig, architecture: Architecture, output_dir: str, stop: StopSignals
+) -> dict[str, Json]:
     from dance_tf.export import networks
-    from dance_tf.run import run_info
-    from dance_tf.run.reporting import write_json
-    from dance_tf.search.pipeline import input_record, load_space_and_images
+    from dance_tf.run.surroundings import open_run
+    from dance_tf.search import pipeline
     from dance_tf.search.retrain import INHERITS_NOTHING, retrain
-    from dance_tf.search.run_folder import check_output_dir, missing_exports, tell_lost
     from dance_tf.search.supernet_training import load_supernet
 
-    started = run_info.now()
     is_resuming = bool(FLAGS["resume"].value)
-    check_output_dir(config, output_dir, is_resuming)
     path, exports = (os.path.join(output_dir, name) for name in ("retrain.json", "exports"))
-    if os.path.exists(path):
-        report = read_json(path)
-        lost = missing_exports(exports) if _EXPORT.value and "exports" in report else []
-        if lost:
-            tell_lost(output_dir, lost, "made again")
-        elif "exports" in report or not _EXPORT.value:
-            note(f"retrain: {output_dir} is finished; nothing is left to do")
-            return report
-    space, dataset = load_space_and_images(config)
-    space.validate(architecture)
-    supernet = None
-    if config.retrain.initial_weights == "inherited":
-        if config.search.supernet_dir is None:
-            raise UserError(INHERITS_NOTHING)
-        supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
-
-    os.makedirs(output_dir, exist_ok=True)
-    record = dataclasses.asdict(architecture)
-    write_json(os.path.join(output_dir, "config.json"), config_to_json(config))
-    write_json(os.path.join(output_dir, _ARCHITECTURE), {"architecture": record})
-    info = os.path.join(output_dir, "run_info.json")
-    collected = run_info.collect(config.seed, started, is_deterministic=True)
-    run_info.write(info, collected | input_record(dataset))
-    result = retrain(
-        space,
-        architecture,
-        dataset,
-        config.retrain,
-        config.seed,
-        output_dir,
-        supernet=supernet,
-        resume=is_resuming,
-        stop=stop,
-    )
-    report = {
-        "schema_version": 1,
-        "architecture": record,
-        "dataset": dataset.name,
-        "accuracy": dataclasses.asdict(result.accuracy),
-        "num_parameters": result.network.count_params(),
-        "seed": config.seed,
-        "num_trained_candidates": 1,
-        "training_time_s": round(result.elapsed_s, 3),
-    }
-    if _EXPORT.value:
-        begin_stage("export")
-        images, labels = networks.sample_images(dataset, "test", 200)
-        calibration, _ = networks.sample_images(dataset, "architecture", 200)
-        report["exports"] = networks.export_network(
-            result.network,
-            exports,
-            calibration_images=calibration,
-            test_images=images,
-            test_labels=labels,
+    with open_run(config, output_dir, is_resuming=is_resuming) as run:
+        if os.path.exists(path):
+            report = read_json(path)
+            is_exported = _EXPORT.value and "exports" in report
+            lost = pipeline.missing_exports(exports) if is_exported else []
+            if lost:
+                pipeline.tell_lost(output_dir, lost, "made again")
+            elif "exports" in report or not _EXPORT.value:
+                note(f"retrain: {output_dir} is finished; nothing is left to do")
+                return report
+        space, dataset = pipeline.load_space_and_images(config)
+        space.validate(architecture)
+        supernet = None
+        if config.retrain.initial_weights == "inherited":
+            if config.search.supernet_dir is None:
+                raise UserError(INHERITS_NOTHING)
+            supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
+        run.begin(pipeline.input_record(dataset))
+        record = dataclasses.asdict(architecture)
+        write_json(os.path.join(output_dir, _ARCHITECTURE), {"architecture": record})
+        result = retrain(
+            space,
+            architecture,
+            dataset,
+            config.retrain,
+            config.seed,
+            output_dir,
+            supernet=supernet,
+            resume=is_resuming,
+            stop=stop,
         )
-    write_json(path, report)
-    collected = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
-    run_info.write(info, collected | input_record(dataset))
+        report = {
+            "schema_version": 1,
+            "architecture": record,
+            "dataset": dataset.name,
+            "accuracy": dataclasses.asdict(result.accuracy),
+            "num_parameters": result.network.count_params(),
+            "seed": config.seed,
+            "num_trained_candidates": 1,
+            "training_time_s": round(result.elapsed_s, 3),
+        }
+        if _EXPORT.value:
+            begin_stage("export")
+            images, labels = networks.sample_images(dataset, "test", 200)
+            calibration, _ = networks.sample_images(dataset, "architecture", 200)
+            report["exports"] = networks.export_network(
+                result.network,
+                exports,
+                calibration_images=calibration,
+                test_images=images,
+                test_labels=labels,
+            )
+        write_json(path, report)
+        run.end()
     return report
 
 

@@ -55,7 +55,7 @@ _EXPORT = flags.DEFINE_boolean(
     "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS
 )
 
-#: What of result.json is shown at the end.
+#: Entries of result.json that are shown at the end.
 _SUMMARY = (
     "architecture",
     "accelerator",
@@ -104,13 +104,11 @@ def main(argv: list[str]) -> int:
 
     common.load_tensorflow()
     from dance_tf.report.page import REPORT_NAME, write_report
-    from dance_tf.search import pipeline, run_folder
-    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.run.surroundings import Interrupted, StopSignals, check_output_dir
+    from dance_tf.search import pipeline
 
-    run_folder.check_output_dir(config, output_dir, is_resuming)
-    finished = run_folder.load_finished(
-        output_dir, use_retrain=use_retrain, use_export=_EXPORT.value
-    )
+    check_output_dir(config, output_dir, is_resuming)
+    finished = pipeline.load_finished(output_dir, use_retrain=use_retrain, use_export=_EXPORT.value)
     is_finished = finished is not None
     if finished is not None:
         note(f"search: {output_dir} is finished; nothing is left to do")

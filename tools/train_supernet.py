@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
 
 from dance_tf.run.terminal import note
 from tools import flags as common
@@ -40,44 +39,31 @@ def main(argv: list[str]) -> int:
     is_resuming = bool(FLAGS["resume"].value)
 
     common.load_tensorflow()
-    import keras
-    import tensorflow as tf
-
-    from dance_tf.run import run_info
-    from dance_tf.search import pipeline, run_folder
-    from dance_tf.search.interruption import Interrupted, StopSignals
+    from dance_tf.run.surroundings import Interrupted, StopSignals, open_run
+    from dance_tf.search import pipeline
     from dance_tf.search.supernet_training import finished_supernet, train_supernet
 
-    started = run_info.now()
-    run_folder.check_output_dir(config, output_dir, is_resuming)
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
-    space, dataset = pipeline.load_space_and_images(config)
-    finished = finished_supernet(output_dir, space, dataset, config)
-    if finished is not None:
-        names = ("run_info.json", "history.jsonl")
-        paths = [os.path.join(output_dir, name) for name in names]
-        lost = [path for path in paths if not os.path.exists(path)]
-        if lost:
-            run_folder.tell_lost(output_dir, lost, "not made again")
-        note(f"train_supernet: {output_dir} is finished; nothing is left to do")
-        return _show(output_dir, finished)
-    run_folder.start_output_dir(config, output_dir)
-    try:
-        with StopSignals() as stop:
-            record = train_supernet(
-                space, dataset, config, output_dir, is_resuming=is_resuming, stop=stop
-            )
-    except Interrupted as error:
-        print(f"train_supernet: {error}: --resume goes on from here", file=sys.stderr)
-        return 128 + error.signum
-    info = run_info.collect(config.seed, started, ended=run_info.now(), is_deterministic=True)
-    info |= pipeline.input_record(dataset)
-    run_info.write(os.path.join(output_dir, "run_info.json"), info)
-    return _show(output_dir, record)
-
-
-def _show(output_dir: str, record: dict[str, Any]) -> int:
+    with open_run(config, output_dir, is_resuming=is_resuming) as run:
+        space, dataset = pipeline.load_space_and_images(config)
+        record = finished_supernet(output_dir, space, dataset, config)
+        if record is not None:
+            names = ("run_info.json", "history.jsonl")
+            paths = [os.path.join(output_dir, name) for name in names]
+            lost = [path for path in paths if not os.path.exists(path)]
+            if lost:
+                pipeline.tell_lost(output_dir, lost, "not made again")
+            note(f"train_supernet: {output_dir} is finished; nothing is left to do")
+        else:
+            run.begin(pipeline.input_record(dataset))
+            try:
+                with StopSignals() as stop:
+                    record = train_supernet(
+                        space, dataset, config, output_dir, is_resuming=is_resuming, stop=stop
+                    )
+            except Interrupted as error:
+                print(f"train_supernet: {error}: --resume goes on from here", file=sys.stderr)
+                return 128 + error.signum
+            run.end()
     print(json.dumps({"output_dir": output_dir, **record}, indent=2, allow_nan=False))
     return 0
 

@@ -35,8 +35,8 @@ class Scale:
     """An axis: where values lie, in per cent of its length.
 
     Attributes:
-        low, high: Values at its ends.
-        is_log: Whether equal ratios are equally far apart.
+        low, high: Values at the ends.
+        is_log: True if equal ratios are equally far apart.
         ticks: Labels.
     """
 
@@ -93,12 +93,12 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a plot draws in one style.
+    """Part of a plot that is drawn in one style.
 
     Attributes:
-        path: Of an SVG of 100 x 100 in which y points down.
-        style: Its CSS classes.
-        title: What is shown when a pointer rests on it; "" shows nothing.
+        path: Path of an SVG of 100 x 100 in which y points down.
+        style: CSS classes.
+        title: Text that is shown when a pointer rests on it; "" shows nothing.
     """
 
     path: str
@@ -111,11 +111,11 @@ class Plot:
     """Points and lines between two axes.
 
     Attributes:
-        title: What is shown.
-        description: The same in a sentence or two, for readers who do not see it.
+        title: Title above the plot.
+        description: Content of the plot in a sentence or two, for readers who do not see it.
         x_label, y_label: Quantities with their units.
         x, y: Axes.
-        marks: What is drawn, the last on top.
+        marks: Marks to draw, the last on top.
         key: CSS classes and meaning of each style; `+` stands between what lies on one place.
     """
 
@@ -145,8 +145,8 @@ def scale_of(values: Sequence[float], *, is_log: bool = False, margin: float = 0
     """Return an axis that holds some values, with a margin at both ends.
 
     Args:
-        values: At least one; above 0 on a logarithmic axis.
-        is_log: Whether equal ratios are equally far apart.
+        values: Values to hold, at least one; above 0 on a logarithmic axis.
+        is_log: True if equal ratios are equally far apart.
         margin: Share of the axis that is left free at each end.
     """
     low, high = min(values), max(values)
@@ -188,7 +188,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def points_path(points: Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
     """Return values as dots: lines of no length, which round ends make visible.
 
-    Those that fall on one place are drawn once.
+    Dots that fall on one place are drawn once.
     """
     places = dict.fromkeys((x.at(a), y.at(b)) for a, b in points)
     return "".join(f"M{left:g} {100 - up:.5g}h0" for left, up in places)
@@ -222,13 +222,13 @@ def line_chart(
     """Return the chart of some series, None where none has a point.
 
     Args:
-        title: What is shown.
+        title: Title above the chart.
         unit: Unit of y; "" where it has none.
-        series: Lines; those without a point are left out.
-        x_label: What x is, with its unit.
-        x_range: What the x axis holds at least.
-        is_from_zero: Whether the y axis has to hold 0.
-        band_until: The x up to which the background is marked.
+        series: Lines to draw; those without a point are left out.
+        x_label: Quantity of x, with its unit.
+        x_range: Values that the x axis holds at least.
+        is_from_zero: True if the y axis has to hold 0.
+        band_until: Value of x up to which the background is marked.
     """
     series = [line for line in series if line.points]
     if not series:

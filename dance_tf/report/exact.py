@@ -1,13 +1,13 @@
-"""What the exact table says of a run's network: cost by layer, the best there is, its rivals."""
+"""Exact costs of a run's network: by layer, on all accelerators, and beside its rivals."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from dance_tf.files import Json
 from dance_tf.hardware.accelerator import AcceleratorSpace, accelerator_to_json
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.loopnest.breakdown import area_by_component_um2
@@ -24,44 +24,45 @@ _TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A network on an accelerator."""
+    """Network on an accelerator, and its cost."""
 
     ops: tuple[str, ...]
-    accelerator: dict[str, Any]
+    accelerator: dict[str, Json]
     metrics: tuple[float, float, float]  # in the order of METRICS
     objective: float
 
 
 @dataclasses.dataclass(frozen=True)
 class ExactParts:
-    """What the table says of the network of a run.
+    """Exact costs of the network of a run.
 
     Attributes:
-        layers: The network's layers, in the order in which they run.
+        layers: Layers of the network, in the order in which they run.
         entries: Cost of each layer; see layer_costs.describe_layer.
         area_um2: Area by component; None where areas are measured.
-        metrics: Of the network on every accelerator, float64 [A, 3] in the order of
+        metrics: Metrics of the network on every accelerator, float64 [A, 3] in the order of
             METRICS; infinite where it cannot run.
-        accelerators: The A accelerators.
-        row: That of the run's accelerator.
-        best: The best accelerators within the limits, best first: fields, METRICS and `objective`.
-        num_accelerators: How many run the network.
-        front: Rows of these that no other beats in all three metrics, by rising latency.
+        accelerators: All A accelerators.
+        row: Row of the run's accelerator.
+        best: Best accelerators within the limits, best first: fields, METRICS and `objective`.
+        num_accelerators: Number of accelerators that run the network.
+        front: Rows of the accelerators that no other beats in all three metrics, by rising
+            latency.
         median_objective, worst_objective: Over the accelerators that run the network.
         cheapest: Network and accelerator of the least objective in the whole space; None
             where it could not be proven.
         largest: Network of the most MACs on its best accelerator, whatever the limits; None
             where it runs on none.
-        is_of_the_run: Whether the costs are the ones that the run went by.
+        is_of_the_run: True if the costs are those that the run went by.
     """
 
     layers: tuple[Layer, ...]
-    entries: list[dict[str, Any]]
+    entries: list[dict[str, Json]]
     area_um2: dict[str, float] | None
     metrics: np.ndarray
     accelerators: AcceleratorSpace
     row: int
-    best: list[dict[str, Any]]
+    best: list[dict[str, Json]]
     num_accelerators: int
     front: np.ndarray
     median_objective: float

@@ -1,19 +1,18 @@
-"""What became of a run's network: its exports, and which images it takes for what."""
+"""Outcome of a run: exported files, confused classes, and charts of search and retraining."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from dance_tf.files import read_json
+from dance_tf.files import Json, read_json
 from dance_tf.report.charts import Chart, Series, line_chart
 from dance_tf.report.run_folder import Run
-from dance_tf.report.texts import number
+from dance_tf.report.texts import is_number, number
 from dance_tf.search.predictions import PREDICTIONS_NAME
 from dance_tf.search.result import PHASES
 from dance_tf.search.retrain import PHASE as RETRAIN
@@ -33,7 +32,7 @@ _FORMATS = {
 _MAX_CLASSES, _NUM_PAIRS = 20, 15
 
 
-def exports(run: Run) -> dict[str, Any] | None:
+def exports(run: Run) -> dict[str, Json] | None:
     """Return each exported file with its size and accuracy; None where nothing was exported."""
     report = _read(run, os.path.join("exports", "export.json"))
     if report is None:
@@ -61,8 +60,8 @@ def exports(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _inputs(inputs: Mapping[str, Any] | None) -> list[str]:
-    """Return what the network is fed, in phrases; exports of before do not say it."""
+def _inputs(inputs: Mapping[str, Json] | None) -> list[str]:
+    """Return the network's input in phrases; exports of older versions do not have it."""
     if inputs is None:
         return []
     phrases = []
@@ -77,15 +76,15 @@ def _inputs(inputs: Mapping[str, Any] | None) -> list[str]:
 
 
 def _in_float(operations: Sequence[Mapping[str, str]] | None) -> str:
-    """Return what of an int8 network is computed in float; "" where nothing is, or unknown."""
+    """Return the operations of an int8 network in float; "" where there is none, or unknown."""
     each = {f"{o['operation']} of {o['layer'] or 'an unknown layer'}" for o in operations or ()}
     return f"in float: {', '.join(sorted(each))}" if each else ""
 
 
-def confusion(run: Run) -> dict[str, Any] | None:
-    """Return what the network takes for what; None where the run has not kept it.
+def confusion(run: Run) -> dict[str, Json] | None:
+    """Return the confusion of classes by the network; None where the run has not kept it.
 
-    Of many classes, the pairs that are taken for one another most often.
+    Where there are many classes, only the pairs that are confused most often are listed.
     """
     data = _read(run, PREDICTIONS_NAME)
     if data is None:
@@ -99,7 +98,7 @@ def confusion(run: Run) -> dict[str, Any] | None:
     def name(label: int) -> str:
         return names[label] if names and label < len(names) else str(label)
 
-    found: dict[str, Any] = {
+    found: dict[str, Json] = {
         "split": data["accuracy"]["split"],
         "num_images": number(sum(totals.values())),
         "num_wrong": number(sum(n for (a, b), n in counts.items() if a != b)),
@@ -143,13 +142,13 @@ def confusion(run: Run) -> dict[str, Any] | None:
 
 def _cell(
     counts: Mapping[tuple[int, int], int], totals: Mapping[int, int], label: int, answer: int
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     count = counts.get((label, answer), 0)
     share = count / totals[label] if count else 0.0
     return {"count": count, "share": share, "is_right": label == answer}
 
 
-def _read(run: Run, name: str) -> dict[str, Any] | None:
+def _read(run: Run, name: str) -> dict[str, Json] | None:
     path = os.path.join(run.folder, name)
     return read_json(path) if os.path.exists(path) else None
 
@@ -167,7 +166,7 @@ def _size(num_bytes: int) -> str:
 def search_charts(run: Run) -> list[Chart]:
     """Return the charts of the search, those for which the history has numbers."""
     records = [record for record in run.history if record.get("phase") in PHASES]
-    records = [record for record in records if _is_number(record.get("step"))]
+    records = [record for record in records if is_number(record.get("step"))]
     steps = [record["step"] for record in records]
     band = max((r["step"] for r in records if r["phase"] == "warmup"), default=None)
 
@@ -184,7 +183,7 @@ def search_charts(run: Run) -> list[Chart]:
     def edap(source: str) -> Series:
         return _series(records, source, lambda r: _product(r.get(f"{source}_{m}") for m in METRICS))
 
-    def entropy(name: str, reduce: Any) -> Series:
+    def entropy(name: str, reduce: Callable[[Sequence[float]], float]) -> Series:
         return _series(records, name, lambda r: _reduced(r.get("mixture_entropy"), reduce))
 
     def array(name: str) -> Series:
@@ -259,11 +258,11 @@ def retraining_charts(run: Run) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def dataflow_spans(run: Run) -> list[dict[str, Any]]:
+def dataflow_spans(run: Run) -> list[dict[str, Json]]:
     """Return which dataflow the evaluator chose from which step on."""
-    spans: list[dict[str, Any]] = []
+    spans: list[dict[str, Json]] = []
     for record in run.history:
-        if record.get("phase") in PHASES and _is_number(record.get("step")):
+        if record.get("phase") in PHASES and is_number(record.get("step")):
             name = (record.get("accelerator") or {}).get("dataflow")
             if name and (not spans or spans[-1]["name"] != name):
                 spans.append({"name": name, "step": number(record["step"])})
@@ -271,32 +270,28 @@ def dataflow_spans(run: Run) -> list[dict[str, Any]]:
 
 
 def _series(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Json]],
     name: str,
-    value_of: Any,
+    value_of: Callable[[Mapping[str, Json]], Json],
     is_stepped: bool = False,
     x: str = "step",
 ) -> Series:
     """Return the points of the records that have a number; others, of older runs, have none."""
-    points: list[tuple[Any, Any]] = [(record.get(x), value_of(record)) for record in records]
-    return Series(name, [(a, b) for a, b in points if _is_number(a) and _is_number(b)], is_stepped)
+    points: list[tuple[Json, Json]] = [(record.get(x), value_of(record)) for record in records]
+    return Series(name, [(a, b) for a, b in points if is_number(a) and is_number(b)], is_stepped)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _product(values: Any) -> float | None:
+def _product(values: Iterable[Json]) -> float | None:
     values = list(values)
-    return math.prod(values) if all(map(_is_number, values)) else None
+    return math.prod(values) if all(map(is_number, values)) else None
 
 
-def _reduced(values: Any, reduce: Any) -> float | None:
-    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+def _reduced(values: Json, reduce: Callable[[Sequence[float]], float]) -> float | None:
+    if not isinstance(values, list) or not values or not all(map(is_number, values)):
         return None
     return float(reduce(values))
 
 
-def _of_accelerator(record: Mapping[str, Any], name: str) -> Any:
+def _of_accelerator(record: Mapping[str, Json], name: str) -> Json:
     accelerator = record.get("accelerator")
     return accelerator.get(name) if isinstance(accelerator, dict) else None

@@ -1,11 +1,10 @@
-"""Write report.html: the template filled with what a run folder and the exact table say."""
+"""Report of a run, report.html: its template, filled from a run folder and the exact table."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
-from typing import Any
 
 import jinja2
 
@@ -44,7 +43,7 @@ _CONTENTS = (
 
 _NO_CLASSES = "the run does not say how many classes its images have"
 
-# What a dataflow keeps in place.
+# Data that a dataflow keeps in place.
 _DATAFLOWS = {
     "weight_stationary": "weights stay in the register files longest",
     "output_stationary": "outputs stay in the register files longest",
@@ -82,7 +81,7 @@ def write_report(
     try:
         text = render(run, exact, baseline, mapped)
     except (AttributeError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
-        # What every run has is checked; of the rest, a damaged file may hold anything.
+        # Fields that every run has are checked; all others may be anything in a damaged file.
         raise UserError(f"{run.folder}: a file holds what no run writes ({error})") from error
     # A page elsewhere leaves the run's folder as it is.
     with owned(run.folder, is_waiting=True) if path is None else contextlib.nullcontext():
@@ -100,17 +99,17 @@ def render(
     """Return the page.
 
     Args:
-        run: The run.
-        exact: What the table says of its network, or why there is nothing to say.
-        baseline: A run to compare with; None: the largest network of the space.
-        mapped: The best mappings of its layers, or why there are none.
+        run: Run to report on.
+        exact: Exact costs of its network, or why there are none.
+        baseline: Run to compare with; None: the largest network of the space.
+        mapped: Best mappings of the layers, or why there are none.
     """
     template = environment().get_template("report.html.jinja")
     return template.render(_context(run, exact, baseline, mapped))
 
 
 def environment() -> jinja2.Environment:
-    """Return what fills the templates of this folder."""
+    """Return the environment that fills the templates of this folder."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,  # names of folders and data sets are a user's texts
@@ -165,7 +164,7 @@ def _baseline(run: Run, folder: str) -> Run:
 
 def _context(
     run: Run, exact: ExactParts | str, baseline: Run | None, mapped: MappedNetwork | str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what the template shows."""
     parts = None if isinstance(exact, str) else exact
     network = None if isinstance(mapped, str) else mapped

@@ -1,18 +1,18 @@
-"""Rooflines of a run's layers under their best mappings, and drawings of these mappings.
+"""Plots of a run's network: rooflines of its layers, and its cost on every accelerator.
 
-The words that a layer moves are counted anew from its mapping, so this is for costs of the
-loop-nest model alone.
+Rooflines count the words that a layer moves anew from its best mapping, so they are for
+costs of the loop-nest model alone. The scatter of all accelerators is from the exact table.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
+from dance_tf.files import Json
 from dance_tf.hardware.accelerator import accelerator_to_json
 from dance_tf.hardware.loopnest.access_counts import count_accesses
 from dance_tf.hardware.loopnest.cost_model import BOUNDS, cycle_terms
@@ -38,11 +38,11 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class MappedLayer:
-    """What a layer moves and takes under its best mapping.
+    """Cycles of a layer under its best mapping, and the words that it moves.
 
     Attributes:
-        layer: The layer.
-        cycles: Its latency.
+        layer: Layer of the network.
+        cycles: Latency in cycles.
         dram_words: Words read from DRAM and written to it.
         buffer_words: Words read from the global buffer, or written to it where these are more.
         bound_by: One of cost_model.BOUNDS.
@@ -180,8 +180,8 @@ def _roofline(
     )
 
 
-def roofline_rows(network: MappedNetwork) -> list[dict[str, Any]]:
-    """Return what the rooflines show, layer by layer, as texts."""
+def roofline_rows(network: MappedNetwork) -> list[dict[str, Json]]:
+    """Return the points of both rooflines, layer by layer, as texts for a table."""
     num_pes = network.accelerator.pe_x * network.accelerator.pe_y
     rows = []
     for each in network.layers:
@@ -273,7 +273,7 @@ def accelerator_scatter(run: Run, exact: ExactParts) -> Plot | None:
     )
 
 
-def front_rows(run: Run, exact: ExactParts) -> list[dict[str, Any]]:
+def front_rows(run: Run, exact: ExactParts) -> list[dict[str, Json]]:
     """Return the accelerators on the front, as texts for a table."""
     return [
         {

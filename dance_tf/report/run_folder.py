@@ -1,15 +1,14 @@
-"""What a run folder holds, read and checked for its report."""
+"""Folder of a finished run, read and checked for its report."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from typing import Any
 
 from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
-from dance_tf.files import local_path, read_json
+from dance_tf.files import Json, local_path, read_json
 from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.hardware.objective import Limits, Objective
 from dance_tf.run.reporting import read_history
@@ -41,19 +40,19 @@ class Run:
         result: result.json, as it is.
         info: run_info.json; empty where there is none.
         space: The network space; with ten classes where the run does not say how many.
-        is_space_known: Whether the run says how many classes its images have.
-        architecture: The network that was found.
-        accelerator: Its accelerator.
-        objective: What was minimised.
-        limits: What the result had to keep to; None without limits.
-        costs: The costs of result.json, by name; each with COST_FIELDS.
-        history: The lines of history.jsonl, of all phases; empty where there is none.
+        is_space_known: True if the run says how many classes its images have.
+        architecture: Network that was found.
+        accelerator: Accelerator of the network.
+        objective: Objective that the search lowered.
+        limits: Limits on the result's cost; None if there are none.
+        costs: Costs of result.json, by name; each with COST_FIELDS.
+        history: Lines of history.jsonl, of all phases; empty where there is none.
     """
 
     folder: str
     config: ExperimentConfig
-    result: dict[str, Any]
-    info: dict[str, Any]
+    result: dict[str, Json]
+    info: dict[str, Json]
     space: NetworkSpace
     is_space_known: bool
     architecture: Architecture
@@ -61,7 +60,7 @@ class Run:
     objective: Objective
     limits: Limits | None
     costs: dict[str, dict[str, float]]
-    history: tuple[dict[str, Any], ...]
+    history: tuple[dict[str, Json], ...]
 
     @property
     def name(self) -> str:
@@ -136,7 +135,7 @@ def read_run(run_dir: str) -> Run:
         raise UserError(f"{path}: not the result of a search ({error})") from None
 
 
-def _read_info(folder: str) -> dict[str, Any]:
+def _read_info(folder: str) -> dict[str, Json]:
     """Read a run's run_info.json, or that of the sweep whose search it is; {} without one."""
     sweep = os.path.dirname(os.path.dirname(folder))
     folders = [folder, *([sweep] if os.path.exists(os.path.join(sweep, PARETO)) else [])]
@@ -160,14 +159,14 @@ def _read_config(path: str) -> ExperimentConfig:
         raise UserError(f"{path}: {error}") from None
 
 
-def _limits(data: dict[str, Any] | None) -> Limits | None:
+def _limits(data: dict[str, Json] | None) -> Limits | None:
     """Return the limits of a result; runs of before have none."""
     if data is None:
         return None
     return Limits(**{field.name: data[field.name] for field in dataclasses.fields(Limits)})
 
 
-def _number(data: dict[str, Any], name: str) -> float:
+def _number(data: dict[str, Json], name: str) -> float:
     value = data[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{name} is {value!r}, not a number")

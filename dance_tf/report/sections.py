@@ -1,14 +1,14 @@
-"""The parts of the report as plain data for the template: names, numbers as text, geometry."""
+"""Sections of the report as plain data for the template: names, numbers as text, geometry."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from dance_tf.files import Json
 from dance_tf.report.exact import ExactParts
 from dance_tf.report.run_folder import Run
 from dance_tf.report.texts import accelerator_name, component_name, layer_shape, number, op_name
@@ -34,7 +34,7 @@ UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "area_mm2": "mm²"}
 _PE, _GAP = 10, 2
 
 
-def shares(parts: Mapping[str, float], scale: float) -> list[dict[str, Any]]:
+def shares(parts: Mapping[str, float], scale: float) -> list[dict[str, Json]]:
     """Return parts of a whole, each with its value as text and its share in per cent."""
     total = sum(parts.values())
     return [
@@ -51,7 +51,7 @@ def shares(parts: Mapping[str, float], scale: float) -> list[dict[str, Any]]:
 # The network
 
 
-def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Any]]:
+def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Json]]:
     """Return the fixed and the searched parts of the network, in the order in which they run."""
     space, blocks = run.space, []
     stem, depthwise, project, head, classifier = space.fixed_layers()
@@ -70,7 +70,7 @@ def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Any]]:
     widest = max(layer.K for *_, layers in chains for layer in layers)
     costs = _costs_by_part(exact)
     for key, name, what, kernel, layers in chains:
-        part: dict[str, Any] = {"name": name, "what": what, "kernel": kernel}
+        part: dict[str, Json] = {"name": name, "what": what, "kernel": kernel}
         if key.startswith("block"):
             block = space.blocks[int(key[5:])]
             channels = [block.in_channels, *(layer.K for layer in layers)]
@@ -100,7 +100,7 @@ def _outline(channels: Sequence[int], widest: int) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _costs_by_part(exact: ExactParts | None) -> dict[str, dict[str, Any]]:
+def _costs_by_part(exact: ExactParts | None) -> dict[str, dict[str, Json]]:
     """Return latency and energy of each part of the network, with their shares."""
     if exact is None:
         return {}
@@ -124,7 +124,7 @@ def _costs_by_part(exact: ExactParts | None) -> dict[str, dict[str, Any]]:
 # The accelerator
 
 
-def array_drawing(run: Run, exact: ExactParts | None) -> dict[str, Any]:
+def array_drawing(run: Run, exact: ExactParts | None) -> dict[str, Json]:
     """Return the PE array as paths: one of all MACs and one of all register files.
 
     In each PE, the two share the square as they share its area.
@@ -149,7 +149,7 @@ def array_drawing(run: Run, exact: ExactParts | None) -> dict[str, Any]:
 # Costs
 
 
-def cost_by_layer(exact: ExactParts) -> dict[str, Any]:
+def cost_by_layer(exact: ExactParts) -> dict[str, Json]:
     """Return a row for each layer, and the totals by component and by what bounds a layer."""
     entries = exact.entries
     has_parts = "bound_by" in entries[0]
@@ -172,7 +172,7 @@ def cost_by_layer(exact: ExactParts) -> dict[str, Any]:
             row["bound_name"] = component_name(entry["bound_by"])
             row["components"] = shares(entry["energy_by_component_pj"], 1e-6)
         rows.append(row)
-    found: dict[str, Any] = {"rows": rows, "has_parts": has_parts}
+    found: dict[str, Json] = {"rows": rows, "has_parts": has_parts}
     found["macs"] = number(sum(entry["macs"] for entry in entries))
     found["latency"] = number(1e3 * sum(entry["latency_ms"] for entry in entries))
     found["energy"] = number(1e-6 * sum(entry["energy_pj"] for entry in entries))
@@ -208,7 +208,7 @@ def prediction(run: Run) -> list[dict[str, str]] | None:
     ]
 
 
-def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list[dict[str, Any]]:
+def comparison(run: Run, exact: ExactParts | None, baseline: Run | None) -> list[dict[str, Json]]:
     """Return the costs that the run's exact cost is held against, each relative to it."""
     result, own = run.result, run.costs["exact_cost"]
     suffix = "" if run.limits is None else ", whatever the limits"
@@ -281,10 +281,10 @@ def _cost(run: Run, metrics: Sequence[float]) -> dict[str, float]:
 def _compared(
     title: str,
     note: str,
-    accelerator: Mapping[str, Any] | None,
+    accelerator: Mapping[str, Json] | None,
     cost: Mapping[str, float],
     own: Mapping[str, float],
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     relative = cost["objective"] / own["objective"] if own["objective"] else math.inf
     return {
         "title": title,
@@ -295,7 +295,7 @@ def _compared(
     }
 
 
-def _accuracy_note(result: Mapping[str, Any]) -> str:
+def _accuracy_note(result: Mapping[str, Json]) -> str:
     accuracy = result.get("accuracy")
     return f" ({100 * accuracy['value']:.2f} % on {accuracy['split']})" if accuracy else ""
 
@@ -322,7 +322,7 @@ def mixture_weights(run: Run) -> np.ndarray | None:
     return weights / np.nansum(weights, axis=1, keepdims=True)
 
 
-def mixture_at_the_end(run: Run) -> dict[str, Any] | None:
+def mixture_at_the_end(run: Run) -> dict[str, Json] | None:
     """Return the softmax of the logits at the end, [D, O], for a heat map; None if unknown."""
     weights = mixture_weights(run)
     if weights is None:

@@ -34,8 +34,8 @@ class Label:
     """A text beside a dot.
 
     Attributes:
-        text: What it says.
-        side: right, left, above or below.
+        text: Text of the label.
+        side: Side of the dot: right, left, above or below.
     """
 
     text: str
@@ -60,8 +60,8 @@ class FrontChart:
     """Error against one cost.
 
     Attributes:
-        title: What is shown.
-        x_label: The cost, with its unit.
+        title: Error and cost in words.
+        x_label: Name of the cost, with its unit.
         x, y: Axes; y is in per cent of images.
         front: Path of an SVG of 100 x 100 through the pairs that no other beats in the two.
         dots: All pairs that have the error; those on the front of all costs come last.
@@ -81,11 +81,11 @@ def front_chart(
     """Return the chart of an error against a cost.
 
     Args:
-        sweep: Some pair of it has the error.
-        kind: Error, one of sweep.errors.
-        cost: One of COSTS.
-        x_label: The cost in words, with its unit.
-        is_labelled: Whether dots have labels beside them.
+        sweep: Sweep, of which some pair has the error.
+        kind: Error on the y axis, one of sweep.errors.
+        cost: Cost on the x axis, one of COSTS.
+        x_label: Name of the cost in words, with its unit.
+        is_labelled: True if dots have labels beside them.
     """
     known = [(pair, error) for pair in sweep.pairs if (error := pair.error(kind)) is not None]
     costs = [pair.costs[cost] for pair, _ in known]
@@ -98,7 +98,7 @@ def front_chart(
         for (pair, _), c, e in zip(known, costs, errors, strict=True)
     ]
     if is_labelled:
-        # Those of the front are placed first, so that they have the room that there is.
+        # Labels of the front are placed first, so that they have the room that there is.
         order = sorted(range(len(dots)), key=lambda row: not dots[row].is_on_front)
         wide = _place_labels(dots, order, _WIDE, is_long=True)
         narrow = _place_labels(dots, order, _NARROW, is_long=False)
@@ -157,9 +157,9 @@ class Axis:
     """One quantity, drawn from left (low) to right (high).
 
     Attributes:
-        title: What it is, with its unit.
-        low, high: Texts at its ends.
-        at: Place of each pair, in per cent; None where it has no value.
+        title: Name of the quantity, with its unit.
+        low, high: Texts at the ends.
+        at: Place of each pair, in per cent; None where the pair has no value.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The folder of a sweep, read and checked for its page."""
+"""Folder of a sweep, read and checked for its page."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from dance_tf.errors import UserError
-from dance_tf.files import local_path, read_json
+from dance_tf.files import Json, local_path, read_json
 from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.search.sweep.fronts import SweepSearch
 from dance_tf.search.sweep.sweep import PARETO, SCHEMA_VERSION
@@ -66,13 +65,13 @@ class Pair:
 
     Attributes:
         number: Place in the order of EDAP, from 1.
-        ops: One op for each block.
-        accelerator: The exact best one for the network.
-        costs: Exact; by the names of COSTS.
+        ops: Op of each block.
+        accelerator: Exact best accelerator for the network.
+        costs: Exact costs, by the names of COSTS.
         zero_share: Share of the skippable blocks that are Zero.
-        points: The searches that found it.
-        fronts: By which errors no other pair beats it in error, latency, energy and area; of
-            ERRORS.
+        points: Searches that found it.
+        fronts: Those of ERRORS by which no other pair beats it in error, latency, energy and
+            area.
     """
 
     number: int
@@ -113,11 +112,11 @@ class Sweep:
     Attributes:
         folder: Absolute path.
         data: pareto.json, as it is.
-        pairs: What was found, each once, by EDAP.
+        pairs: Pairs that were found, each once, by EDAP.
     """
 
     folder: str
-    data: dict[str, Any]
+    data: dict[str, Json]
     pairs: tuple[Pair, ...]
 
     @property
@@ -132,7 +131,7 @@ class Sweep:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """Those of ERRORS that some point has."""
+        """Errors that some point has, of ERRORS."""
         return ERRORS if any(p.retrained_error is not None for p in self.points) else ERRORS[:1]
 
 
@@ -171,7 +170,7 @@ def read_sweep(sweep_dir: str) -> Sweep:
 
 
 def _pairs(
-    points: Sequence[Mapping[str, Any]], fronts: tuple[set[int], set[int]]
+    points: Sequence[Mapping[str, Json]], fronts: tuple[set[int], set[int]]
 ) -> tuple[Pair, ...]:
     rows: dict[tuple[tuple[str, ...], Accelerator], list[int]] = {}
     for row, point in enumerate(points):
@@ -196,7 +195,7 @@ def _pairs(
     )
 
 
-def _swept(point: Mapping[str, Any]) -> SweptPoint:
+def _swept(point: Mapping[str, Json]) -> SweptPoint:
     search = point["search"]
     retrained = point["retrained_error"]
     return SweptPoint(
@@ -207,7 +206,7 @@ def _swept(point: Mapping[str, Any]) -> SweptPoint:
     )
 
 
-def _cost(point: Mapping[str, Any], name: str) -> float:
+def _cost(point: Mapping[str, Json], name: str) -> float:
     value = point[name]
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UserError(f"{name} is {value!r}, not a positive number")

@@ -1,4 +1,4 @@
-"""The page of a sweep, pareto.html: its fronts, what each search found, what it saves."""
+"""Page of a sweep, pareto.html: its fronts, what each search found, what it saves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import os
 import statistics
 import urllib.parse
-from typing import Any
 
 from dance_tf.errors import UserError
 from dance_tf.files import write_text
@@ -43,9 +42,9 @@ class Saving:
 
     Attributes:
         points: Points of accuracy given up at most.
-        pair: What was found.
-        error: Of the pair, share of images.
-        ratios: How many times less than the baseline it costs; by the names of COSTS.
+        pair: Network and accelerator.
+        error: Error of the pair, share of images.
+        ratios: Cost of the baseline over that of the pair, by the names of COSTS.
     """
 
     points: float
@@ -58,7 +57,7 @@ def baseline_of(sweep: Sweep, kind: str) -> Pair | None:
     """Return the most accurate pair that was searched for accuracy alone, None without one.
 
     Args:
-        kind: By which of ERRORS.
+        kind: Error to compare by, one of ERRORS.
     """
     pairs = [
         pair
@@ -72,7 +71,7 @@ def savings(sweep: Sweep, kind: str) -> list[Saving]:
     """Return what giving up accuracy saves, as far as it saves more than the row before.
 
     Args:
-        kind: By which of ERRORS; pairs without it are left out.
+        kind: Error to compare by, one of ERRORS; pairs without it are left out.
     """
     baseline = baseline_of(sweep, kind)
     if baseline is None:
@@ -243,12 +242,12 @@ def render_sweep(sweep: Sweep, page_dir: str) -> str:
     """Return the page.
 
     Args:
-        sweep: What was found.
+        sweep: Sweep to show.
         page_dir: Folder in which the page will lie, from which its links start.
     """
     found = axes(sweep)
     series = dict.fromkeys(point.series for point in sweep.points)
-    context: dict[str, Any] = {
+    context: dict[str, object] = {
         "sweep": sweep,
         "verdict": verdict(sweep),
         "savings": [(kind, savings(sweep, kind)) for kind in sweep.errors],

@@ -1,11 +1,11 @@
-"""Numbers and names as a reader of the report sees them."""
+"""Texts of the report: numbers, durations and names in words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from dance_tf.files import Json
 from dance_tf.structs import Layer
 from dance_tf.supernet.search_space import op_kernel_expansion
 
@@ -14,6 +14,7 @@ __all__ = [
     "component_name",
     "duration",
     "enumeration",
+    "is_number",
     "layer_shape",
     "number",
     "op_name",
@@ -24,7 +25,7 @@ __all__ = [
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def number(value: Any, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 4) -> str:
     """Return a number with `digits` significant digits and commas between thousands."""
     if value is None:
         return "not a number"  # what null stands for in our JSON
@@ -37,6 +38,11 @@ def number(value: Any, digits: int = 4) -> str:
         return f"{number(value * 10.0**-power, digits)} x {ten_to(power)}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of a JSON file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def power_of_ten(value: float) -> int:
@@ -71,7 +77,7 @@ def enumeration(texts: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def accelerator_name(accelerator: Mapping[str, Any]) -> str:
+def accelerator_name(accelerator: Mapping[str, Json]) -> str:
     """Return an accelerator's fields in one line."""
     return (
         f"{accelerator['pe_x']} x {accelerator['pe_y']} PEs, {accelerator['rf_bytes']} B,"

@@ -1,4 +1,4 @@
-"""The verdict on a run in words: what was found, how good it is, whether to trust it, what next.
+"""Verdict on a run in words: what was found, how good it is, whether to trust it, what next.
 
 A sentence is left out where the run's files and the table do not have its numbers.
 """
@@ -6,16 +6,14 @@ A sentence is left out where the run's files and the table do not have its numbe
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from dance_tf.report.exact import ExactParts
 from dance_tf.report.run_folder import Run
 from dance_tf.report.sections import mixture_weights
-from dance_tf.report.texts import accelerator_name, enumeration, number
+from dance_tf.report.texts import accelerator_name, enumeration, is_number, number
 from dance_tf.search.retrain import PHASE as RETRAIN
 from dance_tf.structs import METRICS
 
@@ -36,8 +34,8 @@ class Advice:
     """Something to try next.
 
     Attributes:
-        reason: What speaks for it, with the numbers, and what to do.
-        setting: What to add to the command; "" where it is no flag.
+        reason: Numbers that speak for it, and the thing to do.
+        setting: Flag to add to the command; "" where it is none.
     """
 
     reason: str
@@ -46,13 +44,13 @@ class Advice:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a reader should know first.
+    """First sentences of a report.
 
     Attributes:
         found: Accuracy and costs.
-        standing: The network and its accelerator, and how far their cost is from others.
-        settled: Whether the search has come to an end.
-        advice: What to try next, the most pressing first; at least one.
+        standing: Network and accelerator, and the distance of their cost from others.
+        settled: Sentence on whether the search has come to an end.
+        advice: Things to try next, the most pressing first; at least one.
     """
 
     found: str
@@ -65,9 +63,9 @@ def verdict(run: Run, exact: ExactParts | None, baseline: Run | None) -> Verdict
     """Return the verdict on a run.
 
     Args:
-        run: The run.
-        exact: What the table says of its network; None: nothing.
-        baseline: The run that it is held against; None: the largest network of the space.
+        run: Run to judge.
+        exact: Exact costs of its network; None if there are none.
+        baseline: Run that it is held against; None: the largest network of the space.
     """
     # Costs of another day do not compare with those of the run.
     rivals = exact if exact is not None and exact.is_of_the_run else None
@@ -176,18 +174,19 @@ def _accuracies(run: Run, baseline: Run | None) -> str:
     )
 
 
-# Whether the search has come to an end
+# The end of the search
 
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """How a search ended.
+    """State of a search at its end.
 
     Attributes:
         undecided: Blocks whose op has less than half of the mixture.
-        least: The least share of the mixture that a block's op has; None if not known.
-        entropy: Mean over the blocks, as a share of the most there can be; None likewise.
-        moved: The largest objective of the network ahead over the least, less 1, in the last
+        least: Least share of the mixture that a block's op has; None if not known.
+        entropy: Mean entropy of the blocks' mixtures, as a share of the most there can be;
+            None if not known.
+        moved: Largest objective of the network ahead over the least, less 1, in the last
             fifth of the search; None without a history.
     """
 
@@ -239,9 +238,9 @@ class _End:
 
 
 def _moved(run: Run) -> float | None:
-    records = [r for r in run.history if r.get("phase") == "search" and _is_number(r.get("step"))]
+    records = [r for r in run.history if r.get("phase") == "search" and is_number(r.get("step"))]
     costs = [(r["step"], [r.get(f"exact_{metric}") for metric in METRICS]) for r in records]
-    costs = [(step, cost) for step, cost in costs if all(map(_is_number, cost))]
+    costs = [(step, cost) for step, cost in costs if all(map(is_number, cost))]
     if len(costs) < 2:
         return None
     first, last = costs[0][0], costs[-1][0]
@@ -253,7 +252,7 @@ def _moved(run: Run) -> float | None:
     return max(values) / min(values) - 1 if min(values) > 0 else None
 
 
-# What to try next
+# Advice
 
 
 def _advice(run: Run, rivals: ExactParts | None, end: _End) -> list[Advice]:
@@ -285,8 +284,8 @@ def _about_accuracy(run: Run) -> list[Advice]:
         (record["epoch"], record["accuracy"])
         for record in run.history
         if record.get("phase") == RETRAIN
-        and _is_number(record.get("accuracy"))
-        and _is_number(record.get("epoch"))
+        and is_number(record.get("accuracy"))
+        and is_number(record.get("epoch"))
     ]
     if len(rates) >= 5:
         last, rate = rates[-1]
@@ -312,7 +311,7 @@ def _about_accuracy(run: Run) -> list[Advice]:
 
 def _about_cost(run: Run, rivals: ExactParts | None) -> list[Advice]:
     weight = run.result["objective"].get("lambda_2")
-    if not _is_number(weight) or run.limits is not None:
+    if not is_number(weight) or run.limits is not None:
         return []
     if weight == 0:
         return [
@@ -419,10 +418,6 @@ def _about_the_edge(run: Run) -> list[Advice]:
             " hardware.accelerators may hold a better one."
         )
     ]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _times(ratio: float) -> str:

@@ -13,12 +13,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from dance_tf.errors import UserError
-from dance_tf.files import pattern_free
+from dance_tf.files import Json, pattern_free
 from dance_tf.run import terminal
 from dance_tf.run.reporting import read_history
 
@@ -30,22 +29,22 @@ _TENSORS = "tensors"
 _NUM_KEPT = 2
 
 
-def _digest(path: str) -> dict[str, Any]:
+def _digest(path: str) -> dict[str, Json]:
     with open(path, "rb") as file:
         content = file.read()
     return {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 class CheckpointFolder:
-    """The checkpoints of one run.
+    """Checkpoints of one run.
 
     Args:
-        path: Folder; created at the first save.
-        **trackables: What a checkpoint holds: models, optimizers, variables. They must
-            have all their variables already.
+        path: Folder of the checkpoints, made at the first save.
+        **trackables: Models, optimizers and variables to keep. They must have all their
+            variables already.
     """
 
-    def __init__(self, path: str, **trackables: Any) -> None:
+    def __init__(self, path: str, **trackables: object) -> None:
         self._path = path
         self._checkpoint = tf.train.Checkpoint(**trackables)
 
@@ -56,19 +55,19 @@ class CheckpointFolder:
         matches = (_NAME.fullmatch(name) for name in os.listdir(self._path))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: dict[str, Json]) -> None:
         """Write a checkpoint and drop all but the newest few.
 
         Args:
-            step: Its name. A whole checkpoint of the same step is kept as it is; what
-                `restore` has passed over, of this step or later ones, is dropped.
+            step: Step of the checkpoint. A whole one of the same step is kept as it is;
+                damaged ones of this step or later ones are dropped.
             state: JSON data that `restore` returns.
         """
         final = self._folder(step)
         if os.path.isdir(final) and not _read(final)[1]:
             return
         os.makedirs(self._path, exist_ok=True)
-        self._drop_partial()  # What a kill left of an earlier save.
+        self._drop_partial()  # Left by a kill during an earlier save.
         partial = os.path.join(self._path, f".partial_{step:08d}")
         os.makedirs(partial)
         with pattern_free(self._path) as writable:
@@ -84,7 +83,7 @@ class CheckpointFolder:
         for old in self.steps()[:-_NUM_KEPT]:
             shutil.rmtree(self._folder(old))
 
-    def restore(self) -> tuple[int, dict[str, Any]] | None:
+    def restore(self) -> tuple[int, dict[str, Json]] | None:
         """Restore the newest whole checkpoint; return its step and state, None if there is none.
 
         Newer ones that are damaged or incomplete are passed over, and a line on stderr says so.
@@ -159,7 +158,7 @@ def check_history(
     Args:
         path: history.jsonl; may not exist.
         restored_step: Step of the checkpoint; None if there is none.
-        phases: Those of the history's lines that belong to the checkpoints.
+        phases: Phases of the history's lines that belong to the checkpoints.
         first_save: Step of the first checkpoint that such a run writes by itself.
         due: Steps of the lines that the history should have, ascending.
     Raises:
@@ -182,7 +181,7 @@ def check_history(
         )
 
 
-def _read(folder: str) -> tuple[dict[str, Any], str]:
+def _read(folder: str) -> tuple[dict[str, Json], str]:
     """Return what a checkpoint's state file holds, and why it is not whole, or "".
 
     Raises:

@@ -1,4 +1,4 @@
-"""A folder's owner: the one process that writes it.
+"""Owner of a folder: the one process that writes it.
 
 An owner holds a lock on a file in the folder. The system lets go of it when the process
 ends, however it ends: what a kill leaves is a file that keeps nobody out. At an orderly end
@@ -51,9 +51,9 @@ def owned(
     has no locks, has no owner; the second is told of on stderr.
 
     Args:
-        folder: To own.
-        is_waiting: Wait for its turn where another process owns the folder.
-        on_wait: Called again and again while waiting; otherwise one line says so.
+        folder: Folder to own.
+        is_waiting: Whether to wait where another process owns the folder.
+        on_wait: Function called again and again while waiting; without it one line says so.
     Raises:
         UserError: If another process owns the folder, unless `is_waiting`.
         OSError: If the folder cannot be made.
@@ -156,7 +156,7 @@ def _take(file: TextIO) -> str | None:
 
 
 def _is_at(file: TextIO) -> bool:
-    """Whether an open file still is the one of its name."""
+    """Return whether an open file still is the one of its name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
     except FileNotFoundError:

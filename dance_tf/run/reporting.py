@@ -1,4 +1,4 @@
-"""What a run leaves: history, tables, TensorBoard logs; JSON and CSV files.
+"""Output of a run: history, TensorBoard logs, tables as text and as CSV files.
 
 Every file is written aside and then renamed, except the history, which grows line by line.
 """
@@ -10,19 +10,21 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dance_tf.errors import UserError, first_few
 from dance_tf.files import (
+    Json,
     naming_path,
     parse_json,
-    read_json,
     read_text,
     strict_data,
-    write_json,
     write_text,
 )
 from dance_tf.run.terminal import show_value
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "HistoryWriter",
@@ -30,11 +32,7 @@ __all__ = [
     "format_table",
     "read_csv",
     "read_history",
-    "read_json",
-    "strict_data",
     "write_csv",
-    "write_json",
-    "write_text",
 ]
 
 
@@ -53,7 +51,7 @@ class HistoryWriter:
     def __init__(
         self, path: str | os.PathLike, *, resume_step: int | None = None, phase: str | None = None
     ) -> None:
-        kept: list[dict[str, Any]] = []
+        kept: list[dict[str, Json]] = []
         if resume_step is not None and os.path.exists(path):
             for record in read_history(path):
                 is_of_phase = phase is None or record.get("phase") == phase
@@ -63,7 +61,7 @@ class HistoryWriter:
         write_text(path, "".join(map(_history_line, kept)))
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Mapping[str, Json]) -> None:
         """Append one record."""
         with naming_path(self._file.name):
             self._file.write(_history_line(record))
@@ -77,15 +75,15 @@ class HistoryWriter:
     def __enter__(self) -> HistoryWriter:
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
-def _history_line(record: Mapping[str, Any]) -> str:
+def _history_line(record: Mapping[str, Json]) -> str:
     return json.dumps(strict_data(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_history(path: str | os.PathLike) -> list[dict[str, Json]]:
     """Return the records of a history file; a half-written last line is passed over.
 
     Raises:
@@ -113,7 +111,7 @@ class TensorBoardLog:
         self._summary = tf.summary
         self._writer = tf.summary.create_file_writer(os.fspath(log_dir))
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, values: Mapping[str, Json]) -> None:
         """Write the numbers among `values` at a step; what is not a number is left out."""
         with self._writer.as_default():
             for name, value in values.items():
@@ -121,7 +119,7 @@ class TensorBoardLog:
                     self._summary.scalar(name, value, step=step)
         self._writer.flush()
 
-    def write_image(self, step: int, name: str, pixels: Any, description: str) -> None:
+    def write_image(self, step: int, name: str, pixels: np.ndarray, description: str) -> None:
         """Write one image, uint8 [H, W, 3], at a step; `description` stands beside it."""
         with self._writer.as_default():
             self._summary.image(name, pixels[None], step=step, description=description)
@@ -139,7 +137,7 @@ class TensorBoardLog:
 # Tables
 
 
-def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a plain-text table: columns of numbers to the right, others to the left."""
     body = [list(row) for row in rows]
     for row in body:
@@ -162,12 +160,12 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) or hasattr(value, "item") or hasattr(value, "numpy")
 
 
 def write_csv(
-    path: str | os.PathLike, headers: Sequence[str], rows: Iterable[Sequence[Any]]
+    path: str | os.PathLike, headers: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
     """Write a CSV file: comma, one newline per row on every system, no blank lines."""
     text = io.StringIO(newline="")

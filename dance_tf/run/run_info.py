@@ -1,4 +1,4 @@
-"""How a result came about: command, versions, commit, devices, seed, times."""
+"""Origin of a result: command, versions, commit, devices, seed, times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from typing import Any
 
-from dance_tf.files import write_json
+from dance_tf.files import Json, write_json
 from dance_tf.version import __version__
 
 __all__ = ["collect", "machine", "now", "num_threads", "versions", "write"]
@@ -31,14 +30,14 @@ def collect(
     *,
     ended: datetime.datetime | None = None,
     is_deterministic: bool | None = None,
-) -> dict[str, Any]:
-    """Return what has to be known to repeat a run, as JSON data.
+) -> dict[str, Json]:
+    """Return all that has to be known to repeat a run, as JSON data.
 
     Args:
-        seed: The run's seed.
-        started: When it began, from `now()`.
-        ended: When it ended; None while it runs.
-        is_deterministic: Whether op determinism was switched on (TensorFlow has a public
+        seed: Seed of the run.
+        started: Time of the beginning, from `now()`.
+        ended: Time of the end; None while the run lasts.
+        is_deterministic: True if op determinism was switched on (TensorFlow has a public
             switch but no public question); None if the run did not decide.
     """
     return {
@@ -58,8 +57,8 @@ def collect(
     }
 
 
-def machine() -> dict[str, Any]:
-    """Return what a time was measured on; None is what the system does not say."""
+def machine() -> dict[str, Json]:
+    """Return the machine that times are measured on; None stands for what is not known."""
     try:
         memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (AttributeError, ValueError, OSError):  # not a POSIX system
@@ -73,7 +72,7 @@ def machine() -> dict[str, Any]:
 
 
 def num_threads() -> int | None:
-    """Return how many threads TensorFlow splits an operation among, on the CPU.
+    """Return the number of threads that TensorFlow splits an operation among, on the CPU.
 
     A sum that is split otherwise is rounded otherwise, so a result depends on this number.
     """
@@ -95,7 +94,7 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def write(path: str | os.PathLike, info: dict[str, Any]) -> None:
+def write(path: str | os.PathLike, info: dict[str, Json]) -> None:
     """Write the data of `collect` as a JSON file."""
     write_json(path, info)
 

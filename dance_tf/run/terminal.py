@@ -1,4 +1,4 @@
-"""What a run says on stderr while it lasts: notes, warnings, its stages and how far it is.
+"""Terminal of a run: notes, warnings, stages and progress on stderr while it lasts.
 
 Results go to stdout and to files, whatever `set_verbosity` says.
 """
@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 __all__ = [
     "ProgressLine",
@@ -51,7 +51,7 @@ def _say(text: str, level: int) -> None:
         return
     for line in _unfinished[:]:
         line.close()
-    with contextlib.suppress(OSError):  # As of a progress line.
+    with contextlib.suppress(OSError):  # A log without room must not end the run.
         print(text, file=sys.stderr, flush=True)
 
 
@@ -76,7 +76,7 @@ class Stages:
     def expect(self, work: Mapping[str, float], kind: str = "") -> None:
         """Say how much work some stages are, in a unit that all of them share.
 
-        What a stage ahead takes is told from the pace of one of its kind, if one has run, or
+        The time of a stage ahead follows from the pace of one of its kind, if one has run, or
         else from that of the last that has; a stage of unknown work is told by its name alone.
         """
         self._work |= work
@@ -92,8 +92,8 @@ class Stages:
         """Return the time left as text: of the stage that runs, and of all.
 
         Args:
-            seconds_left: Of the stage that runs.
-            seconds_of_stage: That all of this stage takes at its present pace.
+            seconds_left: Seconds left of the stage that runs.
+            seconds_of_stage: Seconds that all of this stage takes at its present pace.
         """
         present = self._names[self._index] if self._index >= 0 else ""
         if self._work.get(present, 0.0) > 0:
@@ -120,7 +120,7 @@ class Stages:
         _running.append(self)
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         _running.remove(self)
 
 
@@ -194,17 +194,17 @@ class ProgressLine:
         # A resumed run must not count old steps as fast ones.
         self._pace = _Pace(start_step, clock())
         self._last_time, self._last_step = -math.inf, -1
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, float | str | None] = {}
         self._stages = _running[-1] if _running else Stages()
         self._stages.begin(phase)
 
-    def update(self, step: int, **values: Any) -> None:
+    def update(self, step: int, **values: float | str | None) -> None:
         """Report that `step` steps are done.
 
         Args:
-            step: 0..total_steps.
-            **values: What to show; a name once shown stays until it is given anew. Floats
-                are shown with four digits, None is left out.
+            step: Steps done, 0..total_steps.
+            **values: Values to show by name; one that was shown stays until it is given anew.
+                Floats are shown with four digits, None is left out.
         """
         self._values.update(values)
         now = self._clock()
@@ -231,7 +231,7 @@ class ProgressLine:
     def __enter__(self) -> ProgressLine:
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def _write(self, text: str) -> None:
@@ -279,7 +279,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def show_value(value: Any) -> str:
+def show_value(value: object) -> str:
     """Return a cell or a progress value as text: floats with four digits, None as a dash."""
     if value is None:
         return "-"

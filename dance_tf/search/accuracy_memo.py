@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.files import strict_data
+from dance_tf.files import Json, strict_data
 from dance_tf.protocols import ImageDataset
 from dance_tf.run.reporting import HistoryWriter, read_history
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
@@ -29,15 +29,16 @@ _SCHEMA_VERSION = 1
 
 
 class AccuracyMemo:
-    """Accuracies that are measured when they are first asked for. A context: closes the file.
+    """Accuracies that are measured when they are first asked for; `with` closes the file.
 
     Args:
         path: File to go on with, or to begin.
-        measure: Of op indices [B, D], their accuracies [B].
-        identity: What the accuracies are of, as JSON data; the file's own must be equal.
+        measure: Function from op indices, int32 [B, D], to accuracies [B].
+        identity: Weights and images that the accuracies are of, as JSON data; that of the
+            file must be equal.
     Attributes:
-        identity: The same.
-        num_measured: How many networks this object has measured.
+        identity: The first line of the file: `identity` and its schema version.
+        num_measured: Number of networks that this object has measured.
     Raises:
         UserError: If the file is of something else, or is damaged before its last line.
     """
@@ -46,7 +47,7 @@ class AccuracyMemo:
         self,
         path: str | os.PathLike,
         measure: Callable[[np.ndarray], np.ndarray],
-        identity: Mapping[str, Any],
+        identity: Mapping[str, Json],
     ) -> None:
         self.identity = strict_data({"schema_version": _SCHEMA_VERSION, **identity})
         self.num_measured = 0
@@ -71,11 +72,11 @@ class AccuracyMemo:
     def __len__(self) -> int:
         return len(self._known)
 
-    def accuracies(self, op_indices: Any) -> np.ndarray:
+    def accuracies(self, op_indices: ArrayLike) -> np.ndarray:
         """Return accuracies, float64 [B], measuring those that are not known.
 
         Args:
-            op_indices: int [B, D].
+            op_indices: Networks by the index of their ops, int [B, D].
         """
         keys = [tuple(row) for row in np.asarray(op_indices).tolist()]
         for key in keys:
@@ -115,10 +116,10 @@ def supernet_memo(
 
     Args:
         path: File of the memo.
-        supernet_dir: Of tools.train_supernet.
-        space, dataset, config: As of `load_supernet`.
-        num_images: How many held-out images to judge on, at most all.
-        split: Of these images.
+        supernet_dir: Folder of a finished training of a supernet.
+        space, dataset, config: Arguments of `load_supernet`.
+        num_images: Number of images to judge on; at most all of the split are used.
+        split: Split of the data set to judge on.
     Raises:
         UserError: If the supernet does not fit, or the file is of another one.
     """

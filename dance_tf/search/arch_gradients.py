@@ -27,11 +27,12 @@ Zero's, which is 0, so that the two move apart; and the hardware cost counts in 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from dance_tf.config import SearchConfig
+from dance_tf.supernet.supernet import Supernet
 
 __all__ = ["ESTIMATORS", "Estimate", "cross_entropy", "estimate", "keep_totals"]
 
@@ -46,12 +47,16 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    supernet: Any, config: SearchConfig, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    supernet: Supernet,
+    config: SearchConfig,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
 ) -> Estimate:
     """Estimate by what `search.arch_gradient` names; the draw is a function of the seed.
 
     Args:
-        supernet: A `supernet.supernet.Supernet`, or anything with its methods.
+        supernet: Supernet whose paths are sampled.
         config: Estimator, number of paths and temperature.
         images: float32 [B, H, W, C], held out.
         labels: int [B].
@@ -81,7 +86,11 @@ def keep_totals(before: tf.Tensor, after: tf.Tensor, pair: tf.Tensor) -> tf.Tens
 
 
 def _score_function(
-    supernet: Any, config: SearchConfig, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    supernet: Supernet,
+    config: SearchConfig,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
 ) -> Estimate:
     """Estimate from K paths on one batch, without bias.
 
@@ -111,7 +120,11 @@ def _score_function(
 
 
 def _straight_through(
-    supernet: Any, config: SearchConfig, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    supernet: Supernet,
+    config: SearchConfig,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
 ) -> Estimate:
     """Estimate from one path whose gates have the gradient of the Gumbel softmax."""
     op_indices, gates = supernet.sample_gates(seed, config.gumbel_temperature)
@@ -121,7 +134,11 @@ def _straight_through(
 
 
 def _one_path(
-    supernet: Any, config: SearchConfig, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    supernet: Supernet,
+    config: SearchConfig,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
 ) -> Estimate:
     """Estimate from one path whose gates have the gradient of the mixture weights.
 
@@ -137,7 +154,11 @@ def _one_path(
 
 
 def _two_path(
-    supernet: Any, config: SearchConfig, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
+    supernet: Supernet,
+    config: SearchConfig,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
 ) -> Estimate:
     """Estimate from two ops of each block, with the gates of both.
 

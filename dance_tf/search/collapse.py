@@ -10,18 +10,18 @@ was too strong, none of their decisions stands. The weights of the network stay.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dance_tf.config import SearchConfig
+from dance_tf.files import Json
+from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["CollapseGuard", "describe", "zero_weight"]
 
 _NUM_CHECKS = 10
 
 
-def zero_weight(space: Any, mixture_weights: np.ndarray) -> float:
+def zero_weight(space: NetworkSpace, mixture_weights: np.ndarray) -> float:
     """Return the weight of Zero, averaged over the skippable blocks, of a mixture [D, O]."""
     is_skippable = [block.is_skippable for block in space.blocks]
     if "zero" not in space.op_names or not any(is_skippable):
@@ -34,20 +34,20 @@ class CollapseGuard:
 
     Args:
         space: Network space.
-        config: max_zero_share, lambda_2, lambda_2_backoff.
+        config: Configuration, of which max_zero_share, lambda_2 and lambda_2_backoff are used.
         num_steps: Architecture steps of the whole search.
         start_logits: Logits before the first of them, float32 [D, O].
-        is_limited: Whether there are hard limits. They may ask for Zero, so that the search
-            only says so.
+        is_limited: True if there are hard limits. They may ask for Zero, so that a collapse
+            is told of and changes nothing.
 
     Attributes:
-        factor: What lambda_2 is multiplied by now.
-        collapses: What was noticed, as JSON data, oldest first.
+        factor: Factor of lambda_2 as of now.
+        collapses: Collapses that were noticed, as JSON data, oldest first.
     """
 
     def __init__(
         self,
-        space: Any,
+        space: NetworkSpace,
         config: SearchConfig,
         num_steps: int,
         start_logits: np.ndarray,
@@ -57,14 +57,14 @@ class CollapseGuard:
         self.start_logits, self._start_step = start_logits, 0
         self._can_back_off = config.lambda_2 > 0 and config.lambda_2_backoff < 1 and not is_limited
         self.factor = 1.0
-        self.collapses: list[dict[str, Any]] = []
+        self.collapses: list[dict[str, Json]] = []
 
-    def check(self, num_done: int, logits: np.ndarray) -> dict[str, Any] | None:
-        """Return what is to be said after an architecture step; None while all is well.
+    def check(self, num_done: int, logits: np.ndarray) -> dict[str, Json] | None:
+        """Return the collapse to tell of after an architecture step; None while all is well.
 
         Args:
             num_done: Architecture steps done.
-            logits: As they are, float32 [D, O].
+            logits: Architecture parameters after the step, float32 [D, O].
         Returns:
             The new last entry of `collapses`. Where its `is_restarted` is true, the
             architecture parameters are to be set to `start_logits`.
@@ -102,7 +102,7 @@ class CollapseGuard:
         weights = np.exp(expected - expected.max(axis=1, keepdims=True))
         return zero_weight(self._space, weights / weights.sum(axis=1, keepdims=True))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Json]:
         """Return what a checkpoint has to hold, as JSON data."""
         return {
             "factor": self.factor,
@@ -111,14 +111,14 @@ class CollapseGuard:
             "collapses": self.collapses,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Json]) -> None:
         """Take over what `state` returned."""
         self.factor, self._start_step = state["factor"], state["start_step"]
         self.start_logits = np.asarray(state["start_logits"], np.float32)
         self.collapses = list(state["collapses"])
 
 
-def describe(collapse: dict[str, Any]) -> str:
+def describe(collapse: dict[str, Json]) -> str:
     """Return an entry of `CollapseGuard.collapses` as a sentence."""
     text = (
         f"at architecture step {collapse['architecture_step']} the skippable blocks were on the"

@@ -1,4 +1,4 @@
-"""The DANCE co-search: schedule, checkpoints, history and the exact answer at the end.
+"""Co-search of a network and its accelerator by gradient: schedule, checkpoints, history, result.
 
 Warm-up trains the weights on uniformly drawn paths. Then weight steps and architecture
 steps alternate, and the argmax of the logits is the architecture. The evaluator steers
@@ -13,51 +13,46 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.run import terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
+from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.collapse import CollapseGuard, describe, zero_weight
-from dance_tf.search.interruption import Interrupted, StopSignals
 from dance_tf.search.judge import Judge, look_up
 from dance_tf.search.limits import LimitKeeper
-from dance_tf.search.objective import Lambda2Schedule
+from dance_tf.search.problem import Lambda2Schedule, SearchProblem
 from dance_tf.search.result import PHASES, SearchRecord, SearchResult, op_counts, read_records
 from dance_tf.search.search_log import open_writers, shown_costs
-from dance_tf.search.steps import CoSearchSteps, SearchPlan, batches, stateless_seed
+from dance_tf.search.steps import Batches, CoSearchSteps, SearchPlan, batches, stateless_seed
 from dance_tf.structs import METRICS
 from dance_tf.supernet.supernet import Supernet, derive
 
-__all__ = ["DanceSearch", "SearchProblem"]
-
-
-class SearchProblem(NamedTuple):
-    """What is searched, and by what it is judged."""
-
-    space: Any  # supernet.search_space.NetworkSpace
-    table: Any  # hardware.cost_table.CostTable
-    evaluator: Any  # protocols.Evaluator
-    dataset: Any  # protocols.ImageDataset
-    supernet: Any = None  # None: a new Supernet of the space
-    is_warm: bool = False  # whether `supernet` is trained: the search leaves out its warm-up
+__all__ = ["DanceSearch"]
 
 
 class DanceSearch:
     """Search by gradient; implements protocols.SearchStrategy.
 
     Args:
-        config: Schedule, objective, learning rates.
-        seed: Of weights, paths and the order of images.
+        config: Schedule, objective, limits and learning rates.
+        seed: Seed of the weights, the paths and the order of images.
         output_dir: Folder of the history, the checkpoints and the TensorBoard logs; None
             writes nothing.
-        is_resuming: Go on from the newest checkpoint of `output_dir`; without one, start.
+        is_resuming: Whether to go on from the newest checkpoint of `output_dir`, if there is
+            one.
         stop: Signals to honour at the next step boundary.
+
+    >>> from dance_tf.config import SearchConfig
+    >>> config = SearchConfig(epochs=30, warmup_epochs=10, lambda_2=0.05, max_latency_ms=2.0)
+    >>> search = DanceSearch(config, seed=1, output_dir="runs/mine")
+    >>> result = search.search(problem)  # doctest: +SKIP
     """
 
     def __init__(
@@ -82,9 +77,10 @@ class DanceSearch:
         """Search and return the result, without accuracy: nothing is retrained here.
 
         Args:
-            problem: Space, table, evaluator and images.
-            on_step: Called with each history record, every `log_every` steps.
-            judge: Of this config and this problem, if there is one already.
+            problem: Space, table, evaluator and images; its supernet, if it has one, is
+                trained in place.
+            on_step: Function called with each history record, every `log_every` steps.
+            judge: Judge of this config and this problem, if there is one already.
         Raises:
             UserError: If a loss is not finite, a checkpoint is damaged, the schedule does not
                 fit the data, or no network keeps to the limits on any accelerator.
@@ -176,7 +172,12 @@ class _Run:
             records = list(read_records(path)) if os.path.exists(path) else []
         return self._result(tuple(records))
 
-    def _loop(self, folder: Any, stop: Any, listeners: list[Callable[[Any], Any]]) -> None:
+    def _loop(
+        self,
+        folder: CheckpointFolder | None,
+        stop: StopSignals | None,
+        listeners: list[Callable[[SearchRecord], None]],
+    ) -> None:
         plan, dataset = self.plan, self.problem.dataset
         train = batches(
             dataset,
@@ -208,17 +209,17 @@ class _Run:
                     for listener in listeners:
                         listener(record)
                 progress.update(step, **shown, **shown_costs(record))
-                is_stopping = stop is not None and stop.requested is not None
-                if folder and (is_stopping or step % plan.steps_per_epoch == 0):
+                signum = stop.requested if stop else None
+                if folder and (signum is not None or step % plan.steps_per_epoch == 0):
                     folder.save(step, self._state())
-                if is_stopping:
-                    raise Interrupted(stop.requested)
+                if signum is not None:
+                    raise Interrupted(signum)
         finally:
             progress.close()
 
-    def _state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds beside tensors, as JSON data."""
-        state: dict[str, Any] = {"sums": self.sums, "elapsed_s": self.elapsed_s}
+    def _state(self) -> dict[str, Json]:
+        """Return the state that a checkpoint holds beside tensors, as JSON data."""
+        state: dict[str, Json] = {"sums": self.sums, "elapsed_s": self.elapsed_s}
         state["guard"] = self.guard.state()
         if self.keeper is not None:
             state["limit_delta"] = self.keeper.delta
@@ -250,7 +251,7 @@ class _Run:
         end = self.plan.warmup_steps if phase == "warmup" else self.plan.total_steps
         return terminal.ProgressLine(phase, end, start_step=self.step)
 
-    def _one_step(self, step: int, train: Any, held_out: Any) -> dict[str, float]:
+    def _one_step(self, step: int, train: Batches, held_out: Batches) -> dict[str, float]:
         """Do weight step number `step`, unless weights are frozen, and what may follow it."""
         plan, seed = self.plan, self.seed
         shown = {}
@@ -292,7 +293,7 @@ class _Run:
         if collapse["is_restarted"]:
             self.steps.restart_architecture(self.guard.start_logits)
 
-    def _finite(self, value: Any, step: int, what: str) -> float:
+    def _finite(self, value: tf.Tensor | np.ndarray, step: int, what: str) -> float:
         number = float(value)
         if not math.isfinite(number):
             raise UserError(

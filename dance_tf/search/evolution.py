@@ -1,4 +1,4 @@
-"""The front of error and cost, found by evolution, where accuracies are slow and costs free.
+"""Front of error and cost, found by evolution, where accuracies are slow and costs free.
 
 Aging evolution, with fronts in place of a single best network. A population of networks
 is a queue. In each step some are drawn, the best of them becomes a parent, its child
@@ -6,12 +6,9 @@ differs in the op of one block, the child enters the queue and the oldest leaves
 is who has the lower rank among (error, log cost), then who is less crowded. Each network
 costs what its own exact best accelerator makes of it.
 
-One thing is not as in the source: a network that nothing so far beats stays a possible
-parent after it has left the queue. Aging is there so that a lucky noisy measurement dies
-out; here an accuracy is the same whenever it is asked for.
-
-Tests hold it against the enumerated front of a small space and against random networks on
-a large one.
+Differs from the source: a network that nothing so far beats stays a possible parent after
+it has left the queue. Aging is there so that a lucky noisy measurement dies out; here an
+accuracy is the same whenever it is asked for.
 
 Source: Real et al. (2019), Regularized Evolution for Image Classifier Architecture
 Search, algorithm 1; ranks and crowding from Deb et al. (2002), NSGA-II.
@@ -22,11 +19,13 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import Objective
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.search.sweep.fronts import crowding_distances, front_ranks, front_rows
@@ -37,7 +36,7 @@ __all__ = ["Evaluated", "EvolutionConfig", "evolve", "exact_costs"]
 
 @dataclasses.dataclass(frozen=True)
 class EvolutionConfig:
-    """How much is evaluated, and by how strong a selection."""
+    """Budget of an evolution and the strength of its selection."""
 
     num_evaluations: int = 2000  # different networks, those of the beginning among them
     population_size: int = 64
@@ -67,22 +66,20 @@ class Evaluated(NamedTuple):
         """Error and logarithm of the objective, float64 [N, 2]."""
         return np.stack([self.errors, np.log(self.values.astype(np.float64))], axis=1)
 
-    def rows(self, rows: Any) -> Evaluated:
-        """Return some of them."""
-        return Evaluated(*(field[rows] for field in self))
 
-
-def exact_costs(op_indices: Any, errors: Any, table: Any, objective: Objective) -> Evaluated:
+def exact_costs(
+    op_indices: ArrayLike, errors: ArrayLike, table: CostTable, objective: Objective
+) -> Evaluated:
     """Return networks with their errors on the best accelerators under an objective.
 
     Args:
         op_indices: int [N, D].
         errors: float [N].
-        table: Exact costs, as of `best_accelerators`.
-        objective: What each accelerator is best for.
+        table: Exact costs of the space.
+        objective: Objective that each network's accelerator is best under.
     """
     op_indices = np.asarray(op_indices, np.int32)
-    one_hot = np.eye(table.space.num_ops, dtype=np.float32)[op_indices]
+    one_hot = np.eye(len(table.space.op_names), dtype=np.float32)[op_indices]
     vectors = np.tile(objective.vector, (len(op_indices), 1))
     best = best_accelerators(table, one_hot, vectors)
     fields = (best.accelerator_index, best.metrics, best.value)
@@ -90,7 +87,7 @@ def exact_costs(op_indices: Any, errors: Any, table: Any, objective: Objective) 
 
 
 def evolve(
-    table: Any,
+    table: CostTable,
     accuracies: Callable[[np.ndarray], np.ndarray],
     objective: Objective,
     config: EvolutionConfig,
@@ -104,17 +101,17 @@ def evolve(
     so goes on where it was.
 
     Args:
-        table: Exact costs of a network space, as of `best_accelerators`.
-        accuracies: Of op indices [B, D], their accuracies [B]; always the same.
+        table: Exact costs of a network space.
+        accuracies: Function from op indices, int32 [B, D], to accuracies [B]; always the same.
         objective: Cost of a network on its best accelerator; less is better.
         config: Budget and selection.
-        seed: Of everything random.
-        on_progress: Called with (networks evaluated, budget).
+        seed: Seed of the first networks, the tournaments and the mutations.
+        on_progress: Function called with (networks evaluated, budget).
     Returns:
         Fewer than the budget where the space holds no more.
     """
     run = _Run(table, accuracies, objective)
-    space, rng = table.space, np.random.RandomState(seed)
+    space, rng = _space_of(table), np.random.RandomState(seed)
     budget = min(config.num_evaluations, space.num_architectures)
     population: deque[int] = deque(maxlen=config.population_size)  # numbers of networks
     for network in _first_networks(table, objective, min(config.population_size, budget), seed):
@@ -130,10 +127,10 @@ def evolve(
 
 
 class _Run:
-    """What is known so far."""
+    """State of an evolution: the networks evaluated so far and their front."""
 
     def __init__(
-        self, table: Any, accuracies: Callable[[np.ndarray], np.ndarray], objective: Objective
+        self, table: CostTable, accuracies: Callable[[np.ndarray], np.ndarray], objective: Objective
     ) -> None:
         self._table, self._accuracies, self._objective = table, accuracies, objective
         self._numbers: dict[tuple[int, ...], int] = {}
@@ -176,22 +173,32 @@ class _Run:
         return Evaluated(*map(np.concatenate, zip(*self._parts, strict=True)))
 
 
-def _first_networks(table: Any, objective: Objective, num: int, seed: int) -> list[tuple[int, ...]]:
+def _first_networks(
+    table: CostTable, objective: Objective, num: int, seed: int
+) -> list[tuple[int, ...]]:
     """Return the cheapest network, the costliest, and random ones; all different."""
-    drawn = table.space.sample(4 * num, seed)
+    drawn = _space_of(table).sample(4 * num, seed)
     ends = [_extreme(table, objective, drawn[0], sign) for sign in (1, -1)]
     return list(dict.fromkeys([*ends, *map(tuple, drawn.tolist())]))[:num]
 
 
-def _extreme(table: Any, objective: Objective, start: np.ndarray, sign: int) -> tuple[int, ...]:
+def _extreme(
+    table: CostTable, objective: Objective, start: np.ndarray, sign: int
+) -> tuple[int, ...]:
     """Return the network of least sign x cost that changes of one block at a time lead to."""
     best, least = start, np.inf
     while True:
-        around = np.stack([best, *_neighbours(table.space, best)])
+        around = np.stack([best, *_neighbours(_space_of(table), best)])
         values = sign * exact_costs(around, np.zeros(len(around)), table, objective).values
         if values.min() >= least:
             return tuple(best.tolist())
         best, least = around[np.argmin(values)], values.min()
+
+
+def _space_of(table: CostTable) -> NetworkSpace:
+    """Return the space of a table, whose networks can be drawn and counted."""
+    assert isinstance(table.space, NetworkSpace)
+    return table.space
 
 
 def _neighbours(space: NetworkSpace, network: np.ndarray) -> list[np.ndarray]:

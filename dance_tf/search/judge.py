@@ -1,6 +1,7 @@
-"""What a network costs and on which accelerator, for the history and for the result.
+"""Judge of a search: cost and accelerator of a network, within the limits of a config.
 
-The evaluator steers the search; what is reported at the end comes from the cost table.
+The evaluator steers the search, if need be on accelerators within the limits; the costs of
+the result come from the cost table.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import Limits
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.search.limits import NetworkFinder, check_reachable, limits_of, reachable_costs
-from dance_tf.search.objective import make_objective
+from dance_tf.protocols import Evaluator
+from dance_tf.search.limits import NetworkFinder, check_reachable, reachable_costs
+from dance_tf.search.problem import SearchProblem, limits_of, make_objective
 from dance_tf.search.result import CostRecord, SearchResult, op_counts
 from dance_tf.structs import METRICS, Architecture, Evaluation
 
@@ -31,14 +36,18 @@ class ChosenEvaluator:
     on the area that exceeds the others least: there the network can be made cheaper.
 
     Args:
-        evaluator: What has `estimate`, as both evaluators do.
-        table: hardware.cost_table.CostTable.
-        limits: What a network may cost.
-        fixed_index: Row of the only accelerator; None: all.
+        evaluator: Evaluator whose estimates are given.
+        table: Exact costs, by which the accelerator is chosen.
+        limits: Limits on a network's cost.
+        fixed_index: Row of the only accelerator to choose; None: all of the table.
     """
 
     def __init__(
-        self, evaluator: Any, table: Any, limits: Limits, fixed_index: int | None = None
+        self,
+        evaluator: Evaluator,
+        table: CostTable,
+        limits: Limits,
+        fixed_index: int | None = None,
     ) -> None:
         self.kind = evaluator.kind
         self._evaluator, self._table = evaluator, table
@@ -46,17 +55,21 @@ class ChosenEvaluator:
         is_in_area = np.asarray(table.area_mm2, np.float32) <= limits.vector[2]
         self._set_back = tf.constant(np.where(is_in_area, 0.0, np.inf), tf.float32)  # [A]
 
-    def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
+    def evaluate(
+        self, mixture_weights: tf.Tensor | np.ndarray, objective_vectors: tf.Tensor | np.ndarray
+    ) -> Evaluation:
         """Evaluate mixture weights float32 [B, D, O] under objectives float32 [B, 4]."""
         weights = tf.convert_to_tensor(mixture_weights, tf.float32)
         index = self._choose(tf.stop_gradient(weights), objective_vectors)
         return Evaluation(self.estimate(weights, index), index)
 
-    def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
+    def estimate(
+        self, mixture_weights: tf.Tensor | np.ndarray, accelerator_index: tf.Tensor | np.ndarray
+    ) -> tf.Tensor:
         """Return the expected metrics, float32 [B, 3], at one accelerator per row [B]."""
         return self._evaluator.estimate(mixture_weights, accelerator_index)
 
-    def _choose(self, weights: tf.Tensor, objective_vectors: Any) -> tf.Tensor:
+    def _choose(self, weights: tf.Tensor, objective_vectors: tf.Tensor | np.ndarray) -> tf.Tensor:
         if self._fixed_index is not None:
             return tf.fill(tf.shape(weights)[:1], self._fixed_index)
         best = best_accelerators(self._table, weights, objective_vectors, self._limits)
@@ -71,45 +84,46 @@ class Judge:
     """Costs networks by the evaluator and by the table, within the limits of a config.
 
     Args:
-        config: Objective and limits.
-        problem: A `dance.SearchProblem`, or what has its space, table and evaluator.
+        config: Configuration, of which the objective, the limits and what is fixed are used.
+        problem: Its space, table and evaluator are used.
 
     Attributes:
-        objective: What is minimised.
-        limits: What the result may cost; None: anything.
-        fixed_architecture: What the config fixes; None: the network is searched.
-        reachable: See `reach.reachable_costs`; of what is not fixed.
-        evaluator: The problem's, or around it a `choice.ChosenEvaluator`.
+        objective: Objective that the search lowers.
+        limits: Limits on the result's cost; None if there are none.
+        fixed_architecture: Network that the config fixes; None if it is searched.
+        reachable: (least, largest) of each metric over what is not fixed, see
+            `limits.reachable_costs`.
+        evaluator: Evaluator that steers the search: the problem's, or a `ChosenEvaluator`
+            around it where there are limits or a fixed accelerator.
 
     Raises:
         UserError: If no network keeps to the limits on any accelerator, or what is fixed is
             outside the space.
     """
 
-    def __init__(self, config: SearchConfig, problem: Any) -> None:
-        self._config, self._problem = config, problem
+    def __init__(self, config: SearchConfig, problem: SearchProblem) -> None:
+        self._config, self._problem, table = config, problem, problem.table
         self.objective = make_objective(config)
         self.limits = limits_of(config)
-        self.evaluator = problem.evaluator
-        self.fixed_architecture: Architecture | None = None
-        self._fixed_index, self._rows, op_mask = None, None, None
-        table = problem.table
-        if config.fixed_accelerator is not None:
-            self._fixed_index = table.accelerators.encode(config.fixed_accelerator)
-            self._rows = np.asarray([self._fixed_index])
-            if not np.isfinite(np.stack(table.columns())[..., self._rows]).all():
-                raise UserError("search.fixed_accelerator cannot run every op of the space")
+        self._fixed_index = _fixed_index(config, table)
+        self._rows = None if self._fixed_index is None else np.asarray([self._fixed_index])
+        self.fixed_architecture = None
+        op_mask = None
         if config.fixed_architecture is not None:
-            fixed = Architecture(problem.space.name, config.fixed_architecture)
-            self.fixed_architecture = fixed
-            op_mask = np.asarray(table.one_hot(problem.space.to_indices(fixed))) > 0
+            self.fixed_architecture = Architecture(problem.space.name, config.fixed_architecture)
+            op_indices = problem.space.to_indices(self.fixed_architecture)
+            op_mask = np.asarray(table.one_hot(op_indices)) > 0
         self.reachable = reachable_costs(table, self._rows, op_mask)
         if self.limits is not None:
             check_reachable(table, self.limits, self._rows, op_mask)
-        if self.limits is not None or self._fixed_index is not None:
-            self.evaluator = ChosenEvaluator(
+        is_free = self.limits is None and self._fixed_index is None
+        self.evaluator: Evaluator = (
+            problem.evaluator
+            if is_free
+            else ChosenEvaluator(
                 problem.evaluator, table, self.limits or Limits(), self._fixed_index
             )
+        )
 
     def evaluate(self, architecture: Architecture) -> tuple[int, np.ndarray, np.ndarray]:
         """Return the evaluator's accelerator, its predicted metrics [3] and the exact ones [3]."""
@@ -121,7 +135,7 @@ class Judge:
         return int(index[0]), np.asarray(evaluation.metrics)[0], np.asarray(exact)[0]
 
     def repair(self, derived: Architecture, arch_logits: np.ndarray) -> tuple[Architecture, float]:
-        """Return the network to take in place of a derived one, and what that gives up.
+        """Return the network to take in place of a derived one, and the probability given up.
 
         It is the one that keeps to the limits on some accelerator and is the most probable
         under the architecture parameters: the derived one, where that keeps to them.
@@ -142,14 +156,14 @@ class Judge:
             return derived, 0.0
         found = finder.find(losses)
         assert found is not None, "the limits have been found to be within reach"
-        return space.from_indices(found), float(losses[np.arange(len(found)), found].sum())
+        return space.from_indices(found.tolist()), float(losses[np.arange(len(found)), found].sum())
 
     def result(self, architecture: Architecture, **facts: Any) -> SearchResult:
         """Cost an architecture exactly and return the result of the search.
 
         Args:
-            architecture: What was found.
-            **facts: The fields of the result that this does not know.
+            architecture: Network that was found.
+            **facts: Fields of the result that are none of costs.
         Raises:
             RuntimeError: If the exact cost is above a limit.
         """
@@ -186,13 +200,13 @@ class Judge:
 
     def limits_record(
         self, derived: Architecture, is_repaired: bool, lost_log_probability: float
-    ) -> dict[str, Any] | None:
-        """Return what result.json says of the limits; None if there are none.
+    ) -> dict[str, Json] | None:
+        """Return the entry of result.json on the limits; None if there are none.
 
         Args:
             derived: The network of the largest logits, before any repair.
-            is_repaired: Whether another one has been taken.
-            lost_log_probability: What its repair gave up, nats.
+            is_repaired: True if another network has been taken in its place.
+            lost_log_probability: Log-probability that the repair gave up, nats.
         """
         if self.limits is None:
             return None
@@ -240,7 +254,7 @@ class Judge:
         if not (metrics <= self.limits.vector).all():
             raise RuntimeError(f"the result is not within {self.limits}: {metrics.tolist()}")
 
-    def _cost(self, metrics: Any) -> CostRecord:
+    def _cost(self, metrics: ArrayLike) -> CostRecord:
         table = self._problem.table
         return CostRecord.from_metrics(
             metrics,
@@ -248,6 +262,16 @@ class Judge:
             reference=table.reference,
             cycles_per_ms=table.machine.cycles_per_ms,
         )
+
+
+def _fixed_index(config: SearchConfig, table: CostTable) -> int | None:
+    """Return the row of the accelerator that a config fixes; None if it fixes none."""
+    if config.fixed_accelerator is None:
+        return None
+    index = table.accelerators.encode(config.fixed_accelerator)
+    if not np.isfinite(np.stack(table.columns())[..., index]).all():
+        raise UserError("search.fixed_accelerator cannot run every op of the space")
+    return index
 
 
 def look_up(judge: Judge, architecture: Architecture, seed: int) -> SearchResult:

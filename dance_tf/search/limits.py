@@ -1,4 +1,6 @@
-"""Hard limits during the search: steps that would leave a cost above its limit are altered.
+"""Hard limits on cost: keep a search within them, and say which are within reach.
+
+LimitKeeper alters architecture steps that would leave a cost above its limit:
 
     violated: cost_i of the network that would be derived now > limit_i
     step'  =  step + the smallest vector with  gradient_i . step' <= -delta  for all violated i
@@ -6,6 +8,11 @@
 delta is a share of the limit; it grows with each alteration and starts again after a step
 that needs none. A step is altered again, by a further delta, where the first alteration
 leaves another network above a limit to be derived, at most ten times.
+
+NetworkFinder finds networks within limits by branch and bound over the blocks: an
+accelerator drops out where the least that the blocks ahead add is too much, and Lagrange
+multipliers on the shares of the limits bound the loss. Costs are those of the table, so
+what is found within reach is.
 
 Source: HDX (2022), the gradient manipulation.
 
@@ -20,23 +27,25 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import Limits
 from dance_tf.hardware.oracle import contender_rows
+from dance_tf.protocols import Evaluator
 from dance_tf.structs import METRICS
+from dance_tf.supernet.supernet import Supernet
 
 __all__ = [
     "LimitKeeper",
     "NetworkFinder",
     "check_reachable",
     "least_within",
-    "limits_of",
     "reachable_costs",
     "smallest_correction",
 ]
@@ -47,12 +56,6 @@ _LARGEST_MOVE = 1.0
 
 # Alterations of one step.
 _MOST_CORRECTIONS = 10
-
-
-def limits_of(config: SearchConfig) -> Limits | None:
-    """Return the limits that a config gives; None if it gives none."""
-    limits = Limits(config.max_latency_ms, config.max_energy_mj, config.max_area_mm2)
-    return None if limits == Limits() else limits
 
 
 def smallest_correction(step: np.ndarray, gradients: np.ndarray, fall: float) -> np.ndarray:
@@ -82,23 +85,24 @@ def smallest_correction(step: np.ndarray, gradients: np.ndarray, fall: float) ->
 
 
 class LimitKeeper:
-    """Alters architecture steps that leave the derived network above a limit.
+    """Alter architecture steps that leave the derived network above a limit.
 
     Args:
-        supernet: What has `arch_logits`, `mixture_weights` and `space`.
-        evaluator: A `choice.ChosenEvaluator` within the limits.
-        limits: What the network may cost.
-        objective_vector: float32 [4]; which accelerator is best.
-        config: limit_delta and limit_growth.
+        supernet: Supernet whose architecture parameters are altered.
+        evaluator: Evaluator that chooses accelerators within the limits, such as
+            `judge.ChosenEvaluator`.
+        limits: Limits on the network's cost.
+        objective_vector: Objective by which the accelerator is chosen, float32 [4].
+        config: Configuration, of which limit_delta and limit_growth are used.
 
     Attributes:
-        delta: What a violated cost has to fall by in a step, as a share of its limit.
+        delta: Least fall of a violated cost in a step, as a share of its limit.
     """
 
     def __init__(
         self,
-        supernet: Any,
-        evaluator: Any,
+        supernet: Supernet,
+        evaluator: Evaluator,
         limits: Limits,
         objective_vector: np.ndarray,
         config: SearchConfig,
@@ -112,9 +116,9 @@ class LimitKeeper:
         """Alter the step that has just been made, where it has to be.
 
         Args:
-            before: Logits before it, float32 [D, O].
+            before: Architecture parameters before the step, float32 [D, O].
         Returns:
-            Whether it was altered, and the largest cost of the network that would be
+            True if the step was altered; and the largest cost of the network that would be
             derived after the unaltered step, as a share of its limit, minus 1.
         """
         was_altered, excess = is_altered, _ = self._correct(before)
@@ -176,7 +180,7 @@ _UNLIMITED = 1e30
 # Stands for infinite in sums of shares of a limit, where 0 times it has to be 0.
 _CANNOT_RUN = 1e25
 
-# Lagrange multipliers, in loss for exceeding a limit by all of it. Any give valid bounds.
+# Lagrange multipliers, in loss for exceeding a limit by all of it. All of them give valid bounds.
 _MULTIPLIERS = np.concatenate([[0.0], np.geomspace(1e-3, 1e5, 28)])
 
 
@@ -184,14 +188,18 @@ class NetworkFinder:
     """Networks that some accelerator runs within limits.
 
     Args:
-        table: hardware.cost_table.CostTable.
-        limits: What the pair may cost.
-        rows: Accelerators to consider, int [C]; None: all.
-        op_mask: Ops to consider, bool [D, O]; None: those of the space.
+        table: Exact costs of the space.
+        limits: Limits on the cost of a network on an accelerator.
+        rows: Accelerators to consider, int [C]; None: all that may be best for some network.
+        op_mask: Ops to consider, bool [D, O]; None: all ops of the space.
     """
 
     def __init__(
-        self, table: Any, limits: Limits, rows: Any = None, op_mask: np.ndarray | None = None
+        self,
+        table: CostTable,
+        limits: Limits,
+        rows: np.ndarray | None = None,
+        op_mask: np.ndarray | None = None,
     ) -> None:
         rows = contender_rows(table) if rows is None else np.asarray(rows)
         self.limits = limits
@@ -209,8 +217,8 @@ class NetworkFinder:
         """Return the network of the least loss that keeps the limits on some accelerator.
 
         Args:
-            losses: Of each op, float64 [D, O], not negative; a network's loss is their sum.
-                None: any network will do.
+            losses: Loss of each op, float64 [D, O], not negative; a network's loss is the
+                sum over its ops. None: any network will do.
         Returns:
             Op indices, int32 [D]; None if there is no such network.
         """
@@ -251,7 +259,7 @@ class NetworkFinder:
                 heapq.heappush(heap, node)
         return None
 
-    def metrics_within(self, op_indices: Any) -> np.ndarray:
+    def metrics_within(self, op_indices: ArrayLike) -> np.ndarray:
         """Return a network's metrics, float32 [<= C, 3], where an accelerator keeps to limits."""
         metrics = self._costs.metrics(op_indices)
         is_within = np.isfinite(metrics).all(axis=1) & (metrics <= self.limits.vector).all(axis=1)
@@ -259,7 +267,7 @@ class NetworkFinder:
 
 
 class _Costs:
-    """The costs of a table on some accelerators, float64.
+    """Costs of a table on some accelerators, float64.
 
     Attributes:
         fixed: [2, C], latency and energy of the fixed layers.
@@ -267,14 +275,16 @@ class _Costs:
         area_mm2: [C].
     """
 
-    def __init__(self, table: Any, rows: np.ndarray, op_mask: np.ndarray | None = None) -> None:
+    def __init__(
+        self, table: CostTable, rows: np.ndarray, op_mask: np.ndarray | None = None
+    ) -> None:
         mask = np.asarray(table.space.op_mask if op_mask is None else op_mask)
         columns = np.stack(table.columns())[:, :, rows].astype(np.float64)  # [2, 1 + D * O, C]
         cells = columns[:, 1:].reshape(2, *mask.shape, len(rows))
         self.fixed, self.cells = columns[:, 0], np.where(mask[..., None], cells, np.inf)
         self.area_mm2 = np.asarray(table.area_mm2)[rows]
 
-    def metrics(self, op_indices: Any) -> np.ndarray:
+    def metrics(self, op_indices: ArrayLike) -> np.ndarray:
         """Return a network's metrics, float32 [C, 3]."""
         blocks = np.arange(self.cells.shape[1])
         sums = self.fixed + self.cells[:, blocks, np.asarray(op_indices)].sum(axis=1)
@@ -295,14 +305,14 @@ def _sums_after(values: np.ndarray) -> np.ndarray:
 
 
 def reachable_costs(
-    table: Any, rows: Any = None, op_mask: np.ndarray | None = None
+    table: CostTable, rows: np.ndarray | None = None, op_mask: np.ndarray | None = None
 ) -> dict[str, tuple[float, float]]:
     """Return the least and the largest of each metric over all networks and accelerators.
 
     Args:
-        table: hardware.cost_table.CostTable.
-        rows: Accelerators to consider; None: all.
-        op_mask: Ops to consider, bool [D, O]; None: those of the space.
+        table: Exact costs of the space.
+        rows: Accelerators to consider, int [C]; None: all.
+        op_mask: Ops to consider, bool [D, O]; None: all ops of the space.
     Returns:
         (least, largest) by the names of structs.METRICS, of pairs that can run.
     Raises:
@@ -324,16 +334,20 @@ def reachable_costs(
 
 
 def least_within(
-    table: Any, metric: str, limits: Limits, rows: Any = None, op_mask: np.ndarray | None = None
+    table: CostTable,
+    metric: str,
+    limits: Limits,
+    rows: np.ndarray | None = None,
+    op_mask: np.ndarray | None = None,
 ) -> float | None:
     """Return the least value of a metric within the limits on the others, exact in float32.
 
     Args:
-        table: hardware.cost_table.CostTable.
+        table: Exact costs of the space.
         metric: One of structs.METRICS; its own limit is left aside.
-        limits: What a pair may cost.
-        rows: Accelerators to consider; None: all.
-        op_mask: Ops to consider, bool [D, O]; None: those of the space.
+        limits: Limits on the cost of a network on an accelerator.
+        rows: Accelerators to consider, int [C]; None: all.
+        op_mask: Ops to consider, bool [D, O]; None: all ops of the space.
     Returns:
         None if no pair keeps to the limits on the others.
     """
@@ -358,15 +372,18 @@ def least_within(
 
 
 def check_reachable(
-    table: Any, limits: Limits, rows: Any = None, op_mask: np.ndarray | None = None
+    table: CostTable,
+    limits: Limits,
+    rows: np.ndarray | None = None,
+    op_mask: np.ndarray | None = None,
 ) -> None:
     """Refuse limits that no network keeps to on any accelerator.
 
     Args:
-        table: hardware.cost_table.CostTable.
-        limits: What the pair may cost.
-        rows: Accelerators to consider; None: all.
-        op_mask: Ops to consider, bool [D, O]; None: those of the space.
+        table: Exact costs of the space.
+        limits: Limits on the cost of a network on an accelerator.
+        rows: Accelerators to consider, int [C]; None: all.
+        op_mask: Ops to consider, bool [D, O]; None: all ops of the space.
     Raises:
         UserError: With the least value within reach.
     """

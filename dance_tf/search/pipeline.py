@@ -1,4 +1,4 @@
-"""The main job from config to exports: table, evaluator, images, search, retrain, export.
+"""Main job from config to exports: table, evaluator, images, search, retrain, export.
 
 Everything that can be refused is refused before the run folder is touched. Each stage
 leaves its outcome in the folder and is not repeated by a resumed run.
@@ -10,28 +10,26 @@ import dataclasses
 import json
 import os
 import shutil
-from typing import Any
+from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 
-from dance_tf.config import ExperimentConfig
+from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.data import datasets
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator, load_evaluator
 from dance_tf.export import networks
-from dance_tf.files import write_text
+from dance_tf.files import Json, read_json, write_text
 from dance_tf.hardware.cost_table import cost_source, load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
 from dance_tf.protocols import ImageDataset
-from dance_tf.run import run_info, terminal
-from dance_tf.run.folder_lock import owned
-from dance_tf.search.dance import DanceSearch, SearchProblem
-from dance_tf.search.interruption import StopSignals
+from dance_tf.run import terminal
+from dance_tf.run.surroundings import StopSignals, open_run
+from dance_tf.search.dance import DanceSearch
 from dance_tf.search.judge import Judge
+from dance_tf.search.problem import SearchProblem
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
-from dance_tf.search.run_folder import EXPORTS, check_origin, check_output_dir, start_output_dir
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.supernet.search_space import NetworkSpace, make_space
@@ -40,21 +38,31 @@ from dance_tf.supernet.supernet import Supernet
 __all__ = [
     "cost_facts",
     "input_record",
+    "load_finished",
     "load_space_and_images",
+    "missing_exports",
     "prepare",
     "run_experiment",
+    "tell_lost",
 ]
+
+#: Name in the summary to file or folder in exports/.
+EXPORTS = {
+    "saved_model": "saved_model",
+    "keras": "network.keras",
+    "tflite": "network.tflite",
+    "tflite_int8": "network_int8.tflite",
+}
 
 _NUM_CALIBRATION_IMAGES = 200
 _NUM_COMPARED_IMAGES = 200
 
 
-def prepare(
-    config: ExperimentConfig, *, cache_dir: str | None = None, use_progress: bool = True
-) -> SearchProblem:
-    """Load what a search needs: images, the table (built if not cached), the evaluator.
+def prepare(config: ExperimentConfig, *, cache_dir: str | None = None) -> SearchProblem:
+    """Return the problem of a config: images, table (built if not cached), evaluator, supernet.
 
-    Writes nothing but the table's cache.
+    Writes nothing but the table's cache. The supernet is that of search.supernet_dir or a
+    new one; there is none where neither is needed, as the architecture is fixed.
 
     Raises:
         UserError: If data or evaluator are missing or do not fit, or a file is damaged.
@@ -62,20 +70,16 @@ def prepare(
     space, dataset = load_space_and_images(config)
     check_evaluator(config.evaluator, space, config.hardware)
     SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
-    supernet = None
+    supernet, is_warm = None, config.search.supernet_dir is not None
     if config.search.supernet_dir is not None:
         supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
     with terminal.progress("cost table") as report:
-        table = load_or_build_table(
-            space,
-            config.hardware,
-            cache_dir=cache_dir,
-            on_progress=report if use_progress else None,
-        )
+        table = load_or_build_table(space, config.hardware, cache_dir=cache_dir, on_progress=report)
     evaluator = load_evaluator(config.evaluator, table)
     if evaluator.reason is not None:
         terminal.note(f"evaluator: exact, as {evaluator.reason}")
-    is_warm = supernet is not None
+    if supernet is None and config.search.fixed_architecture is None:
+        supernet = Supernet(space, config.seed, config.search.supernet)
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
 
 
@@ -97,8 +101,8 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
     return space, dataset
 
 
-def input_record(dataset: ImageDataset) -> dict[str, Any]:
-    """Return what run_info.json says of the images: how they come to the network."""
+def input_record(dataset: ImageDataset) -> dict[str, Json]:
+    """Return the entry of run_info.json on how images come to the network."""
     return {"input": json.loads(json.dumps(dataclasses.asdict(dataset.input_description)))}
 
 
@@ -116,20 +120,20 @@ def run_experiment(
     """Run the main job and leave its folder behind.
 
     Args:
-        config: All that determines the run.
+        config: Configuration that, with the data, determines the run.
         output_dir: New, empty, or the folder of the run to resume.
-        is_resuming: Go on from what the folder holds.
-        use_retrain: Train the derived network; without it there is no accuracy and no
-            network to export.
-        use_export: Write SavedModel, Keras and TFLite files and the evaluator.
+        is_resuming: Whether to go on from what the folder holds.
+        use_retrain: Whether to train the derived network; without it there is no accuracy
+            and no network to export.
+        use_export: Whether to write SavedModel, Keras and TFLite files and the evaluator.
         cache_dir: Folder of cached tables.
         stop: Signals to honour.
         warnings: Lines that the user has seen and the result is to keep.
     Returns:
         The result, and the path of each thing written, by name.
     Raises:
-        UserError: Of the user's mistakes; before the search starts they leave the folder
-            as it was.
+        UserError: If the user has made a mistake; the folder is as it was unless the search
+            had begun.
         Interrupted: After a signal; what has been done is saved.
     """
     names = ["cost table"]
@@ -138,123 +142,101 @@ def run_experiment(
         names += ["search"] if is_warm else ["warmup", "search"]
     if use_retrain:
         names += ["retrain", "export"] if use_export else ["retrain"]
-    with owned(output_dir), terminal.Stages(*names) as stages:
-        return _run_stages(
-            config,
-            stages,
-            output_dir,
-            is_resuming,
-            use_retrain,
-            use_export,
-            cache_dir,
-            stop,
-            warnings,
-        )
-
-
-def _run_stages(
-    config: ExperimentConfig,
-    stages: terminal.Stages,
-    output_dir: str,
-    is_resuming: bool,
-    use_retrain: bool,
-    use_export: bool,
-    cache_dir: str | None,
-    stop: StopSignals | None,
-    warnings: tuple[str, ...],
-) -> tuple[SearchResult, dict[str, str]]:
-    started = run_info.now()
-    check_output_dir(config, output_dir, is_resuming)
-    keras.utils.set_random_seed(config.seed)
-    tf.config.experimental.enable_op_determinism()
-    problem = prepare(config, cache_dir=cache_dir)
-    work = SearchPlan.of(config.search, problem.dataset).work(config.search)
-    stages.expect({"search": work.pop("search")}, "search")
-    stages.expect({**work, "retrain": retrain_work(config.retrain, problem.dataset)}, "weights")
-    judge = Judge(config.search, problem)  # Refuses what is out of reach or not in the space.
-    if use_retrain and config.retrain.initial_weights == "inherited" and not problem.is_warm:
-        if judge.fixed_architecture is not None:
+    with (
+        open_run(config, output_dir, is_resuming=is_resuming) as run,
+        terminal.Stages(*names) as stages,
+    ):
+        problem = prepare(config, cache_dir=cache_dir)
+        work = SearchPlan.of(config.search, problem.dataset).work(config.search)
+        stages.expect({"search": work.pop("search")}, "search")
+        retraining = retrain_work(config.retrain, problem.dataset)
+        stages.expect({**work, "retrain": retraining}, "weights")
+        # Refuses what is out of reach or not in the space.
+        judge = Judge(config.search, problem)
+        is_inheriting = use_retrain and config.retrain.initial_weights == "inherited"
+        if is_inheriting and problem.supernet is None:
             raise UserError(INHERITS_NOTHING)
-        # The search trains the supernet; its weights are wanted once more at the end.
-        supernet = Supernet(problem.space, config.seed, config.search.supernet)
-        problem = problem._replace(supernet=supernet)
-    paths = {name: os.path.join(output_dir, f"{name}.json") for name in ("config", "run_info")}
-    costs = cost_facts(config, problem)
+        facts = _facts(config, problem)
+        costs_text = ", ".join(
+            f"{metric} {low:.4g} to {high:.4g}" for metric, (low, high) in judge.reachable.items()
+        )
+        run.begin(facts)
+        terminal.note(f"within reach of networks and accelerators: {costs_text}")
+        paths = _write_hardware(config, output_dir)
+        result = DanceSearch(
+            config.search,
+            seed=config.seed,
+            output_dir=output_dir,
+            is_resuming=is_resuming,
+            stop=stop,
+        ).search(problem, judge=judge)
+        for warning in result.warnings:
+            terminal.warn(warning)
+        result = dataclasses.replace(
+            result,
+            versions=run.info["versions"],
+            is_deterministic=True,
+            warnings=(*warnings, *problem.dataset.warnings, *result.warnings),
+        )
+        paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
+        networks.write_accelerator(
+            paths["accelerator"],
+            result.accelerator,
+            config.hardware.machine,
+            result.exact_cost,
+            cost_source=facts["cost_source"],
+        )
+        if use_retrain:
+            trained = retrain(
+                problem.space,
+                result.architecture,
+                problem.dataset,
+                config.retrain,
+                config.seed,
+                output_dir,
+                supernet=problem.supernet,
+                resume=is_resuming,
+                stop=stop,
+            )
+            result = dataclasses.replace(
+                result,
+                accuracy=trained.accuracy,
+                accuracy_reason=None,
+                num_trained_candidates=1,
+                times={**result.times, "retrain_s": trained.elapsed_s},
+            )
+            if use_export:
+                stages.begin("export")
+                paths |= _export(problem, trained.network, os.path.join(output_dir, "exports"))
+        # These are of an interrupted run's last part; search_s and retrain_s are of all parts.
+        result = dataclasses.replace(result, times={**result.times, **run.end()})
+        paths["result"] = result.save(output_dir)
+        return result, paths
+
+
+def _facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Json]:
+    """Return `cost_facts`, and the hash of the weights that a trained supernet has."""
+    facts = cost_facts(config, problem)
     if problem.is_warm:
         record = read_supernet_record(
             str(config.search.supernet_dir), problem.space, problem.dataset, config
         )
-        costs["supernet_sha256"] = record["weights_sha256"]
-    check_origin(output_dir, costs)
-    costs_text = ", ".join(
-        f"{metric} {low:.4g} to {high:.4g}" for metric, (low, high) in judge.reachable.items()
-    )
-    terminal.note(f"within reach of networks and accelerators: {costs_text}")
+        facts["supernet_sha256"] = record["weights_sha256"]
+    return facts
 
-    start_output_dir(config, output_dir)
-    info = run_info.collect(config.seed, started, is_deterministic=True)
-    run_info.write(paths["run_info"], info | costs)
+
+def _write_hardware(config: ExperimentConfig, output_dir: str) -> dict[str, str]:
+    """Keep the technology's figures as they are now; return the paths known so far."""
+    names = ["config", "run_info"]
     if config.hardware.measured_csv is None:
-        # The figures as they are now, whatever becomes of a user's file of them.
-        paths["technology"] = os.path.join(output_dir, "technology.json")
-        write_text(paths["technology"], format_technology(technology_of(config.hardware.machine)))
-
-    result = DanceSearch(
-        config.search,
-        seed=config.seed,
-        output_dir=output_dir,
-        is_resuming=is_resuming,
-        stop=stop,
-    ).search(problem, judge=judge)
-    result = dataclasses.replace(result, versions=info["versions"], is_deterministic=True)
-    for warning in result.warnings:
-        terminal.warn(warning)
-    result = dataclasses.replace(
-        result, warnings=(*warnings, *problem.dataset.warnings, *result.warnings)
-    )
-    paths["accelerator"] = os.path.join(output_dir, "accelerator.json")
-    networks.write_accelerator(
-        paths["accelerator"],
-        result.accelerator,
-        config.hardware.machine,
-        result.exact_cost,
-        cost_source=costs["cost_source"],
-    )
-    if use_retrain:
-        trained = retrain(
-            problem.space,
-            result.architecture,
-            problem.dataset,
-            config.retrain,
-            config.seed,
-            output_dir,
-            supernet=problem.supernet,
-            resume=is_resuming,
-            stop=stop,
-        )
-        result = dataclasses.replace(
-            result,
-            accuracy=trained.accuracy,
-            accuracy_reason=None,
-            num_trained_candidates=1,
-            times={**result.times, "retrain_s": trained.elapsed_s},
-        )
-        if use_export:
-            stages.begin("export")
-            paths |= _export(problem, trained.network, os.path.join(output_dir, "exports"))
-    ended = run_info.now()
-    # Of an interrupted run, this is the last session; search_s and retrain_s are of all.
-    times = {**result.times, "wall_s": round((ended - started).total_seconds(), 3)}
-    times |= {"started_at": started.isoformat(), "ended_at": ended.isoformat()}
-    result = dataclasses.replace(result, times=times)
-    info = run_info.collect(config.seed, started, ended=ended, is_deterministic=True)
-    run_info.write(paths["run_info"], info | costs)
-    paths["result"] = result.save(output_dir)
-    return result, paths
+        names.append("technology")
+        text = format_technology(technology_of(config.hardware.machine))
+        write_text(os.path.join(output_dir, "technology.json"), text)
+    return {name: os.path.join(output_dir, f"{name}.json") for name in names}
 
 
-def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Any]:
-    """Return what run_info.json says of a run's costs and images, beside what others do."""
+def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Json]:
+    """Return the entries of run_info.json on a run's costs and images."""
     return {
         "cost_table_sha256": problem.table.content_hash,
         "cost_source": cost_source(config.hardware),
@@ -283,3 +265,57 @@ def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[s
     shutil.rmtree(evaluator_dir, ignore_errors=True)
     served = networks.export_evaluator(problem.evaluator, evaluator_dir, 1)
     return {name: report[name]["path"] for name in EXPORTS} | {"evaluator": served["path"]}
+
+
+def load_finished(
+    output_dir: str, *, use_retrain: bool, use_export: bool
+) -> tuple[SearchResult, dict[str, str]] | None:
+    """Return the result in a run folder and what lies beside it; None if something is to do.
+
+    Files that a finished run no longer has are told of on stderr.
+    """
+    names = ("config.json", "run_info.json", "accelerator.json", "result.json")
+    paths = {name.removesuffix(".json"): os.path.join(output_dir, name) for name in names}
+    if not os.path.exists(paths["result"]):
+        return None
+    result = SearchResult.load(paths["result"])
+    if use_retrain and result.accuracy is None:
+        return None
+    config = config_from_json(read_json(paths["config"]))
+    if config.hardware.measured_csv is None:
+        paths["technology"] = os.path.join(output_dir, "technology.json")
+    lost = [path for path in paths.values() if not os.path.exists(path)]
+    exports = os.path.join(output_dir, "exports")
+    files = {name: os.path.join(exports, file) for name, file in EXPORTS.items()}
+    files["evaluator"] = os.path.join(exports, "evaluator", "1")
+    if use_retrain and use_export:
+        lost += missing_exports(exports)
+        lost += [p for p in _files_of_saved_model(files["evaluator"]) if not os.path.exists(p)]
+    if lost:
+        tell_lost(output_dir, lost, "made again")
+        return None
+    history = os.path.join(output_dir, "history.jsonl")
+    if config.search.fixed_architecture is None and not os.path.exists(history):
+        tell_lost(output_dir, [history], "not made again")
+    return result, paths | {name: path for name, path in files.items() if os.path.exists(path)}
+
+
+def tell_lost(folder: str, paths: Sequence[str], what_becomes: str) -> None:
+    """Warn of the files that a finished run lacks, and say what becomes of them."""
+    names = [os.path.relpath(path, folder) for path in paths]
+    text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    terminal.warn(f"{folder} is finished but lacks {text}: {what_becomes}")
+
+
+def missing_exports(folder: str) -> list[str]:
+    """Return the paths of those files of an exported network that a folder lacks."""
+    saved_model = _files_of_saved_model(os.path.join(folder, EXPORTS["saved_model"]))
+    others = [file for name, file in EXPORTS.items() if name != "saved_model"]
+    paths = [*saved_model, *(os.path.join(folder, file) for file in ("export.json", *others))]
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def _files_of_saved_model(folder: str) -> list[str]:
+    variables = ("variables.index", "variables.data-00000-of-00001")
+    paths = ["saved_model.pb", *(os.path.join("variables", name) for name in variables)]
+    return [os.path.join(folder, path) for path in paths]

@@ -1,4 +1,4 @@
-"""What a trained network says of images: which class it takes for which, and its worst mistakes."""
+"""Predictions of a trained network: its accuracy, which classes it confuses, its worst mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import heapq
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
@@ -44,10 +43,11 @@ class Predictions:
 
     Attributes:
         accuracy: Share of right answers.
-        num_classes: Of the network.
-        class_names: In the order of the labels; None where they have none.
-        confusion: (label, predicted class, images), where there are any.
-        mistakes: Some wrong answers, those that the network is surest of first.
+        num_classes: Number of classes that the network tells apart.
+        class_names: Names in the order of the labels; None where the classes have none.
+        confusion: Number of images for each pair (label, predicted class) that occurs, as
+            (label, predicted class, number).
+        mistakes: Wrong answers that the network is surest of, the surest first.
     """
 
     accuracy: Accuracy
@@ -64,13 +64,13 @@ class Predictions:
         return path
 
 
-def infer(network: keras.Model) -> Callable[[Any], tf.Tensor]:
+def infer(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return the network's logits as a function of images that is traced once."""
     return tf.function(lambda images: network(images, training=False), reduce_retracing=True)
 
 
 def logits_of(
-    function: Callable[[Any], tf.Tensor], dataset: ImageDataset, split: str
+    function: Callable[[tf.Tensor], tf.Tensor], dataset: ImageDataset, split: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield images, labels and logits of a split, batch by batch.
 
@@ -85,12 +85,12 @@ def logits_of(
 
 
 def predict(network: keras.Model, dataset: ImageDataset, split: str = "test") -> Predictions:
-    """Return what a network says of a split.
+    """Return the predictions of a network on a split.
 
     Args:
-        network: From images [B, H, W, C] in 0..1 to logits [B, classes].
-        dataset: Images; the names of its classes are those of its `input_description`.
-        split: Of the data set.
+        network: Classifier from images [B, H, W, C] in 0..1 to logits [B, classes].
+        dataset: Images; the names of the classes are those of its `input_description`.
+        split: Name of a split of the data set.
     Raises:
         UserError: If the split is empty.
     """
@@ -108,7 +108,7 @@ def predict(network: keras.Model, dataset: ImageDataset, split: str = "test") ->
             if len(surest) == _NUM_MISTAKES and probability <= surest[0][0]:
                 continue
             mistake = Mistake(int(labels[row]), int(predicted[row]), probability, _png(images[row]))
-            # Of equally sure ones the first stays; the number also keeps mistakes uncompared.
+            # The first of equally sure ones stays; the number also keeps mistakes uncompared.
             heapq.heappush(surest, (probability, -number, mistake))
             if len(surest) > _NUM_MISTAKES:
                 heapq.heappop(surest)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
-from dance_tf.files import read_json, write_json
+from dance_tf.files import Json, read_json, write_json
 from dance_tf.hardware.accelerator import accelerator_from_json, accelerator_to_json
 from dance_tf.hardware.objective import Objective
 from dance_tf.run.reporting import read_history
 from dance_tf.structs import Accelerator, Architecture
 from dance_tf.supernet.search_space import NetworkSpace
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "PHASES",
@@ -28,7 +32,7 @@ __all__ = [
     "read_records",
 ]
 
-#: Of result.json. A change that an older reader would misread raises it.
+#: Version of result.json; a change that an older reader would misread raises it.
 SCHEMA_VERSION = 1
 
 #: Phases of a search in history.jsonl, which may hold lines of other phases too.
@@ -48,7 +52,12 @@ class CostRecord:
 
     @classmethod
     def from_metrics(
-        cls, metrics: Any, *, objective: Objective, reference: Any, cycles_per_ms: float
+        cls,
+        metrics: ArrayLike,
+        *,
+        objective: Objective,
+        reference: ArrayLike,
+        cycles_per_ms: float,
     ) -> CostRecord:
         """Build the record of metrics [3]."""
         latency_ms, energy_mj, area_mm2 = (float(m) for m in np.asarray(metrics, np.float64))
@@ -90,16 +99,16 @@ class SearchRecord:
     exact_energy_mj: float
     exact_area_mm2: float
     zero_weight: float | None = None  # of the mixture, averaged over the skippable blocks
-    # Of architecture steps under limits that are kept by altering them; otherwise None.
+    # The last two are None but under limits that are kept by altering architecture steps.
     altered_share: float | None = None  # of the steps
     limit_excess: float | None = None  # the derived network's largest cost / limit - 1, predicted
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the record as plain JSON data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> SearchRecord:
+    def from_json(cls, data: dict[str, Json]) -> SearchRecord:
         """Build a record from JSON data."""
         accelerator = accelerator_from_json(data["accelerator"])
         tuples = {name: tuple(data[name]) for name in ("mixture_entropy", "ops")}
@@ -119,12 +128,27 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What a search found, what it costs, and what it took.
+    """Network and accelerator that a search found, their costs, and the search's effort.
 
     The predicted cost is of the architecture on the accelerator that the evaluator
     chooses; `evaluator_accelerator_exact_cost` is the exact cost of that same pair. The
     accelerator of the run is the exact best one for the architecture within the limits,
     and the exact cost is of this pair.
+
+    >>> from dance_tf import DanceSearch, ExactEvaluator, SearchProblem, load_images
+    >>> from dance_tf import load_or_build_table, make_space
+    >>> from dance_tf.config import AcceleratorSpaceConfig, DataConfig, HardwareConfig
+    >>> from dance_tf.config import SearchConfig, SpaceConfig
+    >>> accelerators = AcceleratorSpaceConfig((8, 16), (8,), (64,), ("row_stationary",))
+    >>> table = load_or_build_table(
+    ...     make_space(SpaceConfig("tiny_mbconv")), HardwareConfig(accelerators=accelerators)
+    ... )
+    >>> images = load_images(DataConfig("digits"), input_size=table.space.input_size)
+    >>> problem = SearchProblem(table.space, table, ExactEvaluator(table), images)
+    >>> config = SearchConfig(fixed_architecture=("mbconv3_e3", "zero"))  # trains nothing
+    >>> result = DanceSearch(config).search(problem)
+    >>> result.accelerator.pe_x, result.num_trained_candidates, result.accuracy_reason
+    (8, 0, 'the network was not retrained')
     """
 
     architecture: Architecture
@@ -135,7 +159,7 @@ class SearchResult:
     evaluator_accelerator_exact_cost: CostRecord
     exact_best_accelerator: Accelerator  # whatever the limits
     exact_best_cost: CostRecord
-    objective: dict[str, Any]
+    objective: dict[str, Json]
     evaluator: str
     op_counts: dict[str, int]
     zero_share: float  # of the skippable blocks
@@ -147,17 +171,17 @@ class SearchResult:
     num_architecture_steps: int
     num_cost_model_calls: int
     evaluator_reason: str | None = None  # why that one, if none was asked for and none fitted
-    limits: dict[str, Any] | None = None  # as given, and what it took to keep them
-    collapses: tuple[dict[str, Any], ...] = ()  # see collapse.CollapseGuard
+    limits: dict[str, Json] | None = None  # as given, and what it took to keep them
+    collapses: tuple[dict[str, Json], ...] = ()  # as CollapseGuard.collapses
     num_trained_candidates: int = 0  # networks retrained; the supernet is none
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = "the network was not retrained"  # why there is none
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     is_deterministic: bool = False
-    times: dict[str, Any] = dataclasses.field(default_factory=dict)  # all that differs run to run
+    times: dict[str, Json] = dataclasses.field(default_factory=dict)  # all that differs run to run
     history: tuple[SearchRecord, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return result.json; the history is a file of its own."""
         data = {
             field.name: getattr(self, field.name)
@@ -216,7 +240,7 @@ class SearchResult:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: not the result of a search ({error})") from None
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> pandas.DataFrame:
         """Return the history as a pandas.DataFrame, one row per record, a column per number."""
         import pandas
 

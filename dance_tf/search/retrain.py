@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -23,11 +23,12 @@ import tensorflow as tf
 
 from dance_tf.config import RetrainConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
-from dance_tf.search.interruption import Interrupted, StopSignals
+from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
 from dance_tf.structs import Architecture
@@ -46,10 +47,10 @@ __all__ = [
     "retrain_work",
 ]
 
-#: Of the lines of history.jsonl that retraining writes.
+#: Phase of the lines that retraining writes to history.jsonl.
 PHASE = "retrain"
 
-#: What a user is told whose network has no trained supernet.
+#: Message where a network has no trained supernet to inherit weights from.
 INHERITS_NOTHING = (
     "retrain.initial_weights=inherited needs a trained supernet: name the folder of a"
     " `python -m tools.train_supernet` as search.supernet_dir, or leave it at random"
@@ -101,21 +102,32 @@ def retrain(
 
     Args:
         space: Network space.
-        architecture: What to train.
+        architecture: Network of the space to train.
         dataset: Images of the space's input size.
-        config: Schedule.
-        seed: Of random initial weights and of the order of images.
+        config: Schedule of the training.
+        seed: Seed of random initial weights and of the order of images.
         output_dir: Run folder: a checkpoint after each epoch, and a line for each in
-            history.jsonl, after those of a search; and what the network says of the
+            history.jsonl, after those of a search; and the network's predictions on the
             test images, as predictions.json. None writes nothing.
-        supernet: Trained; where the config has the network inherit its initial weights.
-        resume: Go on from the newest checkpoint; without one, start.
+        supernet: Trained supernet, where the config has the network inherit its initial
+            weights.
+        resume: Whether to go on from the newest checkpoint, if there is one.
         stop: Signals to honour at the next step boundary.
-        on_progress: Called with each epoch's record.
+        on_progress: Function called with each epoch's record.
     Raises:
         UserError: If the loss is not finite, a checkpoint is damaged, the images do not fit
             the space, or there is no supernet to inherit from.
         Interrupted: After a signal; a checkpoint has been written.
+
+    >>> from dance_tf import Architecture, load_images, make_space
+    >>> from dance_tf.config import DataConfig, RetrainConfig, SpaceConfig
+    >>> space = make_space(SpaceConfig("tiny_mbconv"))
+    >>> architecture = space.validate(Architecture(space.name, ("mbconv3_e3", "zero")))
+    >>> images = load_images(DataConfig("digits"), input_size=space.input_size)
+    >>> trained = retrain(
+    ...     space, architecture, images, RetrainConfig(epochs=30), seed=0, output_dir=None
+    ... )  # doctest: +SKIP
+    >>> trained.network.save("network.keras")  # doctest: +SKIP
     """
     expected_shape = (space.input_size, space.input_size, space.image_channels)
     if tuple(dataset.image_shape) != expected_shape or dataset.num_classes > space.num_classes:
@@ -130,7 +142,7 @@ def retrain(
             raise UserError(INHERITS_NOTHING)
         run.network.set_weights(supernet.inherited_network(architecture).get_weights())
     with contextlib.ExitStack() as stack:
-        listeners: list[Callable[[RetrainRecord], Any]] = []
+        listeners: list[Callable[[RetrainRecord], None]] = []
         folder = None
         if output_dir is not None:
             stack.enter_context(owned(output_dir))
@@ -139,10 +151,10 @@ def retrain(
             lines = os.path.join(output_dir, "history.jsonl")
             if resume:
                 run.restore(folder, lines)
-            else:  # Those of an earlier retraining must not pass for this one's.
+            else:  # Checkpoints of an earlier retraining must not pass for this one's.
                 shutil.rmtree(path, ignore_errors=True)
             os.makedirs(output_dir, exist_ok=True)
-            # The checkpoint has the lines of before; those in the file may be of later steps,
+            # The checkpoint has the lines so far; those in the file may be of later steps,
             # or gone with the end of a search that had to go back.
             history = reporting.HistoryWriter(lines, resume_step=0, phase=PHASE)
             stack.enter_context(history)
@@ -230,7 +242,7 @@ class _Run:
         self,
         folder: CheckpointFolder | None,
         stop: StopSignals | None,
-        listeners: list[Callable[[RetrainRecord], Any]],
+        listeners: list[Callable[[RetrainRecord], None]],
     ) -> None:
         """Do the steps that are left."""
         began = time.monotonic() - self.elapsed_s
@@ -257,11 +269,11 @@ class _Run:
                 if signum is not None:
                     raise Interrupted(signum)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Json]:
         history = [dataclasses.asdict(record) for record in self.history]
         return {"elapsed_s": self.elapsed_s, "sums": self._sums, "history": history}
 
-    def _end_epoch(self, listeners: list[Callable[[RetrainRecord], Any]]) -> None:
+    def _end_epoch(self, listeners: list[Callable[[RetrainRecord], None]]) -> None:
         cross_entropy, accuracy = (total / self.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         epoch = self.step // self.steps_per_epoch

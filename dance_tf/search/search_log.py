@@ -1,4 +1,4 @@
-"""What a search tells while it runs: its history, TensorBoard logs and the progress line.
+"""Log of a search while it runs: its history, TensorBoard logs and the progress line.
 
 TensorBoard shows losses, costs, mixture weights, and the accelerator.
 """
@@ -9,13 +9,13 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from dance_tf.run.reporting import HistoryWriter, TensorBoardLog
 from dance_tf.search.result import SearchRecord
-from dance_tf.structs import DATAFLOWS, METRICS
+from dance_tf.structs import DATAFLOWS, METRICS, Accelerator
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.supernet import Supernet
 
@@ -47,22 +47,22 @@ class SearchLog:
 
     Args:
         log_dir: Folder of the event files.
-        space: The network space.
-        mixture_weights: Gives the weights as they are now, [D, O].
+        space: Network space.
+        mixture_weights: Function that returns the mixture weights as of now, [D, O].
     """
 
     def __init__(
         self,
         log_dir: str | os.PathLike,
         space: NetworkSpace,
-        mixture_weights: Callable[[], Any],
+        mixture_weights: Callable[[], tf.Tensor],
     ) -> None:
         self._log, self._space, self._mixture_weights = (
             TensorBoardLog(log_dir),
             space,
             mixture_weights,
         )
-        self._accelerator: Any = None  # the last one that was written as text
+        self._accelerator: Accelerator | None = None  # the last one that was written as text
 
     def write(self, record: SearchRecord) -> None:
         """Write one record: scalars, the heat map, and the accelerator where it is another."""
@@ -99,11 +99,11 @@ def _describe(record: SearchRecord) -> str:
 def open_writers(
     output_dir: str, supernet: Supernet, resume_step: int | None
 ) -> Iterator[list[Callable[[SearchRecord], None]]]:
-    """Give what writes a record to history.jsonl and to TensorBoard logs in a folder.
+    """Give the functions that write a record to history.jsonl and to TensorBoard logs.
 
     Args:
         output_dir: Folder of the run; made if it is not there.
-        supernet: Whose mixture weights are shown.
+        supernet: Supernet whose mixture weights are shown.
         resume_step: Records after this step are dropped from an old history; None: all are.
     """
     path, folder = (os.path.join(output_dir, name) for name in ("history.jsonl", "tensorboard"))

@@ -7,14 +7,14 @@ Architecture step:  alpha <- alpha - Adam(d/dalpha [CE_architecture(w, paths(alp
 Source: DANCE (2020), L = L_CE + lambda_1 ||w|| + lambda_2 Cost_HW; optimizers and the
 alternation from ProxylessNAS (2019).
 
-How the gradient of the cross-entropy in the logits is estimated: arch_gradients.py.
+arch_gradients.py has the estimators of d CE_architecture / d alpha.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -23,11 +23,16 @@ import tensorflow as tf
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import Objective
+from dance_tf.protocols import Evaluator, ImageDataset
 from dance_tf.search.arch_gradients import cross_entropy, estimate, keep_totals
-from dance_tf.search.limits import limits_of
+from dance_tf.search.problem import limits_of
 from dance_tf.supernet.sgd import RowSGD
+from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["CoSearchSteps", "SearchPlan", "batches", "stateless_seed"]
+__all__ = ["Batches", "CoSearchSteps", "SearchPlan", "batches", "stateless_seed"]
+
+#: Images, float32 [B, H, W, C] in 0..1, and labels, int32 [B].
+Batches: TypeAlias = Iterator[tuple[tf.Tensor, tf.Tensor]]
 
 #: Names of the random streams; a position is never reused for something else.
 _STREAMS = ("train", "architecture", "weight_path", "architecture_path")
@@ -43,8 +48,8 @@ def stateless_seed(seed: int, stream: str, index: int) -> np.ndarray:
 
 
 def batches(
-    dataset: Any, split: str, *, batch_size: int, seed: int, start: int = 0
-) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    dataset: ImageDataset, split: str, *, batch_size: int, seed: int, start: int = 0
+) -> Batches:
     """Yield batches without end, from batch number `start` of the run.
 
     Pass p over the split is shuffled and augmented by (seed, split, p), so a resumed
@@ -70,7 +75,7 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class SearchPlan:
-    """How many steps a search has, and which. Steps count weight steps done."""
+    """Schedule of a search: which step is followed by which. Steps count weight steps done."""
 
     train_batch_size: int
     architecture_batch_size: int
@@ -80,7 +85,7 @@ class SearchPlan:
     arch_every: int
 
     @classmethod
-    def of(cls, config: SearchConfig, dataset: Any) -> SearchPlan:
+    def of(cls, config: SearchConfig, dataset: ImageDataset) -> SearchPlan:
         """Build the plan of a config on a data set.
 
         Raises:
@@ -143,22 +148,24 @@ class CoSearchSteps:
     """Weight step and architecture step on one supernet; each leaves the other's variables alone.
 
     Args:
-        supernet: A `supernet.supernet.Supernet`, or anything with its methods.
-        evaluator: Frozen: no step watches its variables.
-        objective: On metrics normalised by `reference`, float32 [3].
+        supernet: Supernet to train.
+        evaluator: Predicted cost of architectures, none of whose variables is trained; None
+            where no architecture step is taken.
+        objective: Objective of metrics that are normalised by `reference`.
+        reference: Metrics at which the objective is 1, float32 [3].
         config: Learning rates, smoothing, temperature, a penalty for exceeding limits.
-        total_steps: Length of the cosine of the weights' learning rate.
-        warmup_steps: How many of them have a cosine of their own, where the config has a
-            learning rate for it.
+        total_steps: Length of the cosine of the weights' learning rate, in weight steps.
+        warmup_steps: Length of the warm-up, which has a cosine of its own where the config
+            has a learning rate for it.
     """
 
     def __init__(
         self,
         *,
-        supernet: Any,
-        evaluator: Any,
+        supernet: Supernet,
+        evaluator: Evaluator | None,
         objective: Objective,
-        reference: Any,
+        reference: np.ndarray,
         config: SearchConfig,
         total_steps: int,
         warmup_steps: int = 0,
@@ -217,6 +224,7 @@ class CoSearchSteps:
         arch_logits = self._supernet.arch_logits
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(arch_logits.value)
+            assert self._evaluator is not None, "an architecture step asks for its cost"
             found = estimate(self._supernet, self._config, images, labels, seed)
             evaluation = self._evaluator.evaluate(
                 found.mixture_weights[None], self._objective_vectors
@@ -242,13 +250,15 @@ class _WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self._warmup = cosine(config.warmup_learning_rate, warmup_steps)
         self._search = cosine(config.weight_learning_rate, total_steps - warmup_steps)
 
-    def __call__(self, step: Any) -> tf.Tensor:
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         """Return the learning rate after `step` steps."""
         is_warmup = step < self._warmup_steps
         return tf.where(is_warmup, self._warmup(step), self._search(step - self._warmup_steps))
 
 
-def _learning_rate(config: SearchConfig, warmup_steps: int, total_steps: int) -> Any:
+def _learning_rate(
+    config: SearchConfig, warmup_steps: int, total_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return the schedule of the weights' learning rate."""
     if config.warmup_learning_rate is None or not warmup_steps:
         return keras.optimizers.schedules.CosineDecay(config.weight_learning_rate, total_steps)

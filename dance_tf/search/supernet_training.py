@@ -14,19 +14,18 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.files import local_path, read_json, write_json
+from dance_tf.files import Json, local_path, read_json, write_json
 from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
-from dance_tf.search.interruption import Interrupted, StopSignals
-from dance_tf.search.objective import make_objective
+from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.search.problem import make_objective
 from dance_tf.search.steps import CoSearchSteps, batches, stateless_seed
 from dance_tf.supernet.inherited import inherited_accuracy
 from dance_tf.supernet.search_space import NetworkSpace
@@ -39,7 +38,7 @@ _WEIGHTS = "weights"
 _SCHEMA_VERSION = 1
 _PHASE = "supernet"
 
-#: What the accuracy in the record is of: networks drawn uniformly, and held-out images.
+#: Uniformly drawn networks and held-out images that the accuracies of the record are of.
 _NUM_JUDGED_NETWORKS = 8
 _NUM_JUDGED_IMAGES = 1000
 
@@ -52,13 +51,14 @@ def train_supernet(
     *,
     is_resuming: bool = False,
     stop: StopSignals | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Train a supernet for `search.epochs` epochs and write it; return its record.
 
     Args:
         space: Network space.
-        dataset: Images; `architecture` is held out.
-        config: Supernet, epochs, learning rate and the rest of `search`; seed.
+        dataset: Images; the split `architecture` is held out.
+        config: Configuration, of which the seed and the supernet, epochs and learning rate
+            of `search` are used.
         output_dir: Folder of checkpoints, history.jsonl, the weights and supernet.json.
         is_resuming: Go on from the newest checkpoint; without one, start.
         stop: Signals to honour at the next step boundary.
@@ -67,49 +67,38 @@ def train_supernet(
         Interrupted: After a signal; a checkpoint has been written.
     """
     with owned(output_dir):
-        return _train(space, dataset, config, output_dir, is_resuming, stop)
-
-
-def _train(
-    space: NetworkSpace,
-    dataset: ImageDataset,
-    config: ExperimentConfig,
-    output_dir: str,
-    is_resuming: bool,
-    stop: StopSignals | None,
-) -> dict[str, Any]:
-    run = _Run(space, dataset, config)
-    run.train(output_dir, is_resuming, stop)
-    folder = _weights_of(output_dir, run.supernet)
-    folder.save(run.total_steps, {})
-    networks = space.sample(_NUM_JUDGED_NETWORKS, config.seed)
-    num_images = min(_NUM_JUDGED_IMAGES, dataset.num_images("architecture"))
-    accuracies = inherited_accuracy(run.supernet, networks, dataset, num_images)
-    record = {
-        "schema_version": _SCHEMA_VERSION,
-        **_identity(space, dataset, config),
-        "seed": config.seed,
-        "epochs": config.search.epochs,
-        "num_steps": run.total_steps,
-        "train_s": run.elapsed_s,
-        "weights_sha256": folder.sha256(),
-        "accuracy": {
-            "split": "architecture",
-            "num_images": num_images,
-            "networks": [list(space.from_indices(row).ops) for row in networks],
-            "values": accuracies.tolist(),
-        },
-    }
-    write_json(os.path.join(output_dir, _RECORD), record)
-    return record
+        run = _Run(space, dataset, config)
+        run.train(output_dir, is_resuming, stop)
+        folder = _weights_of(output_dir, run.supernet)
+        folder.save(run.total_steps, {})
+        networks = space.sample(_NUM_JUDGED_NETWORKS, config.seed)
+        num_images = min(_NUM_JUDGED_IMAGES, dataset.num_images("architecture"))
+        accuracies = inherited_accuracy(run.supernet, networks, dataset, num_images)
+        record = {
+            "schema_version": _SCHEMA_VERSION,
+            **_identity(space, dataset, config),
+            "seed": config.seed,
+            "epochs": config.search.epochs,
+            "num_steps": run.total_steps,
+            "train_s": run.elapsed_s,
+            "weights_sha256": folder.sha256(),
+            "accuracy": {
+                "split": "architecture",
+                "num_images": num_images,
+                "networks": [list(space.from_indices(row).ops) for row in networks],
+                "values": accuracies.tolist(),
+            },
+        }
+        write_json(os.path.join(output_dir, _RECORD), record)
+        return record
 
 
 def finished_supernet(
     output_dir: str, space: NetworkSpace, dataset: ImageDataset, config: ExperimentConfig
-) -> dict[str, Any] | None:
+) -> dict[str, Json] | None:
     """Return the record of a training that is finished and has its weights, or None.
 
-    What a finished training has lost is told of on stderr.
+    Weights that a finished training has lost are told of on stderr.
     """
     if not os.path.exists(os.path.join(output_dir, _RECORD)):
         return None
@@ -124,7 +113,7 @@ def finished_supernet(
 
 def read_supernet_record(
     supernet_dir: str, space: NetworkSpace, dataset: ImageDataset, config: ExperimentConfig
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the record of a trained supernet that a search can start from.
 
     Raises:
@@ -175,7 +164,7 @@ def _weights_of(output_dir: str, supernet: Supernet) -> CheckpointFolder:
 
 def _identity(
     space: NetworkSpace, dataset: ImageDataset, config: ExperimentConfig
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return what a search must share with the training of its supernet."""
     described = dataclasses.asdict(space)
     described["blocks"] = [list(block.values()) for block in described["blocks"]]
@@ -191,7 +180,7 @@ def _identity(
     }
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Json) -> str:
     """Return a part of an identity in a few words."""
     if not isinstance(value, dict):
         return str(value)
@@ -212,7 +201,7 @@ class _Run:
         self.steps_per_epoch = num_images // self._batch_size
         self.total_steps = config.search.epochs * self.steps_per_epoch
         self.supernet = Supernet(space, config.seed, config.search.supernet)
-        self._steps = CoSearchSteps(  # Of which the weight step alone is used.
+        self._steps = CoSearchSteps(  # The weight step alone is used.
             supernet=self.supernet,
             evaluator=None,
             objective=make_objective(config.search),
@@ -250,7 +239,7 @@ class _Run:
         self,
         folder: CheckpointFolder,
         stop: StopSignals | None,
-        write: Callable[[dict[str, Any]], None],
+        write: Callable[[dict[str, Json]], None],
     ) -> None:
         seed = self._config.seed
         train = batches(
@@ -282,7 +271,7 @@ class _Run:
                 if signum is not None:
                     raise Interrupted(signum)
 
-    def _end_epoch(self) -> dict[str, Any]:
+    def _end_epoch(self) -> dict[str, Json]:
         cross_entropy, accuracy = (total / self.steps_per_epoch for total in self._sums)
         self._sums = [0.0, 0.0]
         return {

@@ -28,7 +28,7 @@ _TEST_BATCH_SIZE = 500
 
 
 class Trained(NamedTuple):
-    """What came of one network."""
+    """Result of one network's training."""
 
     test_accuracy: float
     train_accuracy: float  # mean over the last epoch's augmented images

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
+from dance_tf.files import read_json
 from dance_tf.run import reporting
 from tools import flags as common
 
@@ -230,7 +231,7 @@ def _read_all(folder: Path) -> None:
     """Read every file that a run would read; one half-written is an error."""
     for path in folder.rglob("*.json"):
         if not any(part.startswith(".partial") for part in path.parts):  # which nobody reads
-            reporting.read_json(path)
+            read_json(path)
     for path in folder.rglob("*.jsonl"):
         reporting.read_history(path)  # which passes over a torn last line
 
@@ -238,5 +239,5 @@ def _read_all(folder: Path) -> None:
 def _without_times(path: Path):
     if path.suffix != ".json":
         return path.read_bytes()
-    data = reporting.read_json(path)
+    data = read_json(path)
     return {name: value for name, value in data.items() if name not in TIMES}

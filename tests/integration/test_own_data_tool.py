@@ -7,7 +7,7 @@ import pathlib
 import pytest
 import tensorflow_datasets as tfds
 
-from dance_tf.run import reporting
+from dance_tf.files import read_json, write_json
 from tests.data import toy_datasets
 from tools import flags as common
 from tools import search
@@ -42,20 +42,20 @@ def _search(*arguments: str) -> int:
 
 
 def test_a_run_says_which_evaluator_it_took_and_what_is_odd_about_the_data(
-    data_dir, cache_dir, tmp_path, capsys
+    without_tracing, data_dir, cache_dir, tmp_path, capsys
 ):
     arguments = [*QUICK, f"--data_dir={data_dir}", "--dataset=toy_sensor"]
     arguments += [f"--cache_dir={cache_dir}", f"--output_dir={tmp_path}/run"]
     assert _search(*arguments) == 0
     says = capsys.readouterr().err
-    result = reporting.read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json")
     reason = "no neural evaluator is shipped for space tiny_mbconv"
     assert (result["evaluator"], result["evaluator_reason"]) == ("exact", reason)
     assert f"evaluator: exact, as {reason}\n" in says
     for part in ("'bird'", "200 to 2660", "search.gumbel_temperature has no effect"):
         (warning,) = (w for w in result["warnings"] if part in w)
         assert says.count(f"warning: {warning}\n") == 1
-    info = reporting.read_json(tmp_path / "run" / "run_info.json")
+    info = read_json(tmp_path / "run" / "run_info.json")
     assert info["num_classes"] == 4 and info["evaluator"] == "exact"
     assert info["input"]["source_range"] == [200.0, 2660.0]
     assert info["input"]["class_names"] == ["cat", "dog", "bird", "fish"]
@@ -64,7 +64,7 @@ def test_a_run_says_which_evaluator_it_took_and_what_is_odd_about_the_data(
     (tmp_path / "run" / "result.json").unlink()
     changed = {**info, "input": {**info["input"], "source_range": [0.0, 65535.0]}}
     for before, part in (({**info, "evaluator": "neural"}, "evaluator"), (changed, "source_range")):
-        reporting.write_json(tmp_path / "run" / "run_info.json", before)
+        write_json(tmp_path / "run" / "run_info.json", before)
         assert _search(*arguments, "--resume") == 1
         assert f"began with {part}" in capsys.readouterr().err.replace("input.", "")
 
@@ -94,7 +94,7 @@ def test_four_classes_half_of_them_grey_go_through_the_default_search(
 ):
     arguments = ["--preset=digits", "--dataset=toy_own", f"--data_dir={data_dir}"]
     assert _search(*arguments, f"--output_dir={tmp_path}/run") == 0
-    result = reporting.read_json(tmp_path / "run" / "result.json")
+    result = read_json(tmp_path / "run" / "result.json")
     assert result["evaluator"] == "exact" and "num_classes differ" in result["evaluator_reason"]
     assert result["accuracy"]["num_images"] == 80 and result["accuracy"]["value"] > 0.9
     assert (tmp_path / "run" / "exports" / "network_int8.tflite").is_file()

@@ -9,6 +9,7 @@ import pytest
 
 from dance_tf.config import config_to_json, override
 from dance_tf.export import networks
+from dance_tf.files import read_json, write_json
 from dance_tf.presets import preset
 from dance_tf.run import reporting, terminal
 from tools import flags as common
@@ -34,14 +35,14 @@ def test_architecture_of_a_search_is_trained_and_exported(tmp_path, capsys):
     search = tmp_path / "search"
     search.mkdir()
     config = override(preset("tiny"), ["retrain.epochs=1", "seed=3"])
-    reporting.write_json(search / "config.json", config_to_json(config))
+    write_json(search / "config.json", config_to_json(config))
     record = {"space": "tiny_mbconv", "ops": OPS}
-    reporting.write_json(search / "result.json", {"schema_version": 1, "architecture": record})
+    write_json(search / "result.json", {"schema_version": 1, "architecture": record})
     folder = tmp_path / "retrained"
     assert _call(f"--result={search}", f"--output_dir={folder}") == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert report == reporting.read_json(folder / "retrain.json")
+    assert report == read_json(folder / "retrain.json")
     assert report["architecture"] == record and report["seed"] == 3
     assert report["accuracy"]["split"] == "test"
     assert report["accuracy"]["num_images"] == 359
@@ -51,7 +52,7 @@ def test_architecture_of_a_search_is_trained_and_exported(tmp_path, capsys):
     assert network.count_params() == report["num_parameters"]
     assert classifier.path.endswith("network.tflite")
     assert "retrain 100%" in captured.err
-    info = reporting.read_json(folder / "run_info.json")
+    info = read_json(folder / "run_info.json")
     assert info["seed"] == 3 and info["is_deterministic"] is True and info["wall_time_s"] > 0
 
 
@@ -73,7 +74,7 @@ def test_interrupted_and_resumed_ends_as_uninterrupted(retrained, tmp_path, caps
     assert not (folder / "retrain.json").exists()
 
     assert _call("--resume", "--noexport", f"--output_dir={folder}") == 0
-    expected = reporting.read_json(retrained / "retrain.json")
+    expected = read_json(retrained / "retrain.json")
     resumed = json.loads(capsys.readouterr().out)
     assert resumed["accuracy"] == expected["accuracy"]
     history = [reporting.read_history(f / "history.jsonl") for f in (folder, retrained)]
@@ -99,7 +100,7 @@ def test_of_damaged_checkpoints_the_older_one_leads_to_the_same_end(retrained, t
     (folder / "history.jsonl").unlink()
     assert _call("--resume", "--noexport", f"--output_dir={folder}") == 0
     assert f"{newest.name} is not whole" in capsys.readouterr().err
-    reports = [reporting.read_json(f / "retrain.json") for f in (folder, retrained)]
+    reports = [read_json(f / "retrain.json") for f in (folder, retrained)]
     assert reports[0]["accuracy"] == reports[1]["accuracy"]
     assert (folder / "history.jsonl").read_bytes() == (retrained / "history.jsonl").read_bytes()
 

@@ -13,12 +13,13 @@ import pytest
 
 from dance_tf.config import config_from_json, override
 from dance_tf.export import networks
+from dance_tf.files import read_json
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.folder_lock import owned
-from dance_tf.search import pipeline, run_folder
+from dance_tf.search import pipeline
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.supernet.search_space import make_space
@@ -83,13 +84,13 @@ def finished(call, tmp_path_factory):
 
 
 def _result(folder):
-    result = reporting.read_json(folder / "result.json")
+    result = read_json(folder / "result.json")
     del result["times"]
     return result
 
 
 def test_a_run_leaves_everything(finished):
-    result = reporting.read_json(finished / "result.json")
+    result = read_json(finished / "result.json")
     assert set(result) >= RESULT_FIELDS
     assert result["accuracy"]["split"] == "test" and result["accuracy"]["num_images"] == 359
     assert result["num_trained_candidates"] == 1 and result["is_deterministic"] is True
@@ -102,17 +103,17 @@ def test_a_run_leaves_everything(finished):
         assert cost["latency_cycles"] == round(cost["latency_ms"] * 200e3)
     accelerator, machine, cost = networks.read_accelerator(finished / "accelerator.json")
     assert vars(accelerator) == result["accelerator"] and cost == result["exact_cost"]
-    config = config_from_json(reporting.read_json(finished / "config.json"))
+    config = config_from_json(read_json(finished / "config.json"))
     assert config == override(preset("tiny"), [a.removeprefix("--set=") for a in QUICK[1:]])
     assert machine == config.hardware.machine
-    info = reporting.read_json(finished / "run_info.json")
+    info = read_json(finished / "run_info.json")
     assert info["seed"] == 0 and info["wall_time_s"] > 0 and info["is_deterministic"] is True
     # The figures that were used can be given back, and are known by their hash.
     used = technology(os.fspath(finished / "technology.json"))
     assert used == technology("cacti_45nm")
     source = {"kind": "loop_nest", "name": "cacti_45nm", "sha256": used.sha256}
     assert info["cost_source"] == source and len(info["cost_table_sha256"]) == 64
-    assert reporting.read_json(finished / "accelerator.json")["cost_source"] == source
+    assert read_json(finished / "accelerator.json")["cost_source"] == source
     phases = [line["phase"] for line in reporting.read_history(finished / "history.jsonl")]
     assert phases == ["warmup"] * 2 + ["search"] * 4 + ["retrain"]
     assert len(SearchResult.load(finished).history) == 6
@@ -198,7 +199,7 @@ def test_one_side_can_be_fixed(call, finished, tmp_path, capsys):
     architecture = f"--fixed_architecture={finished / 'result.json'}"
     assert call("--preset=tiny", architecture, f"--output_dir={folder}") == 0
     capsys.readouterr()
-    found = reporting.read_json(folder / "result.json")
+    found = read_json(folder / "result.json")
     for name in ("architecture", "accelerator", "exact_cost", "predicted_cost"):
         assert found[name] == first[name]
     assert found["num_weight_steps"] == found["num_trained_candidates"] == 0
@@ -215,7 +216,7 @@ def test_one_side_can_be_fixed(call, finished, tmp_path, capsys):
     assert found["evaluator_accelerator"] == found["accelerator"]
     assert found["predicted_cost"]["latency_ms"] == pytest.approx(found["exact_cost"]["latency_ms"])
     assert found["exact_best_cost"]["objective"] <= found["exact_cost"]["objective"]
-    config = config_from_json(reporting.read_json(folder / "config.json"))
+    config = config_from_json(read_json(folder / "config.json"))
     assert vars(config.search.fixed_accelerator) == found["accelerator"]
 
 
@@ -243,7 +244,9 @@ def test_terminated_and_resumed_it_gives_the_same_result(
     assert not (folder / "exports").exists()
 
 
-def test_without_retraining_there_is_no_accuracy_and_later_there_is(call, tmp_path, capsys):
+def test_without_retraining_there_is_no_accuracy_and_later_there_is(
+    without_tracing, call, tmp_path, capsys
+):
     folder = tmp_path / "run"
     product = ("--objective=product", "--objective_weights=2,1,0.5")
     assert call(*QUICK, "--noretrain", *product, f"--output_dir={folder}") == 0
@@ -326,7 +329,9 @@ def _mistake(text):
     return mistake
 
 
-def test_retraining_may_start_from_what_the_search_has_trained(call, tmp_path, monkeypatch):
+def test_retraining_may_start_from_what_the_search_has_trained(
+    without_tracing, call, tmp_path, monkeypatch
+):
     given = []
 
     def spy(*arguments, supernet, **options):
@@ -338,7 +343,7 @@ def test_retraining_may_start_from_what_the_search_has_trained(call, tmp_path, m
     assert call(*QUICK, inherited, "--noexport", f"--output_dir={tmp_path / 'run'}") == 0
     ((architecture, derived, weights),) = given
     assert architecture == derived == SearchResult.load(str(tmp_path / "run")).architecture
-    config = config_from_json(reporting.read_json(tmp_path / "run" / "config.json"))
+    config = config_from_json(read_json(tmp_path / "run" / "config.json"))
     fresh = Supernet(make_space(config.space, 10), config.seed, config.search.supernet)
     assert any((a != b).any() for a, b in zip(weights, fresh.get_weights(), strict=True))
 
@@ -413,7 +418,7 @@ def test_what_a_finished_run_has_lost_is_made_again(call, finished, tmp_path, ca
     assert f"{folder} is finished but lacks accelerator.json, technology.json" in error
     for name in ("accelerator.json", "technology.json"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
-    assert run_folder.missing_exports(str(folder / "exports")) == []
+    assert pipeline.missing_exports(str(folder / "exports")) == []
     assert (folder / "report.html").exists() and _result(folder) == _result(finished)
     (folder / "history.jsonl").unlink()
     assert call(*QUICK, "--resume", f"--output_dir={folder}") == 0

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.config import config_from_json
+from dance_tf.files import read_json
 from dance_tf.run import reporting, terminal
 from tools import flags as common
 from tools import search, train_supernet
@@ -73,7 +74,7 @@ def _snapshot(folder):
 
 
 def _record(folder):
-    record = reporting.read_json(folder / "supernet.json")
+    record = read_json(folder / "supernet.json")
     assert record.pop("train_s") > 0
     return record
 
@@ -93,7 +94,7 @@ def test_a_training_leaves_everything(trained):
     values = record["accuracy"]["values"]
     assert len(values) == len(record["accuracy"]["networks"]) and all(0 <= v <= 1 for v in values)
     assert [line["step"] for line in reporting.read_history(trained / "history.jsonl")] == [1, 2]
-    info = reporting.read_json(trained / "run_info.json")
+    info = read_json(trained / "run_info.json")
     assert info["is_deterministic"] is True and info["wall_time_s"] > 0
 
 
@@ -101,10 +102,10 @@ def test_a_search_starts_from_it_and_says_from_which(trained, searched):
     history = reporting.read_history(searched / "history.jsonl")
     # The warm-up's step is left out, and so are its records.
     assert [(line["step"], line["phase"]) for line in history] == [(2, "search")]
-    assert reporting.read_json(searched / "result.json")["num_weight_steps"] == 1
-    config = config_from_json(reporting.read_json(searched / "config.json"))
+    assert read_json(searched / "result.json")["num_weight_steps"] == 1
+    config = config_from_json(read_json(searched / "config.json"))
     assert config.search.supernet_dir == str(trained)
-    info = reporting.read_json(searched / "run_info.json")
+    info = read_json(searched / "run_info.json")
     assert info["supernet_sha256"] == _record(trained)["weights_sha256"]
 
 
@@ -125,7 +126,7 @@ def test_terminated_and_resumed_it_leaves_the_same_supernet(trained, tmp_path, c
     assert train(*TRAIN, "--resume", f"--output_dir={folder}") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.pop("output_dir") == str(folder)
-    assert printed == reporting.read_json(folder / "supernet.json")
+    assert printed == read_json(folder / "supernet.json")
     # The weights are the same too: the record has their hash.
     assert _record(folder) == _record(trained)
     assert (folder / "history.jsonl").read_bytes() == (trained / "history.jsonl").read_bytes()

@@ -44,6 +44,7 @@ OWNERS = {
         "dance_tf/evaluator/",
         "dance_tf/search/",
         "dance_tf/export",
+        "dance_tf/run/surroundings",
         "dance_tf/interop/keras_",
         "tools/",
     ),

@@ -15,8 +15,9 @@ from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.loopnest.cost_model import accelerator_area_um2
 from dance_tf.presets import preset
 from dance_tf.run import run_info
-from dance_tf.search.dance import DanceSearch, SearchProblem
+from dance_tf.search.dance import DanceSearch
 from dance_tf.search.predictions import Mistake, Predictions
+from dance_tf.search.problem import SearchProblem
 from dance_tf.search.result import Accuracy
 from dance_tf.supernet.search_space import make_space
 from tests.hardware.arithmetic_model import DetailedModel

@@ -1,4 +1,4 @@
-"""What the report takes from the exact table agrees with the run, and with enumeration."""
+"""Exact costs in the report agree with the run, and with enumeration."""
 
 from __future__ import annotations
 

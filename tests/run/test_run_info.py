@@ -9,7 +9,8 @@ import sys
 import pytest
 import tensorflow as tf
 
-from dance_tf.run import reporting, run_info
+from dance_tf.files import read_json
+from dance_tf.run import run_info
 
 
 def test_collected_information_is_complete_and_strict_json(tmp_path):
@@ -17,7 +18,7 @@ def test_collected_information_is_complete_and_strict_json(tmp_path):
     ended = started + datetime.timedelta(seconds=90.5)
     info = run_info.collect(7, started, ended=ended, is_deterministic=True)
     run_info.write(tmp_path / "run_info.json", info)
-    assert reporting.read_json(tmp_path / "run_info.json") == info
+    assert read_json(tmp_path / "run_info.json") == info
     assert info["seed"] == 7 and info["is_deterministic"] is True
     assert info["wall_time_s"] == 90.5
     assert datetime.datetime.fromisoformat(info["started_at"]).tzinfo is not None

@@ -1,4 +1,4 @@
-"""What is told on stderr: progress and time left, the stages of a run, and how much of it."""
+"""Lines on stderr: progress and time left, the stages of a run, and the verbosity."""
 
 from __future__ import annotations
 

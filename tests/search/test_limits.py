@@ -16,7 +16,8 @@ from dance_tf.hardware.objective import EDAP, Limits
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.judge import ChosenEvaluator, Judge
-from dance_tf.search.limits import LimitKeeper, limits_of, reachable_costs, smallest_correction
+from dance_tf.search.limits import LimitKeeper, reachable_costs, smallest_correction
+from dance_tf.search.problem import limits_of
 from dance_tf.search.result import SearchResult
 from dance_tf.structs import METRICS
 from dance_tf.supernet.supernet import Supernet

@@ -1,4 +1,4 @@
-"""What a network says of images is counted, its surest mistakes first."""
+"""Predictions are counted, and the surest mistakes come first."""
 
 from __future__ import annotations
 

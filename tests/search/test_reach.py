@@ -1,4 +1,4 @@
-"""What is within reach, and the best network within limits, against plain enumeration."""
+"""Costs within reach, and the best network within limits, against plain enumeration."""
 
 from __future__ import annotations
 

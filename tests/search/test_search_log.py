@@ -1,4 +1,4 @@
-"""What TensorBoard is given of a search."""
+"""The log of a search, as TensorBoard reads it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / "saved_models/supernet_ci
 
 
 class _Cifar10:
-    """What a supernet asks of its images before it sees one."""
+    """Facts that a supernet asks of its images before it sees one."""
 
     name = "cifar10"
 

@@ -9,8 +9,8 @@ import pytest
 
 from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
+from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.dance import DanceSearch
-from dance_tf.search.interruption import Interrupted, StopSignals
 from tests.search.problems import make_problem
 
 CONFIG = SearchConfig(
@@ -44,7 +44,7 @@ def _moved_logits(result, space):
 @pytest.mark.parametrize(
     ("supernet", "gradient"), [("superkernel", "straight_through"), ("proxyless", "two_path")]
 )
-def test_a_search_resumes_to_the_same_result(tmp_path, supernet, gradient):
+def test_a_search_resumes_to_the_same_result(without_tracing, tmp_path, supernet, gradient):
     config = dataclasses.replace(CONFIG, supernet=supernet, arch_gradient=gradient)
     problem, folder = make_problem(), str(tmp_path)
     whole = DanceSearch(config, seed=2).search(problem)
@@ -56,7 +56,7 @@ def test_a_search_resumes_to_the_same_result(tmp_path, supernet, gradient):
     assert _moved_logits(whole, problem.space) > 0.05
 
 
-def test_shared_weights_are_searched_by_the_score_function_too():
+def test_shared_weights_are_searched_by_the_score_function_too(without_tracing):
     problem = make_problem()
     result = DanceSearch(CONFIG, seed=2).search(problem)
     assert result.num_architecture_steps == 3

@@ -1,4 +1,4 @@
-"""What tests of several examples stand on."""
+"""Fixture of several tests of studies."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def test_agreement_by_hand():
     assert nothing["noise"] is nothing["correlation"] is None and nothing["slope"] == 0.0
 
 
-@pytest.fixture(scope="module")
-def supernet_dir(tmp_path_factory):
+@pytest.fixture
+def supernet_dir(without_tracing, tmp_path_factory):
     """A supernet after two steps."""
     folder = str(tmp_path_factory.mktemp("runs") / "supernet")
     arguments = ["train_supernet", *TINY, "--set=search.batch_size=999", f"--output_dir={folder}"]

@@ -1,6 +1,7 @@
-"""Points of which less is better in every coordinate: who is beaten, where there is room, how much.
+"""Fronts of points that are to be small in every coordinate, and the points of a sweep.
 
-A point is beaten by another that is no worse in all coordinates and better in one.
+A point is beaten by another that is no worse in all coordinates and better in one. Points
+of a sweep are what its searches found, by error and exact cost.
 
 Source of ranks and crowding: Deb et al. (2002), NSGA-II, sections III-A and III-B.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import moocore
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
 from dance_tf.config import ExperimentConfig
+from dance_tf.files import Json
 from dance_tf.hardware.accelerator import accelerator_to_json
 from dance_tf.search.result import SearchResult
 from dance_tf.structs import METRICS
@@ -35,10 +37,10 @@ __all__ = [
 ]
 
 
-def front_rows(points: Any) -> np.ndarray:
-    """Return which points no other one beats, int64 [F], by the first coordinate.
+def front_rows(points: ArrayLike) -> np.ndarray:
+    """Return the rows of the points that no other beats, int64 [F], by the first coordinate.
 
-    Of equal points the first is on the front.
+    The first of equal points is on the front.
 
     Args:
         points: Finite, [N, M].
@@ -50,7 +52,7 @@ def front_rows(points: Any) -> np.ndarray:
     return rows[np.lexsort(points[rows].T[::-1])]
 
 
-def front_ranks(points: Any) -> np.ndarray:
+def front_ranks(points: ArrayLike) -> np.ndarray:
     """Return the rank of each point, int64 [N]: 0 on the front, 1 on that of the rest, ...
 
     Args:
@@ -62,7 +64,7 @@ def front_ranks(points: Any) -> np.ndarray:
     return np.asarray(moocore.pareto_rank(points), np.int64)
 
 
-def crowding_distances(points: Any, ranks: Any) -> np.ndarray:
+def crowding_distances(points: ArrayLike, ranks: ArrayLike) -> np.ndarray:
     """Return how far the neighbours of each point of the same rank are apart, float64 [N].
 
     The sum over the coordinates, each as a share of its extent; infinite at both ends.
@@ -85,7 +87,7 @@ def crowding_distances(points: Any, ranks: Any) -> np.ndarray:
     return distances
 
 
-def hypervolume(points: Any, reference: Any) -> float:
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """Return the volume that some point beats or equals, up to a reference point.
 
     Args:
@@ -99,7 +101,7 @@ def hypervolume(points: Any, reference: Any) -> float:
     return float(moocore.hypervolume(points, ref=reference)) if len(points) else 0.0
 
 
-def _checked(points: Any) -> np.ndarray:
+def _checked(points: ArrayLike) -> np.ndarray:
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or not np.isfinite(points).all():
         raise ValueError(f"points have shape {points.shape}, not [N, M], or are not finite")
@@ -116,7 +118,7 @@ class SweepSearch:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the search's folder."""
         return f"{self.objective}_lambda{self.lambda_2:g}_seed{self.seed}"
 
     def config(self, base: ExperimentConfig) -> ExperimentConfig:
@@ -132,11 +134,11 @@ class SweepSearch:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What one search found. Costs are exact unless they say otherwise."""
+    """Network and accelerator that one search found; costs are exact unless named otherwise."""
 
     search: SweepSearch
     ops: tuple[str, ...]
-    accelerator: dict[str, Any]
+    accelerator: dict[str, Json]
     latency_ms: float
     energy_mj: float
     area_mm2: float
@@ -151,24 +153,24 @@ class Point:
 
     @property
     def costs(self) -> tuple[float, ...]:
-        """In the order of METRICS."""
+        """Exact metrics in the order of METRICS."""
         return tuple(getattr(self, name) for name in METRICS)
 
     @property
     def training(self) -> tuple[tuple[str, ...], int]:
-        """Network and seed: what its retraining depends on.
+        """Network and seed, which the retraining depends on.
 
-        Searches of a seed that found the same network share it.
+        Searches of one seed that found one network share it.
         """
         return self.ops, self.search.seed
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the point as plain JSON data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def point_of(search: SweepSearch, result: SearchResult, inherited_error: float) -> Point:
-    """Return what a search found as a point."""
+    """Return the point of a search's result."""
     exact = result.exact_cost
     return Point(
         search=search,
@@ -188,13 +190,16 @@ def coordinates(
     points: Sequence[Point],
     reachable: Mapping[str, tuple[float, float]],
 ) -> np.ndarray:
-    """Return what the hypervolume is of, float64 [N, 4].
+    """Return error and costs of points, each in 0..1, float64 [N, 4].
+
+    A cost is its place between the least and the largest within reach, on a logarithmic
+    scale; the hypervolume is taken of these coordinates.
 
     Args:
-        errors: Shares of images, one for each point.
-        points: Their costs are used.
-        reachable: (least, largest) of each metric, see reach.reachable_costs. A metric that
-            cannot vary has the share 0.
+        errors: Share of wrongly classified images, one for each point.
+        points: Points whose costs are used.
+        reachable: (least, largest) of each metric, see limits.reachable_costs. A metric that
+            cannot vary has the coordinate 0.
     """
     costs = np.asarray([point.costs for point in points], np.float64).reshape(-1, len(METRICS))
     least, largest = np.asarray([reachable[name] for name in METRICS], np.float64).T
@@ -206,7 +211,7 @@ def coordinates(
 
 def summary(
     points: Sequence[Point], reachable: Mapping[str, tuple[float, float]]
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the points, their fronts and the hypervolume as JSON data.
 
     Points are given by their number in `points`. `retrained` is None where nothing has been
@@ -224,7 +229,7 @@ def summary(
 
 def _retrained(
     points: Sequence[Point], inherited: np.ndarray, reachable: Mapping[str, tuple[float, float]]
-) -> dict[str, Any] | None:
+) -> dict[str, Json] | None:
     rows = [i for i, point in enumerate(points) if point.retrained_error is not None]
     if not rows:
         return None
@@ -264,7 +269,7 @@ def worth_retraining(
     """
     inherited = coordinates([p.inherited_error for p in points], points, reachable)
     front = front_rows(inherited).tolist()
-    trainings: dict[Any, int] = {}
+    trainings: dict[tuple[tuple[str, ...], int], int] = {}
     for i in (*front, *range(len(points))):
         trainings.setdefault(points[i].training, i)
     on_front = [i for i in trainings.values() if i in front]

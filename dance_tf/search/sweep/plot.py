@@ -1,4 +1,4 @@
-"""The picture of a sweep: error against EDAP."""
+"""Picture of a sweep: error against EDAP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dance_tf.files import written_aside
+from dance_tf.files import Json, written_aside
 from dance_tf.search.sweep.fronts import front_rows
 
 __all__ = ["plot_sweep"]
 
-# The same data give the same file: no date, no random names.
+# No date and no random names, so that equal data give equal files.
 _METADATA = {"Date": None, "Creator": None}
 _RC: Any = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
 _BASELINE = "accuracy alone"
@@ -23,7 +23,7 @@ Spots = Sequence[tuple[float, float]]  # (EDAP in ms mJ mm2, error as a share)
 
 
 def plot_sweep(
-    found: Mapping[str, Any], path: str, references: Mapping[str, Spots] | None = None
+    found: Mapping[str, Json], path: str, references: Mapping[str, Spots] | None = None
 ) -> None:
     """Draw pareto.json as an SVG: inherited errors, and beside them what has been retrained.
 
@@ -60,7 +60,7 @@ def plot_sweep(
             figure.savefig(aside, format="svg", metadata=_METADATA)
 
 
-def _series(point: Mapping[str, Any]) -> str:
+def _series(point: Mapping[str, Json]) -> str:
     search = point["search"]
     return search["objective"] if search["lambda_2"] else _BASELINE
 
@@ -73,8 +73,7 @@ def _draw(axes: Axes, spots: Spots, name: str, color: str) -> None:
         )
 
 
-def _draw_front(axes: Axes, spots: Spots, **style: Any) -> None:
+def _draw_front(axes: Axes, spots: Spots, color: str, label: str | None = None) -> None:
     front = [spots[i] for i in front_rows(spots)]
-    axes.plot(
-        [x for x, _ in front], [100 * y for _, y in front], drawstyle="steps-post", lw=1, **style
-    )
+    xs, ys = [x for x, _ in front], [100 * y for _, y in front]
+    axes.plot(xs, ys, drawstyle="steps-post", lw=1, color=color, label=label)

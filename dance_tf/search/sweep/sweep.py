@@ -1,7 +1,7 @@
-"""Many searches over one trained supernet, what they find, and its retraining.
+"""Sweep: many searches over one trained supernet, and the retraining of what they find.
 
 The supernet's weights are frozen, so that all searches, and the inherited accuracies of
-what they find, are of the same weights. Each search and each retraining has a folder of its
+what they find, stand on the same weights. Each search and each retraining has a folder of its
 own and is interrupted and resumed as a single one is; pareto.json says after each what there
 is so far.
 """
@@ -14,17 +14,17 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
-from dance_tf.files import read_json, write_json
+from dance_tf.files import Json, read_json, write_json
 from dance_tf.run import terminal
 from dance_tf.run.folder_lock import owned
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.accuracy_memo import AccuracyMemo
-from dance_tf.search.dance import DanceSearch, SearchProblem
-from dance_tf.search.interruption import StopSignals
+from dance_tf.search.dance import DanceSearch
 from dance_tf.search.limits import reachable_costs
+from dance_tf.search.problem import SearchProblem
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
@@ -76,19 +76,20 @@ def run_sweep(
     num_images: int,
     num_retrained: int = 0,
     stop: StopSignals | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Run searches, retrain the best of what they find, and return pareto.json.
 
-    What is finished in `output_dir` is read and not done again. That of earlier calls stays a
-    part of the sweep: its points come first.
+    Searches and retrainings that are finished in `output_dir` are read and not done again.
+    Searches of earlier calls stay a part of the sweep: their points come first.
 
     Args:
-        searches: Of `plan_sweep`. May be others than in an earlier call on the same folder.
-        config: What all of them share.
-        problem: Its supernet is trained.
-        output_dir: Gets searches/, retrained/, accuracies.jsonl and pareto.json.
-        num_images: Held-out images for the inherited accuracy; at most all are used.
-        num_retrained: How many points of `searches` to retrain, see `worth_retraining`.
+        searches: Searches from `plan_sweep`; they may differ from those of an earlier call on
+            the same folder.
+        config: Configuration that all searches share.
+        problem: Problem of all searches, with a trained supernet.
+        output_dir: Folder that gets searches/, retrained/, accuracies.jsonl and pareto.json.
+        num_images: Number of held-out images for the inherited accuracy; at most all are used.
+        num_retrained: Number of points of `searches` to retrain, see `worth_retraining`.
         stop: Signals to honour at the next step boundary.
     Raises:
         UserError: If the sweep in the folder is of other costs, weights or images; see also
@@ -96,65 +97,56 @@ def run_sweep(
         Interrupted: After a signal; what has been done is saved.
     """
     with owned(output_dir):
-        return _run_sweep(searches, config, problem, output_dir, num_images, num_retrained, stop)
+        facts = _facts(config, problem, num_images)
+        _check_facts(os.path.join(output_dir, PARETO), facts)
+        assert problem.supernet is not None, "weights are frozen, so there are some"
+        accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
+        reachable = reachable_costs(problem.table)
+        points: list[Point] = []
+        searches_dir = os.path.join(output_dir, "searches")
+        earlier = _finished_searches(searches_dir, searches)
+        all_searches = (*earlier, *searches)
 
+        def write(num_to_retrain: int, num_done: int) -> dict[str, Json]:
+            data = {
+                "schema_version": SCHEMA_VERSION,
+                **facts,
+                "num_searches": {"planned": len(all_searches), "done": len(points)},
+                "num_retrained": {"planned": num_to_retrain, "done": num_done},
+                **summary(points, reachable),
+            }
+            write_json(os.path.join(output_dir, PARETO), data)
+            return data
 
-def _run_sweep(
-    searches: Sequence[SweepSearch],
-    config: ExperimentConfig,
-    problem: SearchProblem,
-    output_dir: str,
-    num_images: int,
-    num_retrained: int,
-    stop: StopSignals | None,
-) -> dict[str, Any]:
-    facts = _facts(config, problem, num_images)
-    _check_facts(os.path.join(output_dir, PARETO), facts)
-    accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
-    reachable = reachable_costs(problem.table)
-    points: list[Point] = []
-    searches_dir = os.path.join(output_dir, "searches")
-    earlier = _finished_searches(searches_dir, searches)
-    all_searches = (*earlier, *searches)
-
-    def write(num_to_retrain: int, num_done: int) -> dict[str, Any]:
-        data = {
-            "schema_version": SCHEMA_VERSION,
-            **facts,
-            "num_searches": {"planned": len(all_searches), "done": len(points)},
-            "num_retrained": {"planned": num_to_retrain, "done": num_done},
-            **summary(points, reachable),
-        }
-        write_json(os.path.join(output_dir, PARETO), data)
+        identity = {name: facts[name] for name in ("supernet_sha256", "dataset", "num_images")}
+        memo_path = os.path.join(output_dir, "accuracies.jsonl")
+        with (
+            _stages(config, problem, all_searches, searches_dir, num_retrained) as stages,
+            AccuracyMemo(memo_path, accuracy, identity) as memo,
+        ):
+            for search in all_searches:
+                stages.begin(f"search {search.name}")
+                own = _with_known_network(search, search.config(config), points)
+                result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
+                op_indices = problem.space.to_indices(result.architecture)[None]
+                error = 1.0 - float(memo.accuracies(op_indices)[0])
+                points.append(_with_retrained_error(point_of(search, result, error), output_dir))
+                data = write(num_retrained, 0)
+            rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
+            for number, row in enumerate(rows, start=1):
+                point = points[len(earlier) + row]
+                stages.begin(f"retraining {number}")
+                _retrain(point, config, problem, output_dir, stop)
+                # Searches of other objectives and weights may have found the same network.
+                points = [_with_retrained_error(point, output_dir) for point in points]
+                data = write(len(rows), number)
+        folders = [
+            _retrained_folder(p, output_dir) for p in points if p.retrained_error is not None
+        ]
+        for folder in dict.fromkeys(folders):
+            if not os.path.exists(os.path.join(folder, _NETWORK)):
+                terminal.warn(f"{folder} lacks {_NETWORK}; a larger --num_retrained makes it again")
         return data
-
-    identity = {name: facts[name] for name in ("supernet_sha256", "dataset", "num_images")}
-    memo_path = os.path.join(output_dir, "accuracies.jsonl")
-    with (
-        _stages(config, problem, all_searches, searches_dir, num_retrained) as stages,
-        AccuracyMemo(memo_path, accuracy, identity) as memo,
-    ):
-        for search in all_searches:
-            stages.begin(f"search {search.name}")
-            own = _with_known_network(search, search.config(config), points)
-            result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
-            op_indices = problem.space.to_indices(result.architecture)[None]
-            error = 1.0 - float(memo.accuracies(op_indices)[0])
-            points.append(_with_retrained_error(point_of(search, result, error), output_dir))
-            data = write(num_retrained, 0)
-        rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
-        for number, row in enumerate(rows, start=1):
-            point = points[len(earlier) + row]
-            stages.begin(f"retraining {number}")
-            _retrain(point, config, problem, output_dir, stop)
-            # Searches of other objectives and weights may have found the same network.
-            points = [_with_retrained_error(point, output_dir) for point in points]
-            data = write(len(rows), number)
-    folders = [_retrained_folder(p, output_dir) for p in points if p.retrained_error is not None]
-    for folder in dict.fromkeys(folders):
-        if not os.path.exists(os.path.join(folder, _NETWORK)):
-            terminal.warn(f"{folder} lacks {_NETWORK}; a larger --num_retrained makes it again")
-    return data
 
 
 def _stages(
@@ -196,8 +188,8 @@ def _finished_searches(
     return tuple(found)
 
 
-def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Any]:
-    """Return what the numbers of a sweep are of."""
+def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Json]:
+    """Return the space, costs, weights and images that the numbers of a sweep stand on."""
     record = read_supernet_record(
         str(config.search.supernet_dir), problem.space, problem.dataset, config
     )
@@ -210,8 +202,8 @@ def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) ->
     }
 
 
-def _check_facts(path: str, facts: dict[str, Any]) -> None:
-    """Refuse to go on with a sweep that was of something else; `path` may not exist."""
+def _check_facts(path: str, facts: dict[str, Json]) -> None:
+    """Refuse to go on with a sweep of other facts; `path` may not exist."""
     old = read_json(path) if os.path.exists(path) else facts
     for name, value in facts.items():
         if old.get(name) != value:
@@ -227,38 +219,34 @@ def search_in(
     """Run a search in a folder of its own, or go on with it, or read what it found.
 
     Args:
-        folder: Gets config.json, history.jsonl, TensorBoard logs and, at the end, result.json.
-        config: Of this search, with frozen weights.
-        problem: Its supernet is trained; the architecture parameters are reset to those of
-            the config's seed.
+        folder: Folder that gets config.json, history.jsonl, TensorBoard logs and, at the end,
+            result.json.
+        config: Configuration of this search, with frozen weights.
+        problem: Problem with a trained supernet, whose architecture parameters are reset to
+            those of the config's seed.
         stop: Signals to honour at the next step boundary.
     Raises:
         UserError, Interrupted: See DanceSearch.search.
     """
     with owned(folder):
-        return _search_in(folder, config, problem, stop)
-
-
-def _search_in(
-    folder: str, config: ExperimentConfig, problem: SearchProblem, stop: StopSignals | None
-) -> SearchResult:
-    path = os.path.join(folder, "config.json")
-    is_finished = os.path.exists(os.path.join(folder, "result.json"))
-    if not (is_finished and os.path.exists(path)):
-        write_json(path, config_to_json(config))
-    if is_finished:
-        result = SearchResult.load(folder)
-        if result.num_architecture_steps and not result.history:
-            terminal.warn(f"{folder} is finished but lacks history.jsonl")
-    else:
-        problem.supernet.reset_architecture(config.seed)
-        result = DanceSearch(
-            config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
-        ).search(problem)
-        result.save(folder)
-    # A kill may have come between the result and this.
-    shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
-    return result
+        path = os.path.join(folder, "config.json")
+        is_finished = os.path.exists(os.path.join(folder, "result.json"))
+        if not (is_finished and os.path.exists(path)):
+            write_json(path, config_to_json(config))
+        if is_finished:
+            result = SearchResult.load(folder)
+            if result.num_architecture_steps and not result.history:
+                terminal.warn(f"{folder} is finished but lacks history.jsonl")
+        else:
+            assert problem.supernet is not None, "weights are frozen, so there are some"
+            problem.supernet.reset_architecture(config.seed)
+            result = DanceSearch(
+                config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
+            ).search(problem)
+            result.save(folder)
+        # A kill may have come between the result and this.
+        shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
+        return result
 
 
 def _with_known_network(

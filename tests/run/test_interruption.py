@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dance_tf.search.interruption import Interrupted, StopSignals
+from dance_tf.run.surroundings import Interrupted, StopSignals
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

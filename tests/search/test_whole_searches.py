@@ -1,9 +1,4 @@
-"""What people ran into with searches like this one, each fault's whole kind.
-
-The letters are those of the reports: N1, an empty network; N3, another network from the same
-seed; N6, costs that nobody can reach. Other tests have parts of them too: collapses are in
-test_collapse.py, limits in test_limits.py and test_reach.py.
-"""
+"""Whole searches: no network is empty, a seed gives one result, more weight of cost costs less."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.config import SearchConfig, SpaceConfig
-from dance_tf.run import reporting
+from dance_tf.files import read_json
 from dance_tf.search.dance import DanceSearch
 from dance_tf.structs import Architecture
 from dance_tf.supernet.network import build_network
@@ -33,7 +28,7 @@ CONFIG = SearchConfig(
 
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_the_emptiest_network_of_each_space_is_whole(name):
-    """N1: Zero wherever it is allowed leaves a connected network with weights."""
+    """Zero wherever it is allowed leaves a connected network with weights."""
     space = make_space(SpaceConfig(name=name))
     ops = ["zero" if block.is_skippable else space.op_names[0] for block in space.blocks]
     architecture = space.validate(Architecture(space.name, tuple(ops)))
@@ -51,14 +46,6 @@ def test_the_emptiest_network_of_each_space_is_whole(name):
     assert all(gradient is not None for gradient in gradients)
 
 
-@pytest.fixture
-def without_tracing():
-    """Tracing takes most of the time of a few steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -69,7 +56,7 @@ def without_tracing():
     ids=["default", "shared_weights", "limits"],
 )
 def test_a_seed_gives_one_search_and_another_seed_another(without_tracing, tmp_path, changes):
-    """N3: logits, costs and the log of losses, whatever way of searching."""
+    """Logits, costs and the log of losses are equal, whatever way of searching."""
     config, runs = dataclasses.replace(CONFIG, **changes), []
     for number, seed in enumerate((5, 5, 6)):
         folder = tmp_path / str(number)
@@ -84,7 +71,7 @@ def test_a_seed_gives_one_search_and_another_seed_another(without_tracing, tmp_p
 
 @pytest.mark.slow
 def test_a_seed_gives_one_search_in_any_process(tmp_path):
-    """N3: nothing depends on the order of sets, which is another in each process."""
+    """Nothing depends on the order of sets, which is another in each process."""
     arguments = ["--preset=tiny", "--set=search.batch_size=500", "--noretrain"]
     arguments.append(f"--cache_dir={tmp_path / 'cache'}")
     folders = [tmp_path / name for name in ("a", "b")]
@@ -97,7 +84,7 @@ def test_a_seed_gives_one_search_in_any_process(tmp_path):
         )
     for name in ("history.jsonl", "accelerator.json"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-    results = [reporting.read_json(folder / "result.json") for folder in folders]
+    results = [read_json(folder / "result.json") for folder in folders]
     for result in results:
         del result["times"]
     assert results[0] == results[1]
@@ -108,7 +95,6 @@ def test_a_seed_gives_one_search_in_any_process(tmp_path):
 
 @pytest.mark.parametrize("objective", ["EDAP", "latency", "energy", "area"])
 def test_a_larger_weight_of_cost_never_costs_more(objective):
-    """N6: whatever the objective, with the same seed."""
     table, costs = shuffled_table(7), []
     scores = np.random.RandomState(7).normal(size=(2, 7))
     for lambda_2 in (0.0, 1.0, 30.0):

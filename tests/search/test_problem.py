@@ -11,7 +11,7 @@ from dance_tf.errors import UserError
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.loading import shipped_path
 from dance_tf.evaluator.neural import NeuralEvaluator
-from dance_tf.search.objective import Lambda2Schedule, make_objective
+from dance_tf.search.problem import Lambda2Schedule, make_objective
 from dance_tf.structs import METRICS, OBJECTIVES
 from tests.evaluator.fake_table import make_fake_table
 
@@ -84,7 +84,7 @@ def test_the_exact_evaluator_finds_the_best_accelerator_under_each(name):
 
 
 def test_the_neural_evaluator_answers_each_objective_by_its_own_accelerator():
-    """What it generates under an objective is better by that one than under any other."""
+    """An accelerator generated under an objective is better by that one than under any other."""
     evaluator = NeuralEvaluator.load(shipped_path("cifar_mbconv_small"))
     space, reference = evaluator.domain.space, evaluator.domain.reference
     networks = np.eye(space.num_ops, dtype=np.float32)[space.sample(16, seed=0)]

@@ -6,20 +6,25 @@ import pytest
 
 from dance_tf.config import config_from_json
 from dance_tf.errors import UserError
+from dance_tf.files import read_json
 from dance_tf.presets import preset
-from dance_tf.run import reporting, run_info
-from dance_tf.search.run_folder import check_output_dir, start_output_dir
+from dance_tf.run import run_info
+from dance_tf.run.surroundings import RunFolder, check_output_dir
 
 CONFIG = preset("tiny")
+
+
+def begin(folder, **facts):
+    RunFolder(CONFIG, str(folder), run_info.now()).begin(facts)
 
 
 def test_a_run_killed_in_its_first_moments_can_be_resumed_or_started_anew(tmp_path):
     (tmp_path / "config.json.17.partial").write_text('{"half')
     for is_resuming in (False, True):
         check_output_dir(CONFIG, str(tmp_path), is_resuming)
-    start_output_dir(CONFIG, str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    assert config_from_json(reporting.read_json(tmp_path / "config.json")) == CONFIG
+    begin(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run_info.json"]
+    assert config_from_json(read_json(tmp_path / "config.json")) == CONFIG
     with pytest.raises(UserError, match="is not empty"):
         check_output_dir(CONFIG, str(tmp_path), is_resuming=False)
 
@@ -30,20 +35,24 @@ def test_nothing_but_what_a_kill_left_is_removed(tmp_path):
         (tmp_path / name).write_text("{}")
     (tmp_path / "searches").mkdir()
     (tmp_path / "searches" / "history.jsonl.5.partial").write_text("")
-    start_output_dir(CONFIG, str(tmp_path))
-    assert {path.name for path in tmp_path.rglob("*")} == kept | {"searches", "config.json"}
+    begin(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == kept | {
+        "searches",
+        "config.json",
+        "run_info.json",
+    }
 
 
 def test_another_number_of_threads_is_warned_of(tmp_path, monkeypatch, capsys):
-    folder, path = str(tmp_path), tmp_path / "run_info.json"
+    path = tmp_path / "run_info.json"
     monkeypatch.setattr(run_info, "num_threads", lambda: 4)
     for info in (None, {}, {"num_threads": 4}):  # new, of before this was noted, and the same
         if info is not None:
             run_info.write(path, info)
-        start_output_dir(CONFIG, folder)
+        begin(tmp_path)
         assert capsys.readouterr().err == ""
     run_info.write(path, {"num_threads": 2})
-    start_output_dir(CONFIG, folder)
+    begin(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and "is of 2 threads, this is of 4" in line
     assert "TF_NUM_INTRAOP_THREADS=2" in line
