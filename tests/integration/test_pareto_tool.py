@@ -9,6 +9,8 @@ import pytest
 from tools import flags as common
 from tools import pareto, report, train_supernet
 
+pytestmark = pytest.mark.usefixtures("module_without_tracing")
+
 QUICK = ("--preset=tiny", "--supernet=superkernel", "--set=search.batch_size=500")
 
 

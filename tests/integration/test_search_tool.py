@@ -176,7 +176,9 @@ def test_the_report_is_written_anew_with_every_part(finished, cache_dir, tmp_pat
     assert largest in first and largest not in text and "Baseline" in text
 
 
-def test_limits_hold_and_the_range_within_reach_is_said(call, finished, tmp_path, capsys):
+def test_limits_hold_and_the_range_within_reach_is_said(
+    call, finished, without_tracing, tmp_path, capsys
+):
     """A limit just below what the run without limits costs."""
     folder, free = tmp_path / "run", _result(finished)["exact_cost"]
     latency, area = free["latency_ms"] * 0.999, free["area_mm2"] * 1.5
@@ -193,8 +195,7 @@ def test_limits_hold_and_the_range_within_reach_is_said(call, finished, tmp_path
     assert low <= cost["latency_ms"] <= free["latency_ms"] <= high
 
 
-def test_one_side_can_be_fixed(call, finished, tmp_path, capsys):
-    """The accelerator of a run for another network search, and its network for a look-up."""
+def test_the_network_of_a_run_can_be_looked_up(call, finished, tmp_path, capsys):
     first, folder = _result(finished), tmp_path / "lookup"
     architecture = f"--fixed_architecture={finished / 'result.json'}"
     assert call("--preset=tiny", architecture, f"--output_dir={folder}") == 0
@@ -207,6 +208,8 @@ def test_one_side_can_be_fixed(call, finished, tmp_path, capsys):
     assert not (folder / "history.jsonl").exists() and (folder / "accelerator.json").exists()
     assert "fixed_architecture" in (folder / "config.json").read_text()
 
+
+def test_the_accelerator_can_be_fixed(without_tracing, call, tmp_path):
     fixed = "pe_x=16,pe_y=12,rf_bytes=64,dataflow=row_stationary"
     folder = tmp_path / "network"
     arguments = (*QUICK, f"--fixed_accelerator={fixed}", "--noretrain", f"--output_dir={folder}")

@@ -8,7 +8,6 @@ import shutil
 import signal
 
 import pytest
-import tensorflow as tf
 
 from dance_tf.config import config_from_json
 from dance_tf.files import read_json
@@ -26,12 +25,7 @@ TRAIN = (
 SEARCH = (*TRAIN, "--noretrain")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_tracing():
-    """Tracing takes most of the time of a few steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("module_without_tracing")
 
 
 def train(*arguments):
