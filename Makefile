@@ -1,7 +1,7 @@
 # Two commands for a user: `make search` and `make test`. Both make .venv first; `make help`
 # prints what stands after ## behind each target.
 # Programs run as modules: console scripts break in a path with a space.
-.PHONY: search help test lint slow build_files lock clean
+.PHONY: search help test lint slow docs build_files lock clean
 .SILENT:
 
 PYTHON_IN_VENV := .venv/bin/python
@@ -30,6 +30,11 @@ lint: ## ruff and mypy
 	$(PYTHON_IN_VENV) -m ruff check .
 	$(PYTHON_IN_VENV) -m ruff format --check .
 	$(PYTHON_IN_VENV) -m mypy
+
+docs: ## build the manual into build/docs, its links checked
+	sh .ci/environment requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(PYTHON_IN_VENV) -m mkdocs build --quiet --strict
+	echo "The manual is build/docs/index.html." >&2
 
 build_files: ## write the BUILD files anew from the imports; a test compares them
 	sh .ci/environment requirements-dev.txt

@@ -101,9 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 **of_the_exact_front(config, *judged_again(sweep, front, judged)),
             }
         if options.picture:
-            if trained:
-                sweep |= {"points": _with_trained(sweep["points"], trained), "retrained": True}
-            _draw(sweep, front, options.picture)
+            draw_sweep(sweep, front, options.picture, trained)
     except UserError as error:
         print(f"analyse_sweep: {error}", file=sys.stderr)
         return 1
@@ -300,10 +298,25 @@ def _networks(table: Any, points: list[dict[str, Any]], objective: str) -> np.nd
     return np.asarray(sorted(rows), np.int32)
 
 
-def _draw(sweep: dict[str, Any], front: dict[str, Any] | None, path: str) -> None:
-    """Draw the sweep; of the exact fronts that of EDAP, which is what the picture shows."""
+def draw_sweep(
+    sweep: dict[str, Any],
+    front: dict[str, Any] | None,
+    path: str,
+    trained: dict[str, Any] | None = None,
+) -> None:
+    """Draw error against EDAP.
+
+    Args:
+        sweep: Content of pareto.json.
+        front: Content of a file of studies.exact_front, whose front of EDAP is drawn too.
+        path: SVG file to write.
+        trained: Content of a file of studies.pytorch.train_side_by_side, whose errors are then
+            the retrained ones.
+    """
     from dance_tf.search.sweep.plot import plot_sweep
 
+    if trained:
+        sweep = sweep | {"points": _with_trained(sweep["points"], trained), "retrained": True}
     exact = front["objectives"].get("EDAP", {"front": []})["front"] if front else []
     spots = [(point["edap_ms_mj_mm2"], point["error"]) for point in exact]
     plot_sweep(sweep, path, {"evolution": spots} if spots else None)

@@ -31,11 +31,3 @@ def test_from_template_to_the_best_board(tmp_path: pathlib.Path):
     assert best.endswith("1.1 mm2") and "mbconv7" not in best
     (csv_file,) = tmp_path.glob("*/measured.csv")
     assert csv_file.read_text(encoding="utf-8").count("infeasible") > 0
-
-
-def test_readme_leads_to_the_example():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## How do I make the table for my own hardware")[2]
-    section = section.partition("\n## ")[0]
-    for name in ("examples/measured_table.py", "cost_template", "hardware.measured_csv"):
-        assert name in section

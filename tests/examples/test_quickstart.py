@@ -1,4 +1,4 @@
-"""The README's code is the example, and the example runs."""
+"""The manual's code is the example, and the example runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from tests.repo.manual import code_blocks
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "quickstart.py"
 
 
-def test_readme_shows_the_example():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = EXAMPLE.read_text(encoding="utf-8").partition('"""\n\n')[2]
-    assert f"```python\n{code}```" in readme
+@pytest.mark.parametrize("path", ["README.md", "docs/search.md"])
+def test_the_manual_shows_the_example(path: str):
+    (block,) = code_blocks(path, "python")
+    assert block in EXAMPLE.read_text(encoding="utf-8")
 
 
 def test_example_runs_and_finds_the_best(tmp_path: pathlib.Path):

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import warnings
 import zipfile
 
@@ -17,6 +16,7 @@ from dance_tf.errors import UserError
 from dance_tf.export import description, networks
 from dance_tf.export.serving import ServedModel
 from dance_tf.structs import InputDescription
+from tests.repo.manual import code_blocks
 
 CLASSES = ("dark", "middle", "bright")
 
@@ -171,10 +171,8 @@ def test_images_far_outside_of_the_range_are_refused_and_too_narrow_ones_warned_
             predict(images / 255)
 
 
-def test_the_lines_of_the_readme_run(exported):
-    readme = pathlib.Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.partition("## The exports\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+def test_the_lines_of_the_manual_run(exported):
+    blocks = code_blocks("docs/run_folder.md", "python")
     assert len(blocks) == 2
     images, labels = _images(9)
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Write the tables of the shipped evaluators anew from their manifests; a test compares them.
+"""Write the manual's tables of the shipped evaluators from their manifests; a test compares them.
 
 python -m tests.repo.evaluator_rows
 """
@@ -131,20 +131,6 @@ ROWS: tuple[_Row, ...] = (
 )
 
 
-#: Rows that the README of the project shows too.
-SHORT = (
-    f"EDAP: heads right, {_HEADS}, %",
-    "EDAP: always the most frequent answer, %",
-    "EDAP: regret, mean / max",
-    f"EDAP: error end to end, {_METRICS}, mean",
-    "random products: heads right, %",
-    "random products: always the most frequent answer, %",
-    "random products: regret, mean / p99 / max",
-    f"error at random accelerators, {_METRICS}, mean",
-    "gradient cosine, hard minimum, median / p1",
-)
-
-
 def _table(space: str) -> list[str]:
     metrics = manifest(space)["metrics"]
     num = f"{metrics['num_architectures']:,}"
@@ -195,15 +181,12 @@ def _large(group: dict[str, Any]) -> str:
 def texts() -> list[tuple[Path, str, str]]:
     """Return file, name of the marks, and what belongs between them."""
     full = [*(_table(space) for space in SPACES), _trust_table()]
-    head = _table(SPACES[0])
-    short = [line for line in head if line.split("|")[1].strip() in SHORT]
     ablation = ROOT / "studies/results/ablation_evaluator.json"
     rows = json.loads(ablation.read_text(encoding="utf-8"))["rows"]
-    readme = ROOT / "saved_models/README.md"
+    page = ROOT / "docs/measured_evaluators.md"
     return [
-        (readme, "evaluators", joined(full)),
-        (readme, "ablation", joined([markdown(rows).splitlines()])),
-        (ROOT / "README.md", "evaluators", joined([[*head[:2], *short]])),
+        (page, "evaluators", joined(full)),
+        (page, "ablation", joined([markdown(rows).splitlines()])),
     ]
 
 

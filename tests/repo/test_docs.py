@@ -1,11 +1,16 @@
-"""The documents name commands, flags, files, fields and versions that exist."""
+"""The manual names commands, flags, files, fields and versions that exist, and builds."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
+import os
+import posixpath
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -15,20 +20,18 @@ from dance_tf.config import override
 from dance_tf.presets import PRESETS, preset
 from dance_tf.search.result import SearchResult
 from dance_tf.structs import DATAFLOWS
-from tests.repo.source import ROOT, python_files, repository_files, tool_names
-
-DOCUMENTS = [path for path in repository_files() if path.endswith(".md")]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from tests.repo.manual import DOCUMENTS, MANUAL, headings, read
+from tests.repo.source import ROOT, python_files, tool_names
 
 
 def _commands() -> list[tuple[str, list[str]]]:
-    """Return tool and arguments of every `python -m tools.NAME` in the documents."""
+    """Return tool and arguments of every `python -m tools.NAME` and `dance-tf NAME`."""
     found = []
     for path in DOCUMENTS:
-        text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"python -m tools\.(\w[^`\n]*)", text):
+        text = read(path).replace("\\\n", " ")
+        for line in re.findall(r"(?:python -m tools\.|\bdance-tf )(\w[^`\n]*)", text):
             tool, *arguments = shlex.split(line.partition(" > ")[0], comments=True)
-            found.append((tool, arguments))
+            found.append((tool.replace("-", "_"), arguments))
     return [
         (tool, [a for a in arguments if a != "..."]) for tool, arguments in found if tool != "NAME"
     ]
@@ -45,52 +48,66 @@ def test_commands_parse(tool: str, arguments: list[str]):
         assert module.FLAGS["preset"].value in PRESETS
 
 
+def test_other_programs_exist():
+    folders = "benchmarks|examples|studies|tests"
+    for path in DOCUMENTS:
+        for module in re.findall(rf"python -m ((?:{folders})[\w.]+)", read(path)):
+            assert module.rstrip(".").replace(".", "/") + ".py" in python_files(), (path, module)
+
+
 def test_settings_exist():
-    settings = re.findall(r"--set=([\w.]+=[^\s`]+)", " ".join(map(_text, DOCUMENTS)))
+    settings = re.findall(r"--set=([\w.]+=[^\s`]+)", " ".join(map(read, DOCUMENTS)))
     assert len(settings) >= 6
     for setting in settings:
         override(preset("digits"), [setting])
 
 
-def _text(path: str) -> str:
-    return (ROOT / path).read_text(encoding="utf-8")
-
-
-def test_every_tool_is_in_the_readme_and_every_flag_is_explained():
+def test_every_tool_is_in_the_manual_and_every_flag_is_explained():
+    listed = read("docs/tools.md")
     for tool in tool_names():
-        assert f"`{tool}`" in README, tool
+        assert f"\n| `{tool}` |" in listed, tool
         values: flags.FlagValues = importlib.import_module(f"tools.{tool}").FLAGS
         for name in values:
             assert values[name].help.strip(), f"tools.{tool} --{name}"
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^(\w+):", _text("Makefile"), flags=re.MULTILINE))
-    named = {name for path in DOCUMENTS for name in re.findall(r"`make (\w+)", _text(path))}
-    named |= set(re.findall(r"^make (\w+)", README, flags=re.MULTILINE))
+    targets = set(re.findall(r"^(\w+):", read("Makefile"), flags=re.MULTILINE))
+    named = {name for path in DOCUMENTS for name in re.findall(r"`make (\w+)", read(path))}
+    named |= set(re.findall(r"^make (\w+)", read("README.md"), flags=re.MULTILINE))
     assert {"search", "test"} <= named <= targets
-    phony = re.search(r"^\.PHONY: (.*)$", _text("Makefile"), flags=re.MULTILINE).group(1)
+    phony = re.search(r"^\.PHONY: (.*)$", read("Makefile"), flags=re.MULTILINE).group(1)
     assert set(phony.split()) == targets
 
 
 def test_ci_runs_the_command_that_the_readme_gives():
-    assert re.search(r"^exec make test$", _text(".ci/run"), flags=re.MULTILINE)
+    assert re.search(r"^exec make test$", read(".ci/run"), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)
 def test_links_lead_somewhere(path: str):
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", _text(path)):
-        if "://" not in target:
-            assert ((ROOT / path).parent / target).exists(), target
-    headings = {
-        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", _text(path), flags=re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([\w-]+)\)", _text(path))) <= headings
+    for link in re.findall(r"\]\(([^)\s]+)[^)]*\)", read(path)):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), name)) if name else path
+        assert (ROOT / target).exists(), link
+        assert not anchor or anchor in headings(target), link
 
 
-def test_result_fields_are_those_of_the_readme():
-    section = README.partition("## result.json")[2].partition("\n## ")[0]
+@pytest.mark.parametrize("path", MANUAL)
+def test_files_that_the_manual_names_exist(path: str):
+    folders = "benchmarks|dance_tf|examples|saved_models|studies|tests|tools"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", read(path)):
+        assert (ROOT / name).exists(), name
+
+
+def test_readme_is_short():
+    assert read("README.md").count("\n") <= 200
+
+
+def test_result_fields_are_those_of_the_manual():
+    section = read("docs/run_folder.md").partition("## result.json")[2].partition("\n## ")[0]
     named = {
         name
         for row in re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
@@ -102,30 +119,48 @@ def test_result_fields_are_those_of_the_readme():
 
 
 def test_departures_from_the_paper_are_gathered():
+    page = read("docs/differences_from_the_paper.md")
+    listed = set(re.findall(r"^\| `([^`]+\.py)` \|", page, flags=re.MULTILINE))
     marker = "Differs from the paper:"
-    section = README.partition(f"\n{marker}\n")[2].partition("\n## ")[0]
-    listed = set(re.findall(r"^\| \[[^]]*\]\(([^)]+)\)", section, flags=re.MULTILINE))
-    sources = {p for p in python_files() if p.startswith("dance_tf/") and marker in _text(p)}
+    sources = {p for p in python_files() if p.startswith("dance_tf/") and marker in read(p)}
     assert listed == sources
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    pages = " ".join(read(path) for path in MANUAL if path.startswith("docs/reference/"))
+    referred = re.findall(r"^::: (\S+)$", pages, flags=re.MULTILINE)
+    homes = [f"dance_tf.{dance_tf._HOMES[name]}.{name}" for name in dance_tf.__all__]
+    assert sorted(referred) == sorted(homes)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="MkDocs is not installed")
+def test_the_manual_builds_with_every_link_and_anchor(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for path in MANUAL:
+        if path.startswith("docs/"):
+            page = path.removeprefix("docs/").removesuffix(".md") + ".html"
+            html = (tmp_path / page).read_text(encoding="utf-8")
+            fetched = r"(?:src|srcset)=\"(https?:[^\"]*)|<link[^>]*href=\"(https?:[^\"]*)"
+            assert not re.findall(fetched, html), path
 
 
 def test_versions_agree():
     version = dance_tf.__version__
-    assert f'\nversion = "{version}"\n' in _text("pyproject.toml")
-    assert f"\nversion: {version}\n" in _text("CITATION.cff")
-    assert f'    version = "{version}",\n' in _text("MODULE.bazel")
-    assert re.search(r"^## (\S+)", _text("CHANGELOG.md"), flags=re.MULTILINE).group(1) == version
+    assert f'\nversion = "{version}"\n' in read("pyproject.toml")
+    assert f"\nversion: {version}\n" in read("CITATION.cff")
+    assert f'    version = "{version}",\n' in read("MODULE.bazel")
+    assert re.search(r"^## (\S+)", read("CHANGELOG.md"), flags=re.MULTILINE).group(1) == version
 
 
 def test_glossary_has_every_axis_and_dataflow():
-    glossary = _text("GLOSSARY.md")
-    for word in (
-        "`A`",
-        "`L`",
-        "`M`",
-        "`B`",
-        "`O`",
-        "`D`",
-        *DATAFLOWS,
-    ):
+    glossary = read("GLOSSARY.md")
+    for word in ("`A`", "`L`", "`M`", "`B`", "`O`", "`D`", *DATAFLOWS):
         assert word in glossary, word

@@ -86,7 +86,7 @@ def test_every_file_says_what_it_is():
 
 def test_requirements_are_what_is_imported():
     run_time = _requirements("requirements.txt")
-    development = _requirements("requirements-dev.txt")
+    development = _requirements("requirements-dev.txt") | _requirements("requirements-docs.txt")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     client = re.search(r"^serving = \[(.*)\]$", project, flags=re.MULTILINE).group(1)
     extra = {name: development[name] for name in ("grpcio", "tensorflow-serving-api")}
@@ -105,13 +105,13 @@ def test_requirements_are_what_is_imported():
     imported = {name for path in python_files() for name in external_imports(path)}
     imported -= set(OPTIONAL_DISTRIBUTIONS)
     silent = {"importlib_resources", "tensorboard"}  # needed by others, imported by none of ours
-    programs = {"mypy", "pytest-xdist", "ruff"}
+    programs = {"mypy", "pytest-xdist", "ruff", "mkdocs", "mkdocs-material", "mkdocstrings-python"}
     unused = {*run_time, *development} - {DISTRIBUTIONS[n] for n in imported} - silent - programs
     assert not unused
 
 
 def test_requirements_are_bounded_on_both_sides():
-    for path in ("requirements.txt", "requirements-dev.txt"):
+    for path in ("requirements.txt", "requirements-dev.txt", "requirements-docs.txt"):
         for name, bounds in _requirements(path).items():
             assert re.fullmatch(r">=[\d.]+,<[\d.]+", bounds), f"{path}: {name}{bounds}"
 
@@ -121,6 +121,7 @@ def test_lock_holds_the_requirements_and_no_beam():
     pins = dict(line.split("==") for line in lock.splitlines() if "==" in line)
     assert "apache-beam" not in pins
     required = _requirements("requirements.txt") | _requirements("requirements-dev.txt")
+    required |= _requirements("requirements-docs.txt")
     for name, bounds in required.items():
         pinned = tuple(map(int, re.findall(r"\d+", pins[name.replace("_", "-")])[:2]))
         low, high = (tuple(map(int, b.split("."))) for b in re.findall(r"[\d.]+", bounds))
