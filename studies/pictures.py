@@ -5,6 +5,7 @@
 Writes into docs/images:
 
 - `sweep.svg`: searches on CIFAR-10, from the files in studies/results.
+- `rooms.svg`: the folders of dance_tf, and which of them imports which.
 - `mapping.svg`: the best mapping of a layer, by `tools.evaluate_cost --draw`.
 - `report.png`: the top of the report of a finished run, by headless Chromium.
 
@@ -14,19 +15,22 @@ Pictures whose run or program is missing are left as they are, with a line that 
 from __future__ import annotations
 
 import argparse
+import ast
+import html
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from dance_tf.files import read_json
+from dance_tf.files import read_json, write_text
 from studies.analyse_sweep import draw_sweep
 from studies.found_networks import read_trained
 
-__all__ = ["main"]
+__all__ = ["main", "rooms"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = ROOT / "studies/results"
@@ -50,9 +54,87 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder / "sweep.svg")
+    write_text(folder / "rooms.svg", rooms())
+    print(f"wrote {folder / 'rooms.svg'}")
     _mapping(folder / "mapping.svg")
     _report(Path(options.run_dir) / "report.html", folder / "report.png")
     return 0
+
+
+def rooms() -> str:
+    """Return the picture of the rooms as SVG: each stands above all rooms that it imports."""
+    imports = _imports_of_rooms()
+    ranks: dict[str, int] = {}
+    while len(ranks) < len(imports):
+        ready = [room for room in imports if room not in ranks and imports[room] <= ranks.keys()]
+        if not ready:
+            raise ValueError(f"rooms import each other: {sorted(imports.keys() - ranks.keys())}")
+        ranks |= {room: 1 + max((ranks[r] for r in imports[room]), default=-1) for room in ready}
+    rows = [[r for r in ranks if ranks[r] == rank] for rank in range(max(ranks.values()), -1, -1)]
+    total, height, gap = 960, 74, 12
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total}'
+        f' {gap + len(rows) * (height + gap)}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+    ]
+    for number, row in enumerate(rows):
+        width = (total - gap) / len(row) - gap
+        for column, room in enumerate(row):
+            x, y = gap + column * (width + gap), gap + number * (height + gap)
+            role = textwrap.wrap(_ROLES.get(room) or _first_line(room), int(width / 6.5))
+            texts = [
+                *role,
+                *([f"imports {', '.join(sorted(imports[room]))}"] * bool(imports[room])),
+            ]
+            parts.append(
+                f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{height}" rx="5"'
+                ' fill="#eef3f8" stroke="#456"/>'
+                f'<text x="{x + 10:.0f}" y="{y + 18}" font-size="14"'
+                f' font-weight="bold">{room}</text>'
+            )
+            for line, text in enumerate(texts):
+                colour = "#567" if text.startswith("imports ") else "#000"
+                parts.append(
+                    f'<text x="{x + 10:.0f}" y="{y + 35 + 15 * line}" fill="{colour}">'
+                    f"{html.escape(text)}</text>"
+                )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _imports_of_rooms() -> dict[str, set[str]]:
+    """Return each room and the rooms that its files import; modules in no folder are `dance_tf`."""
+    found: dict[str, set[str]] = {"tools": set()}
+    for path in sorted([*ROOT.glob("dance_tf/**/*.py"), *ROOT.glob("tools/*.py")]):
+        if path == ROOT / "dance_tf/__init__.py":
+            continue
+        own = _room(path.relative_to(ROOT).with_suffix("").parts)
+        targets = found.setdefault(own, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dance_tf"):
+                for alias in node.names:
+                    name = ROOT.joinpath(*node.module.split("."), alias.name)
+                    is_module = name.with_suffix(".py").exists() or name.is_dir()
+                    parts = (*node.module.split("."), *([alias.name] if is_module else []))
+                    targets |= {_room(parts)} - {own}
+    return found
+
+
+def _room(parts: Sequence[str]) -> str:
+    if parts[0] != "dance_tf":
+        return parts[0]
+    return parts[1] if len(parts) > 2 or (ROOT / "dance_tf" / parts[-1]).is_dir() else "dance_tf"
+
+
+#: Roles of the two rooms whose package says something else.
+_ROLES = {
+    "dance_tf": "Records, errors, protocols, configurations, presets and files: imported by all.",
+    "tools": "One thin program for each command line.",
+}
+
+
+def _first_line(room: str) -> str:
+    tree = ast.parse((ROOT / "dance_tf" / room / "__init__.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 def _sweep(path: Path) -> None:
