@@ -17,7 +17,7 @@ either kind of supernet. Where each op has weights of its own, one path with gat
 nothing of the ops that were not drawn, and the estimate was so small that any hardware
 cost outweighed it; with shared weights all estimators have about the right size.
 `python -m studies.compare_arch_gradients` measures them against the effect of each op;
-what it found on a supernet of each kind is in studies/results/README.md.
+its findings on a supernet of each kind are in docs/measured_searches.md.
 
 Differs from the paper: where Zero is the active op, the authors' code leaves the block's
 parameters as they are. Under a hardware cost from outside, Zero would then be chosen and
