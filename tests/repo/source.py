@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "importlib_resources": "importlib_resources",
     "jinja2": "jinja2",
     "keras": "keras",
+    "markdown": "markdown",
     "matplotlib": "matplotlib",
     "moocore": "moocore",
     "numpy": "numpy",
