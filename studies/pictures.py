@@ -122,7 +122,7 @@ def _imports_of_rooms() -> dict[str, set[str]]:
 def _room(parts: Sequence[str]) -> str:
     if parts[0] != "dance_tf":
         return parts[0]
-    return parts[1] if len(parts) > 2 or (ROOT / "dance_tf" / parts[-1]).is_dir() else "dance_tf"
+    return parts[1] if (ROOT.joinpath(*parts[:2]) / "__init__.py").exists() else "dance_tf"
 
 
 #: Roles of the two rooms whose package says something else.
