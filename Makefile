@@ -44,5 +44,5 @@ lock: ## write the pinned packages that MODULE.bazel uses
 	sh .ci/environment requirements-dev.txt
 	$(PYTHON_IN_VENV) -m tests.repo.lock
 
-clean: ## remove .venv, build and runs/digits
-	rm -rf .venv build runs/digits
+clean: ## remove .venv, what builds leave, and runs/digits
+	rm -rf .venv build *.egg-info runs/digits

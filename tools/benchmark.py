@@ -60,11 +60,13 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from dance_tf.config import override
+from dance_tf.errors import UserError
 from dance_tf.files import strict_data
 from dance_tf.presets import preset
 from dance_tf.run import run_info
-from tools import flags as common
-from tools.fresh_process import ONE_CORE, run_fresh, say
+
+from . import flags as common
+from .fresh_process import ONE_CORE, run_fresh, say
 
 #: timeloop-mapper's own speed, for scale.
 BASELINE = {
@@ -82,8 +84,14 @@ class Measured(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Measure and print."""
+    """Measure and print.
+
+    Raises:
+        UserError: Outside a clone: its folder `benchmarks` is part of no package.
+    """
     del argv
+    if __package__ != "tools":
+        raise UserError("belongs to the repository: run `python -m tools.benchmark` in a clone")
     started = run_info.now()
     measured = SUITES[_SUITE.value](1 if _QUICK.value else _RUNS.value, _QUICK.value)
     samples = measured.samples.items()

@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 from dance_tf.files import strict_data
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "cache_dir")
 

@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from tools import flags as common
+from . import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "data_dir", "seed", "cache_dir")
 _NUM_ARCHITECTURES = flags.DEFINE_integer(

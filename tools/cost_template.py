@@ -17,7 +17,8 @@ import os
 from absl import flags
 
 from dance_tf.errors import UserError
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set")
 _OUTPUT = common.define_path("output", "CSV file to write.", FLAGS)

@@ -32,10 +32,11 @@ from absl import flags
 from dance_tf.errors import UserError
 from dance_tf.files import strict_data
 from dance_tf.structs import METRICS, Accelerator
-from tools import flags as common
-from tools.cost_drawing import check_drawable, drawing_target, write_drawings
-from tools.objective import define_objective_flags, objective_terms
-from tools.workload import define_workload_flags, load_workload, read_request
+
+from . import flags as common
+from .cost_drawing import check_drawable, drawing_target, write_drawings
+from .objective import define_objective_flags, objective_terms
+from .workload import define_workload_flags, load_workload, read_request
 
 FLAGS = common.shared_flags("preset", "config", "set")
 define_workload_flags(FLAGS)
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> None:
     if _FORMAT.value == "json":
         print(json.dumps(strict_data(report), indent=2, allow_nan=False))
     else:
-        from tools.cost_report import format_report
+        from .cost_report import format_report
 
         print(format_report(report))
 

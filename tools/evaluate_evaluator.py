@@ -17,7 +17,8 @@ from absl import flags
 
 from dance_tf.files import strict_data
 from dance_tf.run.terminal import note, progress
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "set", "space", "evaluator", "seed", "cache_dir")
 _NUM_ARCHITECTURES = flags.DEFINE_integer(

@@ -22,7 +22,8 @@ from absl import flags
 from dance_tf.config import DataConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.files import read_json
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags(
     "preset", "config", "set", "dataset", "data_dir", "cache_dir", "output_dir"

@@ -28,8 +28,9 @@ from dance_tf.errors import UserError
 from dance_tf.files import strict_data, write_folder
 from dance_tf.interop import scalesim, timeloop, zigzag
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
-from tools import flags as common
-from tools.workload import define_workload_flags, load_workload, read_request
+
+from . import flags as common
+from .workload import define_workload_flags, load_workload, read_request
 
 FLAGS = common.shared_flags("preset", "config", "set", "output_dir")
 define_workload_flags(FLAGS)

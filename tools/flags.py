@@ -4,7 +4,7 @@ A tool has its own `flags.FlagValues`, so that any number of tools can be import
 in one process, by any path, and no flag is defined twice:
 
     from absl import flags
-    from tools import flags as common
+    from . import flags as common
 
     FLAGS = common.shared_flags(*common.EXPERIMENT, "output_dir")
     _REFERENCE = common.define_path("reference", "Help.", FLAGS)
@@ -35,19 +35,17 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from dance_tf.config import (
-    ExperimentConfig,
-    config_from_json,
-    override,
-)
+from dance_tf.config import ExperimentConfig, config_from_json, override
 from dance_tf.config_effects import changed_fields, without_effect
 from dance_tf.errors import UserError
 from dance_tf.files import local_path, path_problem, read_json, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.run import terminal
 from dance_tf.run.folder_lock import owned
+from dance_tf.run.installation import or_shipped
 from dance_tf.version import __version__
-from tools.help_texts import asks_for_version, help_config, help_text
+
+from .help_texts import asks_for_version, help_config, help_text
 
 __all__ = [
     "EXPERIMENT",
@@ -68,15 +66,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 #: Names of the shared flags that make an ExperimentConfig, and of the table's cache.
 EXPERIMENT = (
-    "preset",
-    "config",
-    "set",
-    "space",
-    "dataset",
-    "data_dir",
-    "evaluator",
-    "seed",
-    "cache_dir",
+    *("preset", "config", "set", "seed"),
+    *("space", "dataset", "data_dir", "evaluator", "cache_dir"),
 )
 
 _STRINGS = {
@@ -102,17 +93,23 @@ _owned: list[contextlib.ExitStack] = []
 #: Those of them that are paths. --data_dir is checked with the variable that may replace it.
 _PATHS = ("config", "cache_dir", "output_dir")
 
+#: Flags that name a trained model: `saved_models/NAME` is one that comes with dance_tf.
+_TRAINED = ("supernet_dir", "evaluator_dir", "path")
+
 
 class _PathParser(flags.ArgumentParser[str]):
     """Paths of this machine, made absolute; an empty one says nothing and stays."""
 
     syntactic_help = "a path"
 
+    def __init__(self, is_trained: bool) -> None:
+        self._find = or_shipped if is_trained else str
+
     def parse(self, argument: str) -> str:
         problem = path_problem(argument)
         if problem:
             raise ValueError(problem)
-        return local_path(argument, "") if argument else ""
+        return local_path(self._find(argument), "") if argument else ""
 
 
 def define_path(
@@ -123,7 +120,7 @@ def define_path(
     A URL, a quote that is part of the name, an unknown user's `~` and a link to nowhere are
     refused as wrong flags. Values are absolute paths; None, or none, without the flag.
     """
-    parser, serializer = _PathParser(), flags.ArgumentSerializer[str]()
+    parser, serializer = _PathParser(name in _TRAINED), flags.ArgumentSerializer[str]()
     if is_repeated:
         return flags.DEFINE_multi(parser, serializer, name, [], help_text, values)
     return flags.DEFINE(parser, name, None, help_text, values, serializer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Sequence
@@ -13,6 +14,7 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.config_fields import FIELDS, leaf_fields, type_name
+from dance_tf.run.installation import tool_command
 
 __all__ = ["asks_for_version", "help_config", "help_text"]
 
@@ -49,8 +51,9 @@ def help_text(
     """Return the tool's docstring and its flags, those not in `shared` first."""
     module = sys.modules[main.__module__]
     folder = os.path.basename(os.path.dirname(module.__file__ or "")) or "tools"
-    text = (module.__doc__ or "").strip()
-    lines = [text, "", f"usage: python -m {folder}.{name} [--FLAG=VALUE ...]", "", "flags:"]
+    command = tool_command(name) if folder == "tools" else f"python -m {folder}.{name}"
+    text = re.sub(r"python -m tools\.(\w+)", lambda m: tool_command(m[1]), module.__doc__ or "")
+    lines = [text.strip(), "", f"usage: {command} [--FLAG=VALUE ...]", "", "flags:"]
     for flag_name in sorted(values, key=lambda n: (n in shared, n)):
         flag = values[flag_name]
         is_switch = flag.boolean and flag_name != "help_config"

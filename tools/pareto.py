@@ -19,8 +19,10 @@ from typing import Any
 from absl import flags
 
 from dance_tf.errors import UserError
-from tools import flags as common
-from tools.workload import fixed_accelerator
+from dance_tf.run.installation import tool_command
+
+from . import flags as common
+from .workload import fixed_accelerator
 
 FLAGS = common.shared_flags(
     *common.EXPERIMENT, "supernet", "fixed_accelerator", "output_dir", "resume"
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
     config = common.experiment_config(FLAGS)
     if not _SUPERNET_DIR.value:
         raise UserError(
-            "--supernet_dir is missing: name the folder of a `python -m tools.train_supernet`"
+            f"--supernet_dir is missing: name the folder of a `{tool_command('train_supernet')}`"
         )
     changes: dict[str, Any] = {"supernet_dir": _SUPERNET_DIR.value, "supernet_weights": "frozen"}
     if FLAGS["fixed_accelerator"].value:

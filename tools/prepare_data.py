@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 
 from dance_tf.errors import UserError
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags("dataset", "data_dir")
 

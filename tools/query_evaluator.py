@@ -20,9 +20,10 @@ from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.files import read_json, strict_data
 from dance_tf.structs import DATAFLOWS, Architecture
-from tools import flags as common
-from tools.objective import define_objective_flags, objective_terms
-from tools.workload import parse_accelerator, read_architecture
+
+from . import flags as common
+from .objective import define_objective_flags, objective_terms
+from .workload import parse_accelerator, read_architecture
 
 FLAGS = common.shared_flags("preset", "config", "set")
 define_objective_flags(FLAGS, "What the accelerator")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 
 from dance_tf.errors import UserError
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags("cache_dir")
 _RUN_DIR = common.define_path("run_dir", "Folder of a finished run or of a sweep.", FLAGS)

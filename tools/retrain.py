@@ -23,7 +23,8 @@ from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, write_json
 from dance_tf.run.terminal import Stages, begin_stage, note
 from dance_tf.structs import Architecture
-from tools import flags as common
+
+from . import flags as common
 
 if TYPE_CHECKING:
     from dance_tf.run.surroundings import StopSignals

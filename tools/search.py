@@ -19,9 +19,10 @@ from absl import flags
 from dance_tf.errors import UserError
 from dance_tf.files import local_path, read_json
 from dance_tf.run.terminal import note, warn
-from tools import flags as common
-from tools.objective import define_objective_flags, objective_weights
-from tools.workload import fixed_accelerator
+
+from . import flags as common
+from .objective import define_objective_flags, objective_weights
+from .workload import fixed_accelerator
 
 FLAGS = common.shared_flags(
     *common.EXPERIMENT, "supernet", "fixed_accelerator", "output_dir", "resume"

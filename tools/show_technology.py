@@ -14,7 +14,8 @@ from absl import flags
 
 from dance_tf.config import MachineConfig
 from dance_tf.run.terminal import note
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags()
 _NAME = flags.DEFINE_string(

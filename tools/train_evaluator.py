@@ -12,9 +12,11 @@ import json
 import shlex
 from typing import Any
 
+from dance_tf.run.installation import tool_command
 from dance_tf.run.reporting import TensorBoardLog
 from dance_tf.run.terminal import Stages, progress
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags("preset", "config", "space", "set", "seed", "cache_dir", "output_dir")
 _LOG_DIR = common.define_path("log_dir", "Folder to write the losses to, for TensorBoard.", FLAGS)
@@ -63,7 +65,7 @@ def _command() -> str:
     given = [FLAGS[name] for name in ("preset", "config", "space", "set", "seed")]
     values = [(f.name, v) for f in given if f.present for v in _as_list(f.value)]
     arguments = [shlex.quote(f"--{name}={value}") for name, value in values]
-    return " ".join(["python -m tools.train_evaluator", *arguments, "--output_dir=DIR"])
+    return " ".join([tool_command("train_evaluator"), *arguments, "--output_dir=DIR"])
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -14,7 +14,8 @@ import os
 import sys
 
 from dance_tf.run.terminal import note
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags(
     "preset",

@@ -16,7 +16,8 @@ from typing import Any
 
 from dance_tf.errors import UserError
 from dance_tf.files import read_json, strict_data
-from tools import flags as common
+
+from . import flags as common
 
 FLAGS = common.shared_flags()
 _REFERENCE = common.define_path("reference", "JSON file of reference cases.", FLAGS)

@@ -29,7 +29,8 @@ from dance_tf.config import ExperimentConfig, MachineConfig, config_from_json, o
 from dance_tf.errors import UserError, did_you_mean
 from dance_tf.files import local_path, read_json
 from dance_tf.structs import DIMENSIONS, Accelerator, Architecture, Layer
-from tools import flags as common
+
+from . import flags as common
 
 __all__ = [
     "Request",

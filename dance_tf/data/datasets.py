@@ -34,6 +34,7 @@ from dance_tf.data.prepared import Prepared, resolve_data_dir
 from dance_tf.errors import UserError
 from dance_tf.protocols import ImageDataset
 from dance_tf.run.folder_lock import owned
+from dance_tf.run.installation import tool_command
 
 __all__ = [
     "MAX_BYTES_IN_MEMORY",
@@ -387,7 +388,7 @@ def _raise_missing(name: str, data_dir: str) -> NoReturn:
     if dataset in tfds.list_builders(with_community_datasets=False):
         raise UserError(
             f"data set {name!r} is not prepared in {data_dir}"
-            f"{prepared.folder_hint(name, data_dir)}: either run `python -m tools.prepare_data"
+            f"{prepared.folder_hint(name, data_dir)}: either run `{tool_command('prepare_data')}"
             f" --dataset={name} --data_dir={shlex.quote(data_dir)}`, which downloads it, or point"
             " --data_dir or TFDS_DATA_DIR at a folder that holds a prepared copy"
         )

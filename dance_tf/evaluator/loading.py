@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any
 
 from dance_tf.config import EvaluatorConfig, HardwareConfig
@@ -11,16 +10,15 @@ from dance_tf.errors import UserError
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
 from dance_tf.files import local_path
+from dance_tf.run import installation
 from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["check_evaluator", "load_evaluator", "shipped_path"]
 
-_SHIPPED = pathlib.Path(__file__).resolve().parents[2] / "saved_models"
-
 
 def shipped_path(space_name: str) -> str:
     """Return the folder where the pre-trained evaluator of a space is, if there is one."""
-    return str(_SHIPPED / f"evaluator_{space_name}")
+    return str(installation.folder("saved_models") / f"evaluator_{space_name}")
 
 
 def check_evaluator(

@@ -27,6 +27,7 @@ from dance_tf.evaluator.networks import (
 )
 from dance_tf.files import naming_path, read_json, write_json
 from dance_tf.hardware.objective import objective_values
+from dance_tf.run.installation import tool_command
 from dance_tf.structs import Evaluation, Trust
 
 __all__ = [
@@ -44,7 +45,7 @@ FORWARDINGS = ("hard", "soft_minimum", "soft", "gumbel")
 MANIFEST = "manifest.json"
 
 #: How a user mends an evaluator that does not load or does not fit.
-MEND = "train one with `python -m tools.train_evaluator`, or use --evaluator=exact"
+MEND = f"train one with `{tool_command('train_evaluator')}`, or use --evaluator=exact"
 
 _SCHEMA_VERSION = 2
 _WEIGHTS = {"generator": "generator.weights.h5", "estimator": "estimator.weights.h5"}

@@ -31,6 +31,7 @@ from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean, first_few
 from dance_tf.files import local_path
 from dance_tf.hardware.layers import different_layers, layer_key
+from dance_tf.run.installation import tool_command
 from dance_tf.run.reporting import read_csv, write_csv
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
 
@@ -185,7 +186,7 @@ class MeasuredCostModel:
             raise UserError(
                 f"{self.path} has no row for {'; '.join(named)}{count * (len(missing) > 1)}: add"
                 f" {'them' if len(missing) > 1 else 'it'}, with {_INFEASIBLE} as the latency of"
-                " what cannot run (`python -m tools.cost_template` lists the rows that a space"
+                f" what cannot run (`{tool_command('cost_template')}` lists the rows that a space"
                 " needs)"
             )
         without = [_text(array) for array in arrays if array not in self._areas]

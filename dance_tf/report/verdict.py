@@ -14,6 +14,7 @@ from dance_tf.report.exact import ExactParts
 from dance_tf.report.run_folder import Run
 from dance_tf.report.sections import mixture_weights
 from dance_tf.report.texts import accelerator_name, enumeration, is_number, number
+from dance_tf.run.installation import tool_command
 from dance_tf.search.retrain import PHASE as RETRAIN
 from dance_tf.structs import METRICS
 
@@ -80,7 +81,7 @@ def verdict(run: Run, exact: ExactParts | None, baseline: Run | None) -> Verdict
 
 _NOTHING_STANDS_OUT = Advice(
     "Nothing in these numbers asks for a change. One search gives one compromise:"
-    " a sweep over lambda_2 with `python -m tools.pareto` shows what accuracy costs."
+    f" a sweep over lambda_2 with `{tool_command('pareto')}` shows what accuracy costs."
 )
 
 

@@ -28,6 +28,7 @@ from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
+from dance_tf.run.installation import tool_command
 from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
@@ -53,7 +54,7 @@ PHASE = "retrain"
 #: Message where a network has no trained supernet to inherit weights from.
 INHERITS_NOTHING = (
     "retrain.initial_weights=inherited needs a trained supernet: name the folder of a"
-    " `python -m tools.train_supernet` as search.supernet_dir, or leave it at random"
+    f" `{tool_command('train_supernet')}` as search.supernet_dir, or leave it at random"
 )
 
 _SPLITS = ("train", "architecture")

@@ -24,6 +24,7 @@ from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
+from dance_tf.run.installation import tool_command
 from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.problem import make_objective
 from dance_tf.search.steps import CoSearchSteps, batches, stateless_seed
@@ -124,7 +125,7 @@ def read_supernet_record(
     if not os.path.exists(path):
         raise UserError(
             f"{supernet_dir} has no {_RECORD}: name the folder of a finished"
-            " `python -m tools.train_supernet`"
+            f" `{tool_command('train_supernet')}`"
         )
     record = read_json(path)
     if not isinstance(record, dict) or record.get("schema_version") != _SCHEMA_VERSION:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import re
@@ -16,9 +17,10 @@ from tests.repo.source import (
     external_imports,
     first_party_imports,
     python_files,
+    tool_names,
 )
 
-__all__ = ["build_files", "conftests", "label", "target_name"]
+__all__ = ["build_files", "conftests", "imported_by_name", "label", "target_name"]
 
 _HEADER = '''"""Generated from the imports: `make build_files`."""
 
@@ -26,7 +28,7 @@ _HEADER = '''"""Generated from the imports: `make build_files`."""
 
 #: Files that a target reads when it runs.
 _DATA = {
-    "dance_tf/evaluator/loading.py": ["//saved_models"],
+    "dance_tf/run/installation.py": ["//saved_models"],
     "dance_tf/hardware/technology.py": [
         "technologies/accelergy_2020_45nm.json",
         "technologies/cacti_45nm.json",
@@ -34,6 +36,9 @@ _DATA = {
     "dance_tf/report/page.py": ["parts.html.jinja", "report.css", "report.html.jinja"],
     "dance_tf/report/sweep_page.py": ["sweep.css", "sweep.html.jinja"],
 }
+
+#: The program of which the tools are parts.
+_PROGRAM = "dance_tf/__main__.py"
 
 #: Folders whose tests read the repository itself, which a sandbox does not hold.
 _MANUAL = "tests/repo"
@@ -55,11 +60,19 @@ def conftests(path: str) -> list[str]:
     return [f for f in (f"{folder}/conftest.py" for folder in folders[::-1]) if f in python_files()]
 
 
+@functools.cache
+def imported_by_name(path: str) -> tuple[str, ...]:
+    """Return the files that a file imports by names which it reads: the tools, for the program."""
+    return tuple(f"tools/{name}.py" for name in tool_names()) if path == _PROGRAM else ()
+
+
 def _kind(path: str) -> str:
     """Return the rule for a file."""
     name = pathlib.PurePosixPath(path).name
     if name.startswith("test_"):
         return "py_test"
+    if path in imported_by_name(_PROGRAM):
+        return "py_library"
     is_program = "\nif __name__ == " in (ROOT / path).read_text(encoding="utf-8")
     return "py_binary" if is_program else "py_library"
 
@@ -67,7 +80,8 @@ def _kind(path: str) -> str:
 def _deps(path: str) -> list[str]:
     """Return the sorted labels of what a file imports, shortened inside its package."""
     package = f"//{pathlib.PurePosixPath(path).parent}:"
-    own = {label(target).replace(package, ":") for target in first_party_imports(path)}
+    imported = first_party_imports(path).union(imported_by_name(path))
+    own = {label(target).replace(package, ":") for target in imported}
     if _kind(path) == "py_test":
         own |= {label(found).replace(package, ":") for found in conftests(path)}
     external = {

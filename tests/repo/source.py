@@ -82,15 +82,18 @@ def tool_names() -> tuple[str, ...]:
 
 @functools.cache
 def imported_names(path: str) -> frozenset[str]:
-    """Return the dotted names that a file imports anywhere, `from a import b` as a.b."""
+    """Return the dotted names that a file imports anywhere.
+
+    `from a import b` is a.b, and in a file of folder a `from .b import c` is a.b.c.
+    """
     names = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"), path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                raise ValueError(f"{path}:{node.lineno}: relative import")
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            package = path.split("/")[: -node.level] if node.level else []
+            home = ".".join([*package, *filter(None, [node.module])])
+            names |= {f"{home}.{alias.name}" for alias in node.names}
     return frozenset(names)
 
 

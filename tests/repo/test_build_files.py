@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 
-from tests.repo.build_files import build_files, conftests, label
+from tests.repo.build_files import build_files, conftests, imported_by_name, label
 from tests.repo.source import (
     DISTRIBUTIONS,
     OPTIONAL_DISTRIBUTIONS,
@@ -84,7 +84,8 @@ def test_deps_are_the_imports():
         own = {package + d if d.startswith(":") else d for d in deps if not d.startswith("@")}
         external = {packages[d] for d in deps if d.startswith("@")}
         implied = conftests(path) if attributes["srcs"][0].startswith("test_") else []
-        expected = {label(target) for target in (*first_party_imports(path), *implied)}
+        expected = {label(p) for p in (*first_party_imports(path), *implied)}
+        expected |= {label(p) for p in imported_by_name(path)}
         assert own == expected, path
         assert external == external_imports(path) - set(OPTIONAL_DISTRIBUTIONS), path
 

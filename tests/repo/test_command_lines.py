@@ -129,9 +129,10 @@ import importlib, runpy, sys
 names = {tool_names()!r}
 for name in names:
     importlib.import_module(f"tools.{{name}}")
-sys.path.insert(0, "tools")
+from dance_tf.__main__ import main
+main([names[0], "--version"])  # Gives the folder its name in an installed package.
 for name in names:
-    other = importlib.import_module(name)
+    other = importlib.import_module(f"dance_tf.tools.{{name}}")
     assert other is not sys.modules[f"tools.{{name}}"]
     importlib.reload(other)
     runpy.run_module(f"tools.{{name}}", run_name="again")
@@ -141,7 +142,7 @@ print("one process")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True
     )
-    assert (done.stdout, done.stderr) == ("one process\n", "")
+    assert (done.stdout, done.stderr) == (f"dance_tf {__version__}\none process\n", "")
 
 
 #: Flags that take a file or something else, which their tools check; --data_dir has a variable.
@@ -220,4 +221,5 @@ def test_the_package_lists_its_tools_without_importing_them():
         (line,) = (x for x in listed.stdout.splitlines() if x.startswith(f"  {tool} "))
         assert line.removeprefix(f"  {tool}").strip()
     assert ask("--version").stdout == f"dance_tf {__version__}\n"
-    assert ask("search").returncode == 2 and "python -m tools." in ask("search").stderr
+    misspelt = ask("serch")
+    assert misspelt.returncode == 2 and "did you mean 'search'" in misspelt.stderr

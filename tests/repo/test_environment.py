@@ -14,14 +14,30 @@ import pytest
 from tests.repo.source import ROOT
 
 
-@pytest.fixture
-def clone(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder with spaces that holds what the script reads, and requirements that need nothing."""
-    folder = tmp_path / "a clone of mine"
+def _clone(parent: pathlib.Path) -> pathlib.Path:
+    """Return a folder with spaces that holds what the script reads, and asks for nothing."""
+    folder = parent / "a clone of mine"
     (folder / ".ci").mkdir(parents=True)
     shutil.copy(ROOT / ".ci/environment", folder / ".ci/environment")
     shutil.copy(ROOT / "Makefile", folder / "Makefile")
     (folder / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
+    for name in ("dance_tf", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A clone without an environment."""
+    return _clone(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ready_clone(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A clone in which the environment has been made."""
+    folder = _clone(tmp_path_factory.mktemp("ready"))
+    status, lines = _run(folder, PYTHON=sys.executable)
+    assert status == 0 and any("making .venv" in line for line in lines)
     return folder
 
 
@@ -55,9 +71,8 @@ def _path_without_python(clone: pathlib.Path) -> str:
     return str(folder)
 
 
-def test_second_time_does_nothing_and_a_change_installs_again(clone: pathlib.Path):
-    status, lines = _run(clone, PYTHON=sys.executable)
-    assert status == 0 and any("making .venv" in line for line in lines)
+def test_second_time_does_nothing_and_a_change_installs_again(ready_clone: pathlib.Path):
+    clone = ready_clone
     assert _run(clone, PYTHON=sys.executable) == (0, [])
     assert _run(clone) == (0, [])
     (clone / "requirements.txt").write_text("# nothing, said otherwise\n", encoding="utf-8")
@@ -65,6 +80,30 @@ def test_second_time_does_nothing_and_a_change_installs_again(clone: pathlib.Pat
     assert status == 0 and len(lines) == 1 and "installing" in lines[0]
     done = subprocess.run([clone / ".venv/bin/python", "-c", "import pip"], check=False)
     assert done.returncode == 0
+
+
+def test_the_package_alone_is_found_from_any_folder(
+    ready_clone: pathlib.Path, tmp_path: pathlib.Path
+):
+    user = tmp_path / "elsewhere"
+    user.mkdir()
+    (user / "tools.py").write_text("raise SystemExit('a file of the user')\n", encoding="utf-8")
+
+    def ask(*command: str, folder: pathlib.Path = user) -> subprocess.CompletedProcess[str]:
+        program, *arguments = command
+        words = [ready_clone / ".venv/bin" / program, *arguments]
+        return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+
+    imported = ask("python", "-c", "import dance_tf; print(dance_tf.preset('tiny').space.name)")
+    assert (imported.stdout, imported.stderr) == ("tiny_mbconv\n", "")
+    listed = ask("dance-tf")
+    assert listed.returncode == 0 and "dance-tf search --preset=quick" in listed.stdout
+    assert str(ready_clone / "saved_models") in listed.stdout
+    assert ask("dance-tf", folder=ready_clone).stdout.count("python -m tools.") == 2
+    (user / "tools.py").unlink()
+    assert "No module named 'tools'" in ask("python", "-c", "import tools").stderr
+    module = ask("python", "-m", "dance_tf", "no-such-tool")
+    assert module.returncode == 2 and module.stderr.count("\n") == 1
 
 
 def test_no_python_is_one_line(clone: pathlib.Path):

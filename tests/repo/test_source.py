@@ -105,7 +105,8 @@ def test_requirements_are_what_is_imported():
     imported = {name for path in python_files() for name in external_imports(path)}
     imported -= set(OPTIONAL_DISTRIBUTIONS)
     silent = {"importlib_resources", "tensorboard"}  # needed by others, imported by none of ours
-    programs = {"mypy", "pytest-xdist", "ruff", "mkdocs", "mkdocs-material", "mkdocstrings-python"}
+    programs = {"mypy", "pytest-xdist", "ruff", "setuptools"}
+    programs |= {"mkdocs", "mkdocs-material", "mkdocstrings-python"}
     unused = {*run_time, *development} - {DISTRIBUTIONS[n] for n in imported} - silent - programs
     assert not unused
 
