@@ -15,7 +15,7 @@ search: ## install, then search, retrain and export on the embedded digits: minu
 
 help: ## this list
 	sed -n 's/^\([a-z_]*\):.*## /make \1: /p' $(MAKEFILE_LIST)
-	echo "python -m dance_tf lists the tools."
+	echo ".venv/bin/dance-tf lists the tools, and runs them from any folder."
 
 test: lint ## what continuous integration runs: lint, then the tests that are not slow
 	TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \

@@ -1,10 +1,10 @@
-"""How fast the mapper and the oracle are: warm seconds of their work, and what the work was."""
+"""Speed of the mapper and the oracle: warm seconds, and the amount of work done in them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def measure_mapper(
     Args:
         layers: Layers; those of equal shape are searched once.
         accelerators: The accelerator space.
-        machine: What all accelerators share.
+        machine: Machine around every accelerator.
         num_runs: Searches that are timed after a first one that compiles.
         on_run: Called with (what was done, seconds) after each search.
     """
@@ -82,7 +82,7 @@ def measure_oracle(
     Args:
         table: Exact costs.
         op_indices: Networks of the table's space, int32 [B, D].
-        num_runs: Times that each question is asked.
+        num_runs: Samples of each figure.
         on_run: Called with (what was done, seconds) after each time.
     """
     num_networks, weights = len(op_indices), table.one_hot(op_indices)
@@ -105,7 +105,7 @@ def measure_oracle(
 
 
 def _repeat(
-    work: Callable[[], Any], times: int, what: str, on_run: Callable[[str, float], None]
+    work: Callable[[], object], times: int, what: str, on_run: Callable[[str, float], None]
 ) -> list[float]:
     """Return the seconds of each of `times` calls."""
     seconds = []

@@ -1,21 +1,22 @@
-"""How fast evaluators answer: warm seconds of single queries and of batches."""
+"""Speed of evaluators: warm seconds of single queries, and queries a second in batches."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
 from dance_tf.hardware.objective import random_objectives
+from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["Ask", "Queries", "draw_queries", "measure_batches", "measure_singles"]
 
 #: Takes mixture weights [B, D, O] and objective vectors [B, 4]; returns when it has answered.
-Ask = Callable[[np.ndarray, np.ndarray], Any]
+Ask = Callable[[np.ndarray, np.ndarray], object]
 
 # Calls before the clock starts: the first compile, and fill the caches.
 _NUM_WARM = 10
@@ -30,7 +31,7 @@ class Queries(NamedTuple):
     objective_vectors: np.ndarray  # float32 [B, 4]
 
 
-def draw_queries(space: Any, num: int, seed: int) -> Queries:
+def draw_queries(space: NetworkSpace, num: int, seed: int) -> Queries:
     """Draw queries as a search and its user ask them."""
     rng = np.random.default_rng(seed)
     mixtures = np.concatenate(
@@ -42,12 +43,12 @@ def draw_queries(space: Any, num: int, seed: int) -> Queries:
 def measure_singles(asks: Mapping[str, Ask], queries: Queries) -> dict[str, float]:
     """Return the median seconds of a query, one query a call.
 
-    The ones that are asked take turns of _TURN queries, so that other work on the machine
-    slows all alike, and each finds the caches as it has left them.
+    Evaluators take turns of _TURN queries, so that other work on the machine slows all
+    alike, and each finds the caches as it has left them.
 
     Args:
-        asks: By name.
-        queries: Asked of each.
+        asks: Evaluators by name.
+        queries: Queries that each of them is asked.
     """
     rows = [slice(row, row + 1) for row in range(len(queries.mixture_weights))]
     seconds: dict[str, list[float]] = {name: [] for name in asks}
@@ -68,8 +69,8 @@ def measure_batches(asks: Mapping[str, Ask], queries: Queries, *, size: int) -> 
     """Return how many queries a second are answered, `size` a call.
 
     Args:
-        asks: By name.
-        queries: At least `size`; asked of each, the first call once more before the clock.
+        asks: Evaluators by name.
+        queries: At least `size` queries for each; the first call is made once more, untimed.
         size: Queries of a call; what does not fill one is left out.
     """
     num_calls = len(queries.mixture_weights) // size

@@ -1,4 +1,4 @@
-"""What a step of the co-search takes with each evaluator, and without any."""
+"""Seconds of a step of the co-search with each evaluator, and without any."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import SearchConfig
 from dance_tf.hardware.objective import EDAP
+from dance_tf.protocols import Evaluator
 from dance_tf.search.steps import CoSearchSteps, stateless_seed
 from dance_tf.structs import Evaluation
 from dance_tf.supernet.search_space import NetworkSpace
@@ -36,7 +36,7 @@ class _NoCost:
 
 def measure_search_steps(
     space: NetworkSpace,
-    evaluators: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
     reference: np.ndarray,
     config: SearchConfig,
     *,
@@ -49,11 +49,11 @@ def measure_search_steps(
 
     Args:
         space: Network space.
-        evaluators: Name to protocols.Evaluator.
+        evaluators: Evaluators by name.
         reference: Metrics that normalise objectives, [3].
         config: Batch size, and how the gradient of the cross-entropy is estimated.
-        num_steps: Of each kind.
-        seed: Of weights, images and paths.
+        num_steps: Timed steps of each kind.
+        seed: Seed of weights, images and paths.
     Returns:
         `weight_step`; `architecture_step_NAME` for each evaluator and for `no_cost`.
     """
@@ -79,7 +79,7 @@ def measure_search_steps(
     for step in range(_NUM_WARM + num_steps):
         path_seed = stateless_seed(seed, "weight_path", step)
         path = steps["no_cost"].sample_path(path_seed, is_uniform=True)
-        runs: dict[str, Callable[[], Any]] = {
+        runs: dict[str, Callable[[], tuple[tf.Tensor, ...]]] = {
             "weight_step": functools.partial(steps["no_cost"].weight_step, images, labels, path)
         }
         arguments = (images, labels, tf.constant(path_seed), tf.constant(0.1))

@@ -1,10 +1,9 @@
-"""What a step of each supernet takes, beside one that evaluates all candidate ops."""
+"""Seconds of a step of each supernet, beside one that evaluates all candidate ops."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,13 +24,14 @@ class _AllOfBlock(MixedOp):
 
     def call(
         self,
-        inputs: Any,
-        op_index: Any,
-        gates: Any = None,
+        inputs: tf.Tensor,
+        op_index: tf.Tensor,
+        gates: tf.Tensor | None = None,
         training: bool = False,
-        inactive_index: Any = None,
-    ) -> Any:
+        inactive_index: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         del op_index, inactive_index
+        assert gates is not None  # Both steps that run all candidates give them.
         outputs = []
         for o, op in enumerate(self._ops):
             if op.num_weights:
@@ -114,9 +114,9 @@ def measure_steps(
     Args:
         space: Network space.
         batch_size: Images in a step.
-        num_steps: Of each kind.
-        num_paths: Of a step of "score_function".
-        seed: Of weights, images and paths.
+        num_steps: Timed steps of each kind.
+        num_paths: Paths that a step of "score_function" compares.
+        seed: Seed of weights, images and paths.
     Returns:
         Per supernet `..._train_path`, `..._gate_gradient` and `..._score_function`; and
         `all_candidates_train`, `all_candidates_gate_gradient`, which evaluate every op of
@@ -126,7 +126,7 @@ def measure_steps(
     shape = (batch_size, space.input_size, space.input_size, space.image_channels)
     images = tf.constant(random.rand(*shape), tf.float32)
     labels = tf.constant(random.randint(0, space.num_classes, batch_size))
-    kinds: dict[str, Callable[[tf.Tensor], Any]] = {}
+    kinds: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}
     held = []  # Functions of a method do not keep its object alive.
     for kind in SUPERNETS:
         steps = _Steps(Supernet(space, seed, kind), images, labels)

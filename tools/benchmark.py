@@ -55,18 +55,21 @@ import pathlib
 import statistics
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
 from dance_tf.config import override
 from dance_tf.errors import UserError
-from dance_tf.files import strict_data
+from dance_tf.files import Json, strict_data
 from dance_tf.presets import preset
 from dance_tf.run import run_info
 
 from . import flags as common
 from .fresh_process import ONE_CORE, run_fresh, say
+
+if TYPE_CHECKING:
+    from dance_tf.protocols import Evaluator
 
 #: timeloop-mapper's own speed, for scale.
 BASELINE = {
@@ -77,10 +80,10 @@ BASELINE = {
 
 
 class Measured(NamedTuple):
-    """What a suite returns."""
+    """Figures of one suite."""
 
     samples: dict[str, list[float]]  # name to one value per run
-    facts: dict[str, Any]  # what was measured, and what does not vary
+    facts: dict[str, Json]  # what was measured, and what does not vary
 
 
 def main(argv: list[str]) -> None:
@@ -313,7 +316,7 @@ def search(num_runs: int, is_quick: bool) -> Measured:
 
     space = make_space(config.space)
     table = load_or_build_table(space, config.hardware)
-    evaluators: dict[str, Any] = {"exact": ExactEvaluator(table)}
+    evaluators: dict[str, Evaluator] = {"exact": ExactEvaluator(table)}
     if not is_quick:  # none is shipped for the tiny space
         evaluators["neural"] = load_evaluator(config.evaluator, table)
     samples: dict[str, list[float]] = {}

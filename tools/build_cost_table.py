@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dance_tf.files import strict_data
+from dance_tf.files import Json, strict_data
 
 from . import flags as common
+
+if TYPE_CHECKING:
+    from dance_tf.hardware.cost_table import CostTable
 
 FLAGS = common.shared_flags("preset", "config", "set", "cache_dir")
 
@@ -49,13 +52,13 @@ def main(argv: list[str]) -> None:
     print(json.dumps(strict_data(summary), indent=2, allow_nan=False))
 
 
-def _reach(table: Any) -> dict[str, Any]:
+def _reach(table: CostTable) -> dict[str, Json]:
     """Return what runs, and the smallest and largest metric of any network on any accelerator."""
     import numpy as np
 
     mask = table.space.op_mask[..., None]
     fixed = {"latency_ms": table.fixed_latency_ms, "energy_mj": table.fixed_energy_mj}
-    reach: dict[str, Any] = {
+    reach: dict[str, Json] = {
         "num_infeasible_cells": int((mask & ~np.isfinite(table.latency_ms)).sum())
     }
     for name, always in fixed.items():

@@ -1,4 +1,4 @@
-"""Where --draw of evaluate_cost writes the mappings of a network's layers, and in what form."""
+"""Files of evaluate_cost --draw: the mappings of a network's layers as pictures or text."""
 
 from __future__ import annotations
 

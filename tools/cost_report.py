@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
+from dance_tf.files import Json
 from dance_tf.run.reporting import format_table
 from dance_tf.structs import DIMENSIONS
 
@@ -14,7 +14,7 @@ __all__ = ["format_report"]
 _MAX_ROWS = 20
 
 
-def format_report(report: dict[str, Any]) -> str:
+def format_report(report: dict[str, Json]) -> str:
     """Return the report of evaluate_cost as text."""
     array, num_layers = report["accelerator"], len(report["layers"])
     sections = [f"note: {note}" for note in report.get("notes", ())]
@@ -50,8 +50,8 @@ def format_report(report: dict[str, Any]) -> str:
     return "\n\n".join(sections)
 
 
-def _totals(report: dict[str, Any]) -> str:
-    rows: list[list[Any]] = []
+def _totals(report: dict[str, Json]) -> str:
+    rows: list[list[Json]] = []
     if "model" in report:
         rows += [[name.replace("num_", ""), value] for name, value in report["model"].items()]
     rows += [
@@ -66,7 +66,7 @@ def _totals(report: dict[str, Any]) -> str:
     return format_table(["", "total"], rows)
 
 
-def _layers(entries: Iterable[dict[str, Any]]) -> str:
+def _layers(entries: Iterable[dict[str, Json]]) -> str:
     entries = list(entries)
     components = list(entries[0]["energy_by_component_pj"])
     headers = ["layer", "kind", "MACs", "cycles", "energy, uJ", *components]
@@ -86,9 +86,9 @@ def _layers(entries: Iterable[dict[str, Any]]) -> str:
     return format_table([*headers, "utilisation, %", "bound by"], rows)
 
 
-def _not_costed(entries: Iterable[dict[str, Any]]) -> str:
+def _not_costed(entries: Iterable[dict[str, Json]]) -> str:
     """Return what is not costed, class by class, those that move most data first."""
-    classes: dict[str, list[dict[str, Any]]] = {}
+    classes: dict[str, list[dict[str, Json]]] = {}
     for entry in entries:
         classes.setdefault(entry["class"], []).append(entry)
     rows = [
@@ -105,7 +105,7 @@ def _not_costed(entries: Iterable[dict[str, Any]]) -> str:
     return format_table(["not costed", "calls", "folded", "words moved", "% of data moved"], rows)
 
 
-def _accelerators(entries: Iterable[dict[str, Any]]) -> str:
+def _accelerators(entries: Iterable[dict[str, Json]]) -> str:
     fields = ["pe_x", "pe_y", "rf_bytes", "dataflow"]
     metrics = ["latency_ms", "energy_mj", "area_mm2", "objective"]
     headers = ["", *fields, "latency, ms", "energy, mJ", "area, mm2", "objective"]
@@ -116,7 +116,7 @@ def _accelerators(entries: Iterable[dict[str, Any]]) -> str:
     return format_table(headers, rows)
 
 
-def _mapping(entry: dict[str, Any]) -> str:
+def _mapping(entry: dict[str, Json]) -> str:
     real, padded = entry["layer"], entry["padded_layer"]
     grown = [f"{d} {real[d]} -> {padded[d]}" for d in DIMENSIONS if real[d] != padded[d]]
     note = f" (padded: {', '.join(grown)})" if grown else ""

@@ -25,12 +25,11 @@ With --draw=FOLDER/ or --draw=FILE.html, the mapping of each different layer is 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from absl import flags
 
 from dance_tf.errors import UserError
-from dance_tf.files import strict_data
+from dance_tf.files import Json, strict_data
 from dance_tf.structs import METRICS, Accelerator
 
 from . import flags as common
@@ -119,7 +118,7 @@ def main(argv: list[str]) -> None:
     if draw_to is not None:
         check_drawable(draw_to, workload.layers)
     accelerator = request.accelerator or _DEFAULT_ACCELERATOR
-    found: dict[str, Any] = {}
+    found: dict[str, Json] = {}
     if _BEST.value:
         model = LoopNestCostModel(request.machine)
         with progress("accelerators") as report_progress:

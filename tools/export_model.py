@@ -15,15 +15,22 @@ import json
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from dance_tf.config import DataConfig, config_from_json
 from dance_tf.errors import UserError
-from dance_tf.files import read_json
+from dance_tf.files import Json, read_json
 
 from . import flags as common
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from dance_tf.evaluator.neural import NeuralEvaluator
+    from dance_tf.hardware.oracle import Best
 
 FLAGS = common.shared_flags(
     "preset", "config", "set", "dataset", "data_dir", "cache_dir", "output_dir"
@@ -122,7 +129,7 @@ def main(argv: list[str]) -> None:
     print(json.dumps(report, indent=2, allow_nan=False))
 
 
-def _export_evaluator(path: str) -> dict[str, Any]:
+def _export_evaluator(path: str) -> dict[str, Json]:
     targets = [name for name in _TARGETS if FLAGS[name].value]
     if len(targets) > 1:
         raise UserError(f"give one of {', '.join(f'--{name}' for name in _TARGETS)}")
@@ -152,8 +159,8 @@ def _export_evaluator(path: str) -> dict[str, Any]:
     return {**report, "files": write_server_files(folder)}
 
 
-def _exact(evaluator: Any) -> Callable[..., Any]:
-    """Return what finds exact best accelerators from the table that the evaluator learnt."""
+def _exact(evaluator: NeuralEvaluator) -> Callable[..., Best]:
+    """Return a search for exact best accelerators in the table that the evaluator learnt."""
     from dance_tf.config import HardwareConfig
     from dance_tf.evaluator.neural import MEND, EvaluatorDomain
     from dance_tf.hardware.cost_table import load_or_build_table
@@ -177,12 +184,12 @@ def _exact(evaluator: Any) -> Callable[..., Any]:
     return functools.partial(best_accelerators, table)
 
 
-def _export_run(run_dir: str) -> dict[str, Any]:
+def _export_run(run_dir: str) -> dict[str, Json]:
     path = os.path.join(run_dir, "exports", "network.keras")
     if not os.path.isfile(path):
         raise UserError(f"--run_dir={run_dir}: no exports/network.keras, so no trained network")
     config = config_from_json(read_json(os.path.join(run_dir, "config.json")))
-    given: dict[str, Any] = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value}
+    given: dict[str, Json] = {n: FLAGS[n].value for n in ("dataset", "data_dir") if FLAGS[n].value}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
     common.check_effects(config, "export_model", FLAGS)
     output_dir = os.path.dirname(path)
@@ -191,7 +198,7 @@ def _export_run(run_dir: str) -> dict[str, Any]:
     return _export(path, config.data, output_dir)
 
 
-def _export_file(path: str) -> dict[str, Any]:
+def _export_file(path: str) -> dict[str, Json]:
     if not os.path.isfile(path):
         raise UserError(f"--model={path}: no such file")
     config = common.experiment_config(FLAGS)
@@ -199,7 +206,7 @@ def _export_file(path: str) -> dict[str, Any]:
     return _export(path, config.data, common.output_dir(FLAGS, is_waiting=True))
 
 
-def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
+def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Json]:
     given = _given_range()
     common.load_tensorflow()
     from dance_tf.data import datasets
@@ -250,7 +257,11 @@ def _given_range() -> tuple[float, float] | None:
 
 
 def _value_range(
-    path: str, model: Any, images: Any, labels: Any, given: tuple[float, float] | None
+    path: str,
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    given: tuple[float, float] | None,
 ) -> tuple[float, float]:
     """Return the range of values to feed: that of the flag, of the network itself, or 0..1."""
     from dance_tf.export.preparation import better_range, declared_range
@@ -273,7 +284,7 @@ def _value_range(
     return 0.0, 1.0
 
 
-def _scaled(images: Any, value_range: tuple[float, float], model: Any) -> Any:
+def _scaled(images: np.ndarray, value_range: tuple[float, float], model: keras.Model) -> np.ndarray:
     """Return images of 0..1 in another range, as whole numbers where the network takes those."""
     import numpy as np
 

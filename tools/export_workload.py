@@ -19,13 +19,12 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.files import strict_data, write_folder
+from dance_tf.files import Json, strict_data, write_folder
 from dance_tf.interop import scalesim, timeloop, zigzag
 from dance_tf.structs import DIMENSIONS, Accelerator, Layer
 
@@ -74,7 +73,7 @@ def main(argv: list[str]) -> None:
     workload = load_workload(request)
     if not workload.layers:
         raise UserError("there is no layer to write: nothing in the model is costed")
-    files: dict[str, Any]
+    files: dict[str, Json]
     if to == "scalesim":
         files = {"topology.csv": scalesim.write_scalesim(workload.layers, version=version)}
     elif to == "zigzag":
@@ -98,14 +97,14 @@ def main(argv: list[str]) -> None:
 
 def _timeloop_files(
     layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig, version: str
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return path to content of every file: one folder per layer, in the network's order."""
     from dance_tf.hardware.loopnest.breakdown import break_down
     from dance_tf.hardware.loopnest.mapping import mapping_from_json
     from dance_tf.interop.timeloop_write import write_timeloop
 
     costs = break_down(layers, accelerator, machine)
-    files: dict[str, Any] = {}
+    files: dict[str, Json] = {}
     width = len(str(len(layers) - 1))
     for index, (layer, cost) in enumerate(zip(layers, costs["layers"], strict=True)):
         mapping = mapping_from_json(cost["mapping"])

@@ -1,4 +1,4 @@
-"""What the command lines share: flags defined once, the config they make, the way to fail.
+"""Flags that tools share, the configuration they make, and the way a tool ends.
 
 A tool has its own `flags.FlagValues`, so that any number of tools can be imported
 in one process, by any path, and no flag is defined twice:
@@ -253,7 +253,7 @@ def check_effects(
     """Warn of fields that the flags set in vain; return the warnings.
 
     Args:
-        config: What the flags made.
+        config: Configuration that the flags made.
         job: Tool, a key of config_effects.JOBS.
         values: Its flags.
         fields: Set by flags of the tool's own.

@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dance_tf.errors import UserError
-from dance_tf.files import parse_json
+from dance_tf.files import Json, parse_json
 
 __all__ = ["ONE_CORE", "FreshRun", "run_fresh", "say"]
 
@@ -21,9 +21,9 @@ ONE_CORE = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_N
 
 
 class FreshRun(NamedTuple):
-    """What a tool in a process of its own printed and took."""
+    """JSON that a tool printed in a process of its own, and what the process took."""
 
-    output: dict[str, Any]
+    output: dict[str, Json]
     wall_s: float
     cpu_s: float  # of all its threads
     peak_memory_mb: float  # resident

@@ -8,12 +8,12 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 from absl import flags
 
 from dance_tf.config import ExperimentConfig, config_to_json
 from dance_tf.config_fields import FIELDS, leaf_fields, type_name
+from dance_tf.files import Json
 from dance_tf.run.installation import tool_command
 
 __all__ = ["asks_for_version", "help_config", "help_text"]
@@ -32,7 +32,7 @@ def help_config(config: ExperimentConfig) -> str:
     """Return a config's fields as --set takes them, each with what it may be and means."""
     lines = ["Fields of the configuration, as --set=NAME=VALUE takes them:", ""]
     for name, hint in leaf_fields(ExperimentConfig):
-        value: Any = config_to_json(config)
+        value: Json = config_to_json(config)
         for key in name.split("."):
             value = value[key]
         shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
@@ -46,7 +46,10 @@ def help_config(config: ExperimentConfig) -> str:
 
 
 def help_text(
-    main: Callable[..., Any], values: flags.FlagValues, name: str, shared: Collection[str]
+    main: Callable[[list[str]], int | None],
+    values: flags.FlagValues,
+    name: str,
+    shared: Collection[str],
 ) -> str:
     """Return the tool's docstring and its flags, those not in `shared` first."""
     module = sys.modules[main.__module__]

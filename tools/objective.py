@@ -17,8 +17,8 @@ def define_objective_flags(
 
     Args:
         values: The tool's flags.
-        purpose: What minimises it, as the beginning of a sentence.
-        default: Of --objective; None where a configuration has one.
+        purpose: Beginning of the sentence that says what minimises the objective.
+        default: Value of --objective where it is not given; None where a configuration has one.
     """
     flags.DEFINE_enum(
         "objective",

@@ -14,11 +14,11 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.run.installation import tool_command
 
 from . import flags as common
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--supernet_dir is missing: name the folder of a `{tool_command('train_supernet')}`"
         )
-    changes: dict[str, Any] = {"supernet_dir": _SUPERNET_DIR.value, "supernet_weights": "frozen"}
+    changes: dict[str, Json] = {"supernet_dir": _SUPERNET_DIR.value, "supernet_weights": "frozen"}
     if FLAGS["fixed_accelerator"].value:
         changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
@@ -133,7 +133,7 @@ def _numbers(texts: Sequence[str]) -> list[float]:
         raise UserError(f"--lambdas={','.join(texts)}: not numbers") from None
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: dict[str, Json]) -> None:
     """Print the front, by error, and the hypervolume."""
     from dance_tf.run.reporting import format_table
 
@@ -152,7 +152,7 @@ def _show(found: dict[str, Any]) -> None:
         )
 
 
-def _row(point: dict[str, Any]) -> list[Any]:
+def _row(point: dict[str, Json]) -> list[Json]:
     search, accelerator = point["search"], point["accelerator"]
     retrained = point["retrained_error"]
     return [

@@ -12,18 +12,21 @@ blocks and O the candidate ops. Says in one line why a server does not answer.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
-from dance_tf.files import read_json, strict_data
+from dance_tf.files import Json, read_json, strict_data
 from dance_tf.structs import DATAFLOWS, Architecture
 
 from . import flags as common
 from .objective import define_objective_flags, objective_terms
 from .workload import parse_accelerator, read_architecture
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FLAGS = common.shared_flags("preset", "config", "set")
 define_objective_flags(FLAGS, "What the accelerator")
@@ -101,7 +104,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.accelerator import AcceleratorSpace
     from dance_tf.hardware.objective import Objective
 
-    inputs: dict[str, Any] = {
+    inputs: dict[str, Json | np.ndarray | int] = {
         "mixture_weights": _one_hot(config, architecture) if architecture else mixtures
     }
     if accelerator is None:
@@ -130,7 +133,7 @@ def main(argv: list[str]) -> None:
     print(json.dumps(strict_data(report), indent=2, allow_nan=False))
 
 
-def _dataflow(code: Any, row: int) -> str:
+def _dataflow(code: int, row: int) -> str:
     if code not in range(len(DATAFLOWS)):
         raise UserError(
             f"the server answers with dataflow {code} in row {row}: known are"
@@ -139,7 +142,7 @@ def _dataflow(code: Any, row: int) -> str:
     return DATAFLOWS[int(code)]
 
 
-def _read_mixtures(path: str | None) -> Any:
+def _read_mixtures(path: str | None) -> list[Json] | None:
     if path is None:
         return None
     data = read_json(path)
@@ -148,7 +151,7 @@ def _read_mixtures(path: str | None) -> Any:
     return data
 
 
-def _one_hot(config: ExperimentConfig, architecture: Architecture) -> Any:
+def _one_hot(config: ExperimentConfig, architecture: Architecture) -> np.ndarray:
     """Return an architecture as mixture weights, float32 [D, O]."""
     import numpy as np
 

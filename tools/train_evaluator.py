@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from typing import Any
 
 from dance_tf.run.installation import tool_command
 from dance_tf.run.reporting import TensorBoardLog
@@ -63,13 +62,14 @@ def main(argv: list[str]) -> None:
 def _command() -> str:
     """Return the command that gives the same networks, but for where things lie."""
     given = [FLAGS[name] for name in ("preset", "config", "space", "set", "seed")]
-    values = [(f.name, v) for f in given if f.present for v in _as_list(f.value)]
+    values = [
+        (flag.name, value)
+        for flag in given
+        if flag.present
+        for value in (flag.value if isinstance(flag.value, list) else [flag.value])
+    ]
     arguments = [shlex.quote(f"--{name}={value}") for name, value in values]
     return " ".join([tool_command("train_evaluator"), *arguments, "--output_dir=DIR"])
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ under mapper_reference.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from dance_tf.errors import UserError
-from dance_tf.files import read_json, strict_data
+from dance_tf.files import Json, read_json, strict_data
 
 from . import flags as common
 
@@ -56,7 +55,7 @@ def main(argv: list[str]) -> None:
         mapped = mapper_validation.parse_mapper_reference(
             data["mapper_reference"], _MAPPER_REFERENCE.value
         )
-    report: dict[str, Any] = {}
+    report: dict[str, Json] = {}
     if runs is not None:
         report = validation.validate(runs, wires)
     if mapped is not None:

@@ -1,4 +1,4 @@
-"""What the tools that cost something have in common: layers and an accelerator from flags.
+"""Layers and an accelerator from flags, for the tools that cost a workload.
 
 A workload is one of
 
@@ -27,7 +27,7 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig, MachineConfig, config_from_json, override
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.files import local_path, read_json
+from dance_tf.files import Json, local_path, read_json
 from dance_tf.structs import DIMENSIONS, Accelerator, Architecture, Layer
 
 from . import flags as common
@@ -55,7 +55,7 @@ _SOURCES = ("layer", "architecture", "keras_model", "application")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the flags ask for, checked as far as flags and small files tell."""
+    """Workload and accelerator of a command line, checked as far as small files tell."""
 
     config: ExperimentConfig
     machine: MachineConfig
@@ -73,8 +73,8 @@ class Workload(NamedTuple):
     """Layers to cost, and what a report says of where they are from."""
 
     layers: tuple[Layer, ...]
-    about: dict[str, Any]
-    not_costed: list[dict[str, Any]]
+    about: dict[str, Json]
+    not_costed: list[dict[str, Json]]
 
 
 def define_workload_flags(values: flags.FlagValues) -> None:
@@ -207,7 +207,7 @@ def parse_layer(text: str) -> Layer:
     kind, colon, rest = text.partition(":")
     if kind not in _KINDS or not colon:
         raise UserError(f"--layer={text}: begin with one of {', '.join(f'{k}:' for k in _KINDS)}")
-    values: dict[str, Any] = dict.fromkeys(DIMENSIONS, 1)
+    values: dict[str, Json] = dict.fromkeys(DIMENSIONS, 1)
     for name, value in _assignments("--layer", rest, _KINDS[kind]).items():
         numbers = [_integer("--layer", name, number) for number in value.split("x")]
         is_pair = name in ("stride", "dilation")
@@ -223,7 +223,7 @@ def parse_accelerator(text: str, flag: str = "--accelerator") -> Accelerator:
     Raises:
         UserError: If a field is missing, unknown or bad.
     """
-    values: dict[str, Any] = _assignments(flag, text, _FIELDS)
+    values: dict[str, Json] = _assignments(flag, text, _FIELDS)
     missing = [name for name in _FIELDS if name not in values]
     if missing:
         raise UserError(f"{flag}={text}: {', '.join(missing)} missing")
@@ -317,7 +317,7 @@ def _accelerator(
     return accelerator, recorded.hardware.machine
 
 
-def _check_source(source: Any, machine: MachineConfig, text: str) -> None:
+def _check_source(source: Json, machine: MachineConfig, text: str) -> None:
     """Refuse the machine of an accelerator.json whose costs came from other figures."""
     from dance_tf.hardware.technology import technology
 
