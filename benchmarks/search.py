@@ -64,6 +64,7 @@ def measure_search_steps(
     supernet = Supernet(space, seed, config.supernet)
     # Weights that hardly move: no step is to end in numbers that are not finite.
     config = dataclasses.replace(config, weight_learning_rate=1e-6, arch_learning_rate=1e-6)
+    measured: dict[str, Evaluator] = {"no_cost": _NoCost(), **evaluators}
     steps = {
         name: CoSearchSteps(
             supernet=supernet,
@@ -73,7 +74,7 @@ def measure_search_steps(
             config=config,
             total_steps=_NUM_WARM + num_steps,
         )
-        for name, evaluator in {"no_cost": _NoCost(), **evaluators}.items()
+        for name, evaluator in measured.items()
     }
     seconds: dict[str, list[float]] = {}
     for step in range(_NUM_WARM + num_steps):
