@@ -105,8 +105,8 @@ def _imports_of_rooms() -> dict[str, set[str]]:
     """Return each room and the rooms that its files import; modules in no folder are `dance_tf`."""
     found: dict[str, set[str]] = {"tools": set()}
     for path in sorted([*ROOT.glob("dance_tf/**/*.py"), *ROOT.glob("tools/*.py")]):
-        if path == ROOT / "dance_tf/__init__.py":
-            continue
+        if path.parent == ROOT / "dance_tf" and path.stem in ("__init__", "__main__"):
+            continue  # the public names, and the program above all rooms
         own = _room(path.relative_to(ROOT).with_suffix("").parts)
         targets = found.setdefault(own, set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
