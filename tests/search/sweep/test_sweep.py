@@ -20,6 +20,8 @@ from dance_tf.search.sweep.sweep import plan_sweep, run_sweep
 from dance_tf.structs import Architecture
 from tests.search.problems import make_problem
 
+pytestmark = pytest.mark.usefixtures("module_without_tracing")
+
 BASE = ExperimentConfig(
     search=SearchConfig(
         supernet="superkernel", epochs=2, warmup_epochs=1, batch_size=32, arch_every=1, log_every=1
