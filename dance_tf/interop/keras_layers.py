@@ -295,7 +295,7 @@ _TRANSPOSED = (
 _Convert = Callable[[Operation, str, Shapes, Shape], list[Layer] | None]
 
 #: Class of keras.layers, and what converts a call of it.
-_LAYERS: tuple[tuple[type[Operation] | tuple[type[Operation], ...], _Convert], ...] = (
+_LAYERS: tuple[tuple[type[Operation], _Convert], ...] = (
     *((layer_class, _conv_layer) for layer_class in _CONV),
     *((layer_class, _depthwise_layer) for layer_class in _DEPTHWISE),
     *((layer_class, _separable_layer) for layer_class in _SEPARABLE),

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeAlias
 import keras
 
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.interop.keras_calls import Call, Structure, first_line, record_calls
 from dance_tf.interop.keras_layers import Unsupported, layers_of_call, macs_by_weights
 from dance_tf.structs import Layer
@@ -195,7 +196,8 @@ def _own_inputs(model: keras.Model) -> list[keras.KerasTensor] | None:
     return keras.tree.flatten(own) if own else None
 
 
-def _given_shapes(input_shape: InputShape | None) -> list[tuple[int, ...]] | None:
+def _given_shapes(input_shape: Json) -> list[tuple[int, ...]] | None:
+    """Return the sizes of each input, checked, as a user may give anything."""
     if input_shape is None:
         return None
     is_single = not input_shape or not isinstance(input_shape[0], Sequence)
