@@ -197,13 +197,6 @@ def best_mapping(
 ) -> BestMapping:
     """Return the best mapping of one layer on one accelerator.
 
-    >>> layer = Layer("dense", "conv", N=1, K=16, C=16, P=1, Q=1, R=1, S=1)
-    >>> best = best_mapping(layer, Accelerator(8, 8, 32, "weight_stationary"), MachineConfig())
-    >>> best.mapping.levels[1].spatial_x
-    (('C', 8),)
-    >>> float(best.cost.cycles)
-    64.0
-
     Raises:
         UserError: If the accelerator cannot run the layer.
     """
