@@ -94,7 +94,10 @@ def main(argv: list[str]) -> int:
 def _read_architecture(path: str) -> Architecture:
     data = read_json(path)
     found = data.get("architecture") if isinstance(data, dict) else None
-    return Architecture.from_json(found, path)
+    try:
+        return Architecture(found["space"], tuple(found["ops"]))  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: holds no architecture with space and ops") from None
 
 
 def _retrain(

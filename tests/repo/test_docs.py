@@ -21,7 +21,7 @@ from dance_tf.presets import PRESETS, preset
 from dance_tf.search.result import SearchResult
 from dance_tf.structs import DATAFLOWS
 from tests.repo.manual import DOCUMENTS, MANUAL, headings, read
-from tests.repo.source import ROOT, python_files, tool_names
+from tests.repo.source import ROOT, python_files, repository_files, tool_names
 
 
 def _commands() -> list[tuple[str, list[str]]]:
@@ -104,6 +104,15 @@ def test_files_that_the_manual_names_exist(path: str):
 
 def test_readme_is_short():
     assert read("README.md").count("\n") <= 200
+
+
+def test_pictures_are_small_and_show_every_room():
+    pictures = [path for path in repository_files() if path.startswith("docs/images/")]
+    assert all((ROOT / path).stat().st_size < 300_000 for path in pictures)
+    drawn = re.findall(r'font-weight="bold">(\w+)<', read("docs/images/rooms.svg"))
+    inits = [path.split("/") for path in python_files() if path.endswith("/__init__.py")]
+    rooms = {parts[1] for parts in inits if parts[0] == "dance_tf" and len(parts) == 3}
+    assert sorted(drawn) == sorted(rooms | {"dance_tf", "tools"})
 
 
 def test_result_fields_are_those_of_the_manual():
