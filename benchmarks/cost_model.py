@@ -11,7 +11,7 @@ import numpy as np
 from dance_tf.config import MachineConfig
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.cost_table import CostTable
-from dance_tf.hardware.layers import different_layers, to_workload
+from dance_tf.hardware.layers import different_layers
 from dance_tf.hardware.loopnest.mapper import LoopNestCostModel, count_mappings
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.oracle import best_accelerators
@@ -59,9 +59,8 @@ def measure_mapper(
         on_run: Called with (what was done, seconds) after each search.
     """
     different = different_layers(layers)
-    workload, rows = to_workload(different), accelerators.all()
-    model = LoopNestCostModel(machine)
-    first_s, *seconds = _repeat(lambda: model(workload, rows), 1 + num_runs, "search", on_run)
+    model, rows = LoopNestCostModel(machine), accelerators.all()
+    first_s, *seconds = _repeat(lambda: model(different, rows), 1 + num_runs, "search", on_run)
     return MapperSpeed(
         num_layers=len(different),
         num_mappings=sum(count_mappings(layer, rows, machine, model.rule) for layer in different),

@@ -5,26 +5,29 @@ Axes: A accelerators, L layers, B samples, D searchable blocks, O candidate ops.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from dance_tf.structs import (
     Accelerators,
     Architecture,
+    Array,
     Cost,
     Evaluation,
     InputDescription,
     Layer,
-    Workload,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
 
 __all__ = [
     "CostModel",
     "Evaluator",
+    "ExactCosts",
     "ImageDataset",
-    "Objective",
     "SearchSpace",
-    "SearchStrategy",
 ]
 
 
@@ -33,7 +36,7 @@ class SearchSpace(Protocol):
 
     @property
     def name(self) -> str:
-        """What architectures of the space are marked with."""
+        """Name of the space, which its architectures carry."""
 
     @property
     def op_names(self) -> tuple[str, ...]:
@@ -41,11 +44,11 @@ class SearchSpace(Protocol):
 
     @property
     def num_blocks(self) -> int:
-        """D."""
+        """Number of searchable blocks, D."""
 
     @property
-    def op_mask(self) -> Any:
-        """Which candidate ops each block has, bool [D, O]."""
+    def op_mask(self) -> np.ndarray:
+        """Mask of the candidate ops that each block has, bool [D, O]."""
 
     def fixed_layers(self) -> tuple[Layer, ...]:
         """Return the layers that every network has."""
@@ -60,7 +63,7 @@ class SearchSpace(Protocol):
 class CostModel(Protocol):
     """Cost of layers on accelerators: our loop-nest model, or a table of someone's own."""
 
-    def __call__(self, workload: Workload, accelerators: Accelerators) -> Cost:
+    def __call__(self, layers: Sequence[Layer], accelerators: Accelerators) -> Cost:
         """Return latency_cycles and energy_pj of shape [L, A], area_um2 of shape [A]."""
 
     @property
@@ -68,11 +71,15 @@ class CostModel(Protocol):
         """Text that changes whenever the numbers do; part of the key of cached tables."""
 
 
-class Objective(Protocol):
-    """One number per row of metrics; differentiable, lower is better."""
+class ExactCosts(Protocol):
+    """Exact costs of mixtures, as far as a CostTable is asked for them."""
 
-    def __call__(self, metrics: Any, reference: Any) -> Any:
-        """Return float32 [...] from metrics float32 [..., 3] and reference [3]."""
+    @property
+    def reference(self) -> np.ndarray:
+        """Metrics that normalise objectives, [3]."""
+
+    def expected_metrics(self, mixture_weights: tf.Tensor) -> tf.Tensor:
+        """Return metrics on every accelerator, float32 [B, A, 3], of weights [B, D, O]."""
 
 
 class Evaluator(Protocol):
@@ -82,10 +89,10 @@ class Evaluator(Protocol):
     def kind(self) -> str:
         """Name of the kind, as result.json and run_info.json give it."""
 
-    def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
+    def evaluate(self, mixture_weights: Array, objective_vectors: Array) -> Evaluation:
         """Evaluate mixture weights float32 [B, D, O] under objectives float32 [B, 4]."""
 
-    def estimate(self, mixture_weights: Any, accelerator_index: Any) -> Any:
+    def estimate(self, mixture_weights: Array, accelerator_index: Array) -> tf.Tensor:
         """Return the metrics, float32 [B, 3], on one accelerator per row, int32 [B]."""
 
 
@@ -107,16 +114,9 @@ class ImageDataset(Protocol):
     def num_images(self, split: str) -> int:
         """Return the size of "train", "architecture" or "test"."""
 
-    def split(self, name: str, *, batch_size: int, seed: int | None = None) -> Any:
+    def split(self, name: str, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """Return a tf.data.Dataset of (float32 [B, H, W, C] in 0..1, int32 [B]).
 
         With a seed: shuffled, and augmented where the data set has it, both fixed by
         the seed; the incomplete last batch is dropped. Without: in order, complete.
         """
-
-
-class SearchStrategy(Protocol):
-    """A way to search; returns a search.result.SearchResult."""
-
-    def search(self, problem: Any, on_step: Callable[[Any], None] | Iterable | None = None) -> Any:
-        """Search and return the result."""

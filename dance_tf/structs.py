@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dance_tf.errors import UserError
+from dance_tf.files import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
 
 __all__ = [
     "DATAFLOWS",
@@ -24,14 +29,17 @@ __all__ = [
     "Accelerator",
     "Accelerators",
     "Architecture",
+    "Array",
     "Cost",
     "Evaluation",
     "InputDescription",
     "Layer",
     "Trust",
-    "Workload",
     "check_objective",
 ]
+
+#: A NumPy array or a TensorFlow tensor.
+Array: TypeAlias = "np.ndarray | tf.Tensor"
 
 #: Loop dimensions of a layer: batch, output channels, input channels, output
 #: width, output height, filter width, filter height. The order of every axis of
@@ -75,7 +83,7 @@ def check_objective(kind: str, weights: tuple[float, float, float]) -> None:
         kind: "product" or "linear".
         weights: Powers or weights in the order of METRICS.
     Raises:
-        UserError: Says how to mend it.
+        UserError: If it is refused; the message says how to mend it.
     """
     if kind not in ("product", "linear"):
         raise UserError(f"objective: kind is {kind!r}, not 'product' or 'linear'")
@@ -110,6 +118,12 @@ class Layer:
     depthwise layer has K channels and C = 1; `groups` is for other grouped convolutions.
     A dense layer has P = Q = R = S = 1. Padding is folded into the input size. Stride
     and dilation are (width, height).
+
+    >>> stem = Layer("stem", "conv", N=1, K=16, C=3, P=16, Q=16, R=3, S=3, stride=(2, 2))
+    >>> stem.macs
+    110592
+    >>> dict(zip(LOOPS, Layer("spatial", "depthwise", 1, 16, 1, 8, 8, 3, 3).loop_bounds))
+    {'N': 1, 'K': 1, 'C': 1, 'P': 8, 'Q': 8, 'R': 3, 'S': 3, 'G': 16}
     """
 
     name: str
@@ -171,18 +185,16 @@ class Layer:
         return product
 
 
-class Workload(NamedTuple):
-    """Layers as arrays. Rows of zeros in `dims` are padding and cost nothing."""
-
-    dims: Any  # int32 [L, 7], in the order of DIMENSIONS
-    groups: Any  # int32 [L]; K where the layer is depthwise
-    stride: Any  # int32 [L, 2], (width, height)
-    dilation: Any  # int32 [L, 2], (width, height)
-
-
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """One accelerator: PE array, register file per PE in bytes, dataflow by name."""
+    """One accelerator: PE array, register file per PE in bytes, dataflow by name.
+
+    >>> Accelerator(pe_x=16, pe_y=8, rf_bytes=64, dataflow="row_stationary").num_pes
+    128
+    >>> Accelerator(16, 8, 64, "rs")
+    Traceback (most recent call last):
+    dance_tf.errors.UserError: accelerator: dataflow is 'rs', not one of weight_stationary, ...
+    """
 
     pe_x: int
     pe_y: int
@@ -199,53 +211,97 @@ class Accelerator:
                 f"accelerator: dataflow is {self.dataflow!r}, not one of {', '.join(DATAFLOWS)}"
             )
 
+    @property
+    def num_pes(self) -> int:
+        """Processing elements of the array."""
+        return self.pe_x * self.pe_y
+
+    @classmethod
+    def from_json(cls, data: Json, where: str) -> Accelerator:
+        """Read an accelerator from an object of JSON; entries of other names are left alone.
+
+        Args:
+            data: The object.
+            where: Name of the file, for messages.
+        Raises:
+            UserError: If a field is missing or bad.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(data, dict) or not set(names) <= set(data):
+            raise UserError(f"{where}: has no accelerator with {', '.join(names)}")
+        try:
+            return cls(**{name: data[name] for name in names})
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
 
 class Accelerators(NamedTuple):
     """Many accelerators as arrays of shape [A]."""
 
-    pe_x: Any  # int32
-    pe_y: Any  # int32
-    rf_bytes: Any  # int32
-    dataflow: Any  # int32, index into DATAFLOWS
+    pe_x: np.ndarray  # int32
+    pe_y: np.ndarray  # int32
+    rf_bytes: np.ndarray  # int32
+    dataflow: np.ndarray  # int32, index into DATAFLOWS
 
 
 class Cost(NamedTuple):
     """Cost of running something on accelerators; infinite where it cannot run."""
 
-    latency_cycles: Any
-    energy_pj: Any
-    area_um2: Any
+    latency_cycles: np.ndarray
+    energy_pj: np.ndarray
+    area_um2: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One network of a space: the name of the chosen candidate op per searchable block."""
+    """One network of a space: the name of the chosen candidate op per searchable block.
+
+    >>> Architecture("tiny_mbconv", ("mbconv5_e3", "zero"))
+    Architecture(space='tiny_mbconv', ops=('mbconv5_e3', 'zero'))
+    """
 
     space: str
     ops: tuple[str, ...]
 
+    @classmethod
+    def from_json(cls, data: Json, where: str) -> Architecture:
+        """Read an architecture from an object of JSON; entries of other names are left alone.
+
+        Args:
+            data: The object.
+            where: Name of the file, for messages.
+        Raises:
+            UserError: If `space` is not a text or `ops` not a list of texts.
+        """
+        space, ops = (data.get("space"), data.get("ops")) if isinstance(data, dict) else (0, 0)
+        if not isinstance(space, str) or not isinstance(ops, list):
+            raise UserError(f"{where}: has no architecture with space and ops")
+        if not all(isinstance(op, str) for op in ops):
+            raise UserError(f"{where}: architecture: ops is {ops!r}, not a list of names")
+        return cls(space, tuple(ops))
+
 
 class Evaluation(NamedTuple):
-    """What an evaluator says of architectures.
+    """Metrics and accelerators that an evaluator predicts for B architectures.
 
     `metrics` is differentiable in the mixture weights; `accelerator_index` is not.
     """
 
-    metrics: Any  # float32 [B, 3] in the order of METRICS
-    accelerator_index: Any  # int32 [B], row of the accelerator space
+    metrics: tf.Tensor  # float32 [B, 3] in the order of METRICS
+    accelerator_index: tf.Tensor  # int32 [B], row of the accelerator space
 
 
 class Trust(NamedTuple):
-    """How far an evaluator's answer can be relied on."""
+    """Estimated reliability of an evaluator's answers for B architectures."""
 
-    predicted_regret: Any  # float32 [B], objective over that of the best candidate, less 1
-    error_bound: Any  # float32 [B], no metric is further off, relative; infinite if unknown
-    is_trusted: Any  # bool [B], both are below what is usual
+    predicted_regret: tf.Tensor  # float32 [B], objective over that of the best candidate, less 1
+    error_bound: tf.Tensor  # float32 [B], no metric is further off, relative; infinite if unknown
+    is_trusted: tf.Tensor  # bool [B], both are below what is usual
 
 
 @dataclasses.dataclass(frozen=True)
 class InputDescription:
-    """What a network is fed, and how stored images become it: all that a caller has to repeat.
+    """Input of a network, and the preparation of stored images that a caller has to repeat.
 
     A stored value v becomes (v - source low) / (source high - source low) within 0..1, then
     value_range by the same rule; values beyond source_range take its ends.

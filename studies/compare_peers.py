@@ -35,7 +35,7 @@ import pandas as pd
 
 from dance_tf.config import MachineConfig
 from dance_tf.files import strict_data, write_json
-from dance_tf.hardware.layers import conv, dense, depthwise, to_workload
+from dance_tf.hardware.layers import conv, dense, depthwise
 from dance_tf.hardware.technology import technology
 from dance_tf.interop.yaml_text import format_yaml
 from dance_tf.interop.zigzag import write_zigzag
@@ -106,10 +106,10 @@ def compare(
     rows = Accelerators(
         *np.transpose([(*array, code) for code in range(len(DATAFLOWS)) for array in arrays])
     )
-    workload, model = to_workload(layers), LoopNestCostModel(MACHINE)
+    model = LoopNestCostModel(MACHINE)
     times = [time.process_time()]
     for _ in range(2):  # the first call compiles
-        ours = model(workload, rows)
+        ours = model(layers, rows)
         times.append(time.process_time())
 
     pairs, zigzag_s = [], 0.0

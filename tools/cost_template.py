@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output={path} exists, and may hold measurements: name another file")
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
-    from dance_tf.hardware.layers import space_layers, to_workload
+    from dance_tf.hardware.layers import space_layers
     from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
     from dance_tf.hardware.measured import write_cost_template
     from dance_tf.run.terminal import progress
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     machine, cost = config.hardware.machine, None
     if _ESTIMATE.value:
         with progress("estimate") as report:
-            cost = LoopNestCostModel(machine)(to_workload(layers), accelerators, report)
+            cost = LoopNestCostModel(machine)(layers, accelerators, report)
     num_rows = write_cost_template(path, layers, accelerators, cost, machine)
     summary = {
         "output": path,

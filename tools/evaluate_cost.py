@@ -93,10 +93,10 @@ def main(argv: list[str]) -> None:
 
     common.load_tensorflow()
     from dance_tf.hardware.accelerator import AcceleratorSpace
-    from dance_tf.hardware.loopnest.breakdown import break_down
+    from dance_tf.hardware.layer_costs import break_down
     from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
-    from dance_tf.hardware.network_cost import network_cost
     from dance_tf.hardware.objective import Limits, Objective
+    from dance_tf.hardware.oracle import network_cost
     from dance_tf.hardware.technology import technology_of
     from dance_tf.run.terminal import progress
 

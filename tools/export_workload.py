@@ -99,7 +99,7 @@ def _timeloop_files(
     layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig, version: str
 ) -> dict[str, Json]:
     """Return path to content of every file: one folder per layer, in the network's order."""
-    from dance_tf.hardware.loopnest.breakdown import break_down
+    from dance_tf.hardware.layer_costs import break_down
     from dance_tf.hardware.loopnest.mapping import mapping_from_json
     from dance_tf.interop.timeloop_write import write_timeloop
 

@@ -94,10 +94,7 @@ def main(argv: list[str]) -> int:
 def _read_architecture(path: str) -> Architecture:
     data = read_json(path)
     found = data.get("architecture") if isinstance(data, dict) else None
-    try:
-        return Architecture(found["space"], tuple(found["ops"]))  # type: ignore[index]
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: holds no architecture with space and ops") from None
+    return Architecture.from_json(found, path)
 
 
 def _retrain(

@@ -19,6 +19,7 @@ from absl import flags
 from dance_tf.errors import UserError
 from dance_tf.files import local_path, read_json
 from dance_tf.run.terminal import note, warn
+from dance_tf.structs import Architecture
 
 from . import flags as common
 from .objective import define_objective_flags, objective_weights
@@ -147,12 +148,11 @@ def _ops(text: str, space: str) -> tuple[str, ...]:
     if not text.endswith(".json"):
         return tuple(op.strip() for op in text.split(","))
     data = read_json(local_path(text, "--fixed_architecture"))
-    architecture = data.get("architecture", data) if isinstance(data, dict) else None
-    if not isinstance(architecture, dict) or not {"space", "ops"} <= set(architecture):
-        raise UserError(f"{text}: has no architecture with space and ops")
-    if architecture["space"] != space:
-        raise UserError(f"{text}: is of space {architecture['space']!r}, not {space!r}")
-    return tuple(map(str, architecture["ops"]))
+    fields = data.get("architecture", data) if isinstance(data, dict) else None
+    architecture = Architecture.from_json(fields, text)
+    if architecture.space != space:
+        raise UserError(f"{text}: is of space {architecture.space!r}, not {space!r}")
+    return architecture.ops
 
 
 if __name__ == "__main__":

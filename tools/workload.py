@@ -242,9 +242,7 @@ def fixed_accelerator(text: str) -> Accelerator:
         return parse_accelerator(text, "--fixed_accelerator")
     data = read_json(local_path(text, "--fixed_accelerator"))
     fields = data.get("accelerator", data) if isinstance(data, dict) else None
-    if not isinstance(fields, dict) or not set(_FIELDS) <= set(fields):
-        raise UserError(f"{text}: has no accelerator with {', '.join(_FIELDS)}")
-    return Accelerator(**{name: fields[name] for name in _FIELDS})
+    return Accelerator.from_json(fields, text)
 
 
 def _assignments(flag: str, text: str, names: tuple[str, ...]) -> dict[str, str]:
@@ -283,12 +281,8 @@ def read_architecture(
         return config, Architecture(config.space.name, tuple(op.strip() for op in text.split(",")))
     path = local_path(text, "--architecture")
     data = read_json(path)
-    try:
-        architecture = Architecture(
-            str(data["architecture"]["space"]), tuple(map(str, data["architecture"]["ops"]))
-        )
-    except (KeyError, TypeError):
-        raise UserError(f"{text}: has no architecture with space and ops") from None
+    fields = data.get("architecture") if isinstance(data, dict) else None
+    architecture = Architecture.from_json(fields, text)
     beside = os.path.join(os.path.dirname(path), "config.json")
     says = values["preset"].value or values["config"].value
     if not says and os.path.exists(beside):
@@ -306,9 +300,7 @@ def _accelerator(
         return parse_accelerator(text), config.hardware.machine
     data = read_json(local_path(text, "--accelerator"))
     fields = data.get("accelerator", data) if isinstance(data, dict) else None
-    if not isinstance(fields, dict) or not set(_FIELDS) <= set(fields):
-        raise UserError(f"{text}: has no accelerator with {', '.join(_FIELDS)}")
-    accelerator = Accelerator(**{name: fields[name] for name in _FIELDS})
+    accelerator = Accelerator.from_json(fields, text)
     says = any(values[name].value for name in ("preset", "config", "set"))
     if says or "machine" not in data:
         return accelerator, config.hardware.machine

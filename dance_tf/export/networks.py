@@ -408,8 +408,8 @@ def read_accelerator(
     fields = [field.name for field in dataclasses.fields(Accelerator)]
     if set(data["accelerator"]) != set(fields):
         raise UserError(f"{where}: accelerator has to have {', '.join(fields)} and no more")
+    accelerator = Accelerator.from_json(data["accelerator"], where)
     try:
-        accelerator = Accelerator(**data["accelerator"])
         machine = config_from_json({"hardware": {"machine": data["machine"]}}).hardware.machine
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

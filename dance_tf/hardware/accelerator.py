@@ -7,15 +7,16 @@ dataflow, the last varying fastest.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from dance_tf.config import AcceleratorSpaceConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.structs import DATAFLOWS, Accelerator, Accelerators
 
-__all__ = ["HEADS", "AcceleratorSpace", "accelerator_from_json", "accelerator_to_json"]
+__all__ = ["HEADS", "AcceleratorSpace", "accelerator_to_json"]
 
 #: The searched fields of an accelerator, outer to inner in the enumeration.
 HEADS = ("pe_x", "pe_y", "rf_bytes", "dataflow")
@@ -23,7 +24,17 @@ HEADS = ("pe_x", "pe_y", "rf_bytes", "dataflow")
 
 @dataclasses.dataclass(frozen=True)
 class AcceleratorSpace:
-    """All accelerators whose fields take the configured values."""
+    """All accelerators whose fields take the configured values.
+
+    >>> config = AcceleratorSpaceConfig(pe_x=(8, 16), pe_y=(8,), rf_bytes=(32, 64))
+    >>> space = AcceleratorSpace(config)
+    >>> len(space)
+    12
+    >>> space.decode(7)
+    Accelerator(pe_x=16, pe_y=8, rf_bytes=32, dataflow='output_stationary')
+    >>> space.encode(space.decode(7))
+    7
+    """
 
     config: AcceleratorSpaceConfig = dataclasses.field(default_factory=AcceleratorSpaceConfig)
 
@@ -35,12 +46,12 @@ class AcceleratorSpace:
     def __len__(self) -> int:
         return int(np.prod(self.head_sizes))
 
-    def head_indices(self, index: Any = None) -> np.ndarray:
+    def head_indices(self, index: int | Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return the position of each field's value, int32 [A, 4], of some rows or of all."""
         index = np.arange(len(self)) if index is None else np.asarray(index)
         return np.stack(np.unravel_index(index, self.head_sizes), axis=-1).astype(np.int32)
 
-    def index_of_heads(self, head_indices: Any) -> np.ndarray:
+    def index_of_heads(self, head_indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the rows, int32 [...], of positions [..., 4]; inverse of `head_indices`."""
         positions = np.moveaxis(np.asarray(head_indices), -1, 0)
         return np.ravel_multi_index(tuple(positions), self.head_sizes).astype(np.int32)
@@ -79,17 +90,6 @@ class AcceleratorSpace:
         return int(self.index_of_heads(positions))
 
 
-def accelerator_to_json(accelerator: Accelerator) -> dict[str, Any]:
+def accelerator_to_json(accelerator: Accelerator) -> dict[str, Json]:
     """Return the accelerator as plain JSON data."""
     return dataclasses.asdict(accelerator)
-
-
-def accelerator_from_json(data: Any) -> Accelerator:
-    """Build an accelerator from JSON data.
-
-    Raises:
-        UserError: If a field is missing, unknown or bad.
-    """
-    if not isinstance(data, dict) or not set(HEADS) <= set(data):
-        raise UserError(f"accelerator: expected an object with {', '.join(HEADS)}, got {data!r}")
-    return Accelerator(**{head: data[head] for head in HEADS})

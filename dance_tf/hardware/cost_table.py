@@ -14,14 +14,13 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import HardwareConfig, MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.files import local_path
+from dance_tf.files import Json, local_path
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.layer_costs import (
     LayerCosts,
@@ -37,7 +36,7 @@ from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.table_store import build_in_parts, read_arrays
 from dance_tf.hardware.technology import technology_of
 from dance_tf.protocols import CostModel, SearchSpace
-from dance_tf.structs import Layer
+from dance_tf.structs import Array, Layer
 
 __all__ = [
     "CostTable",
@@ -59,14 +58,14 @@ def make_cost_model(hardware: HardwareConfig) -> LoopNestCostModel | MeasuredCos
     return LoopNestCostModel(hardware.machine)
 
 
-def cost_source(hardware: HardwareConfig) -> dict[str, Any]:
+def cost_source(hardware: HardwareConfig) -> dict[str, Json]:
     """Return what a record of a result says of its costs.
 
     `kind` is "loop_nest" or "measured", `name` that of the technology or the path of the
     measured table, `sha256` the hash of what it says.
 
     Raises:
-        UserError: As `make_cost_model`.
+        UserError: If the technology or the measured table cannot be used.
     """
     if hardware.measured_csv is not None:
         model = MeasuredCostModel(hardware.measured_csv, hardware.machine)
@@ -94,10 +93,12 @@ _Cells = dict[tuple[int, int], tuple[Layer, ...]]
 class CostTable:
     """Exact cost of every network of a space on every accelerator.
 
+    `load_or_build_table` makes one, and shows how it is asked.
+
     Attributes:
         space: The network space.
         accelerators: The accelerator space, A rows.
-        machine: What all accelerators share.
+        machine: Memories, clock and technology that all accelerators share.
         content_hash: SHA-256 of everything that determines the numbers.
         latency_ms: float32 [D, O, A]; 0 for Zero and for ops that a block does not have.
         energy_mj: float32 [D, O, A].
@@ -106,8 +107,8 @@ class CostTable:
         area_mm2: float32 [A].
         layers: LayerCosts of the different layers in float32, in the order of
             `layer_rows`; None in a table that was not made from layers.
-        layer_rows: Row in `layers` by workload.layer_key.
-        num_cost_model_calls: How many (layer, accelerator) pairs were costed to build it.
+        layer_rows: Row in `layers` by layers.layer_key.
+        num_cost_model_calls: Number of (layer, accelerator) pairs that were costed to build it.
         was_built: Whether this process built it, rather than finding it on disk.
     """
 
@@ -122,7 +123,7 @@ class CostTable:
         *,
         was_built: bool = False,
         layers: LayerCosts | None = None,
-        layer_rows: Mapping[tuple, int] | None = None,
+        layer_rows: Mapping[tuple[int, ...], int] | None = None,
     ) -> None:
         self.space = space
         self.accelerators = accelerators
@@ -154,7 +155,7 @@ class CostTable:
         )
         return latency_ms, energy_mj
 
-    def as_weights(self, mixture_weights: Any) -> tf.Tensor:
+    def as_weights(self, mixture_weights: Array) -> tf.Tensor:
         """Return mixture weights as a tensor, float32 [B, D, O].
 
         Raises:
@@ -169,7 +170,7 @@ class CostTable:
             )
         return weights
 
-    def expected_metrics(self, mixture_weights: Any) -> tf.Tensor:
+    def expected_metrics(self, mixture_weights: Array) -> tf.Tensor:
         """Return the expected metrics on every accelerator.
 
         Args:
@@ -187,7 +188,7 @@ class CostTable:
         area = tf.broadcast_to(self._area[None, :, None], tf.shape(sums[..., :1]))
         return tf.concat([sums, area], axis=-1)
 
-    def metrics_at(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
+    def metrics_at(self, mixture_weights: Array, accelerator_index: Array) -> tf.Tensor:
         """Return the expected metrics, float32 [B, 3], each at one accelerator, int [B]."""
         rows = self._rows(mixture_weights)
         sums = tf.einsum("bc,bmc->bm", rows, tf.gather(self._matrix, accelerator_index))
@@ -198,11 +199,11 @@ class CostTable:
         area = tf.gather(self._area, accelerator_index)[:, None]
         return tf.concat([_rounded(sums, blocked), area], axis=-1)
 
-    def metrics_of(self, op_indices: Any) -> tf.Tensor:
+    def metrics_of(self, op_indices: Array) -> tf.Tensor:
         """Return the exact metrics, float32 [B, A, 3], of op indices, int [B, D]."""
         return self.expected_metrics(self.one_hot(op_indices))
 
-    def one_hot(self, op_indices: Any) -> tf.Tensor:
+    def one_hot(self, op_indices: Array) -> tf.Tensor:
         """Return op indices, int [B, D], as mixture weights, float32 [B, D, O]."""
         return tf.one_hot(op_indices, len(self.space.op_names), dtype=tf.float32)
 
@@ -215,15 +216,15 @@ class CostTable:
             metrics = self.expected_metrics(uniform[None])[0]
             return metrics.numpy()[int(tf.argmin(EDAP(metrics, np.ones(3, np.float32))))]
 
-    def latency_cycles(self, latency_ms: Any) -> Any:
+    def latency_cycles(self, latency_ms: float) -> float:
         """Return cycles of the machine's clock."""
         return latency_ms * self.machine.cycles_per_ms
 
-    def layer_costs(self, layers: Sequence[Layer], accelerator_index: int) -> list[dict[str, Any]]:
+    def layer_costs(self, layers: Sequence[Layer], accelerator_index: int) -> list[dict[str, Json]]:
         """Return the cost of layers of the space on one accelerator, as plain JSON data.
 
         Args:
-            layers: Such as `space.layers(architecture)`.
+            layers: Layers of the space, such as `space.layers(architecture)`.
             accelerator_index: Row of the accelerator space.
         Returns:
             An entry per layer; see layer_costs.describe_layer.
@@ -239,7 +240,7 @@ class CostTable:
             entries.append(describe_layer(layer, self.layers, position, accelerator, self.machine))
         return entries
 
-    def _rows(self, mixture_weights: Any) -> tf.Tensor:
+    def _rows(self, mixture_weights: Array) -> tf.Tensor:
         """Return what multiplies the rows of `columns`, float64 [B, 1 + D * O]."""
         weights = tf.cast(self.as_weights(mixture_weights), tf.float64)
         num_cells = self.latency_ms.shape[0] * self.latency_ms.shape[1]
@@ -266,7 +267,7 @@ def load_or_build_table(
     hardware: HardwareConfig,
     *,
     cost_model: CostModel | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CostTable:
     """Return the table of a space, from the cache where it has been built before.
@@ -274,10 +275,25 @@ def load_or_build_table(
     A build that was killed goes on from its finished layers, and processes that want the
     same table wait for the one that builds it.
 
+    >>> import dance_tf
+    >>> from dance_tf.structs import Cost
+    >>> class OneMacPerCycle:  # a cost model of one's own; None takes the loop-nest model
+    ...     fingerprint = "one MAC per PE and cycle, 1 pJ each"
+    ...     def __call__(self, layers, accelerators):
+    ...         num_pes = accelerators.pe_x * accelerators.pe_y
+    ...         macs = np.array([[layer.macs] for layer in layers])
+    ...         return Cost(macs / num_pes, np.repeat(macs, len(num_pes), 1), num_pes * 1e3)
+    >>> config = dance_tf.preset("tiny")
+    >>> space = dance_tf.make_space(config.space)
+    >>> table = load_or_build_table(space, config.hardware, cost_model=OneMacPerCycle())
+    >>> networks = space.sample(2, seed=0)
+    >>> table.metrics_of(networks).shape  # networks, accelerators, METRICS
+    TensorShape([2, 54, 3])
+
     Args:
         space: The network space.
         hardware: Machine and accelerator space.
-        cost_model: Any protocols.CostModel; None: the one that `hardware` asks for.
+        cost_model: Source of the costs; None: the one that `hardware` asks for.
         cache_dir: Folder of cached tables; None: `default_cache_dir()`.
         on_progress: Called with (layers done, layers) while the table is built.
     Raises:
@@ -327,7 +343,7 @@ def load_or_build_table(
         arrays = read_arrays(path, facts)
     if arrays is None:
         raise UserError(f"the cached cost table {path} has just been deleted: try again")
-    of_layers = LayerCosts(**{name: arrays.get(f"layer_{name}") for name in LayerCosts._fields})
+    of_layers = LayerCosts._make(arrays.get(f"layer_{name}") for name in LayerCosts._fields)
     return CostTable(
         space,
         accelerators,
@@ -343,7 +359,7 @@ def load_or_build_table(
 
 def _content(
     space: SearchSpace, cells: _Cells, hardware: HardwareConfig, model: CostModel
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return everything that determines a table, as JSON data."""
     return {
         "format": _FORMAT,
@@ -357,7 +373,7 @@ def _content(
     }
 
 
-def _content_hash(content: Mapping[str, Any]) -> str:
+def _content_hash(content: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -365,7 +381,7 @@ def _assemble(
     parts: Sequence[Mapping[str, np.ndarray]],
     space: SearchSpace,
     cells: _Cells,
-    layer_rows: Mapping[tuple, int],
+    layer_rows: Mapping[tuple[int, ...], int],
     machine: MachineConfig,
 ) -> dict[str, np.ndarray]:
     """Sum the layers of every cell, in float64, and round everything to float32."""

@@ -1,20 +1,38 @@
-"""Cost of single layers on many accelerators, with its parts where the cost model has them."""
+"""Cost of layers on accelerators, with its parts where the cost model has them.
+
+By any cost model on many accelerators, and by the best mappings of the loop-nest model on
+one: there all figures are float64, so that counts of large layers are exact. Leakage is in
+no technology table and in no figure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.layers import to_workload
+from dance_tf.files import Json
+from dance_tf.hardware.accelerator import accelerator_to_json
+from dance_tf.hardware.loopnest import cost_model
 from dance_tf.hardware.loopnest.cost_model import BOUNDS, ENERGY_COMPONENTS
+from dance_tf.hardware.loopnest.mapper import BestMapping, DetailedCost, best_mappings
+from dance_tf.hardware.loopnest.mapping import format_loop_nest, mapping_to_json
 from dance_tf.protocols import CostModel
-from dance_tf.structs import Accelerator, Accelerators, Layer
+from dance_tf.structs import DIMENSIONS, Accelerator, Accelerators, Layer
 
-__all__ = ["LayerCosts", "check_layers", "cost_layers", "describe_layer", "has_details"]
+__all__ = [
+    "LayerCosts",
+    "area_by_component_um2",
+    "break_down",
+    "check_layers",
+    "cost_layers",
+    "describe_layer",
+    "has_details",
+    "layer_to_json",
+]
 
 
 class LayerCosts(NamedTuple):
@@ -23,16 +41,30 @@ class LayerCosts(NamedTuple):
     The last three are None where the cost model tells no more than totals.
     """
 
-    latency_cycles: Any  # [L, A]
-    energy_pj: Any  # [L, A]
-    compute_cycles: Any = None  # [L, A]; without waiting for buffer and DRAM
-    energy_by_component_pj: Any = None  # [L, 5, A], in the order of ENERGY_COMPONENTS
-    bound_by: Any = None  # int8 [L, A], index into BOUNDS; -1 where a layer cannot run
+    latency_cycles: np.ndarray  # [L, A]
+    energy_pj: np.ndarray  # [L, A]
+    compute_cycles: np.ndarray | None = None  # [L, A]; without waiting for buffer and DRAM
+    energy_by_component_pj: np.ndarray | None = None  # [L, 5, A], by ENERGY_COMPONENTS
+    bound_by: np.ndarray | None = None  # int8 [L, A], index into BOUNDS; -1: cannot run
+
+
+@runtime_checkable
+class _DetailedModel(Protocol):
+    """A cost model that tells costs in parts, as the loop-nest model does."""
+
+    def detailed(self, layers: Sequence[Layer], accelerators: Accelerators) -> DetailedCost: ...
+
+
+@runtime_checkable
+class _CheckingModel(Protocol):
+    """A cost model that says all that it lacks, as a measured table does."""
+
+    def check(self, layers: Sequence[Layer], accelerators: Accelerators) -> None: ...
 
 
 def has_details(model: CostModel) -> bool:
     """Return whether a cost model has `detailed`, as the loop-nest model does."""
-    return callable(getattr(model, "detailed", None))
+    return isinstance(model, _DetailedModel)
 
 
 def check_layers(model: CostModel, layers: Sequence[Layer], accelerators: Accelerators) -> None:
@@ -41,8 +73,8 @@ def check_layers(model: CostModel, layers: Sequence[Layer], accelerators: Accele
     Raises:
         UserError: If it lacks something, as a measured table may.
     """
-    if callable(getattr(model, "check", None)):
-        model.check(to_workload(layers), accelerators)  # type: ignore[attr-defined]
+    if isinstance(model, _CheckingModel):
+        model.check(layers, accelerators)
 
 
 def cost_layers(
@@ -51,7 +83,7 @@ def cost_layers(
     """Ask a cost model for some layers, and check what it says.
 
     Args:
-        model: Any protocols.CostModel.
+        model: The cost model.
         layers: L layers.
         accelerators: Fields [A].
     Returns:
@@ -60,14 +92,13 @@ def cost_layers(
         UserError: If the model's numbers are of another shape, negative or none at all, or
             if a layer runs nowhere.
     """
-    workload = to_workload(layers)
     shape = (len(layers), len(np.asarray(accelerators.pe_x)))
 
-    def checked(what: str, values: Any) -> np.ndarray:
+    def checked(what: str, values: np.ndarray) -> np.ndarray:
         return _checked(what, np.asarray(values, np.float64), layers, shape)
 
-    if has_details(model):
-        detailed = model.detailed(workload, accelerators)  # type: ignore[attr-defined]
+    if isinstance(model, _DetailedModel):
+        detailed = model.detailed(layers, accelerators)
         latency = checked("latency_cycles", detailed.latency_cycles)
         can_run = np.isfinite(latency)
         parts = np.moveaxis(np.asarray(detailed.energy_by_component_pj, np.float64), 0, 1)
@@ -83,7 +114,7 @@ def cost_layers(
         )
         area_um2 = detailed.area_um2
     else:
-        cost = model(workload, accelerators)
+        cost = model(layers, accelerators)
         costs = LayerCosts(
             latency_cycles=checked("latency_cycles", cost.latency_cycles),
             energy_pj=checked("energy_pj", cost.energy_pj),
@@ -126,7 +157,7 @@ def describe_layer(
     position: tuple[int, int],
     accelerator: Accelerator,
     machine: MachineConfig,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the cost of one layer on one accelerator as plain JSON data.
 
     `utilisation` is MACs / (PEs x cycles), waiting included; `array_utilisation` leaves
@@ -148,8 +179,8 @@ def describe_layer(
     )
     if not np.isfinite([cycles, energy_pj]).all():
         raise UserError(f"layer {layer.name!r} cannot run on {name}")
-    num_pes = accelerator.pe_x * accelerator.pe_y
-    entry: dict[str, Any] = {
+    num_pes = accelerator.num_pes
+    entry: dict[str, Json] = {
         "name": layer.name,
         "kind": layer.kind,
         "macs": layer.macs,
@@ -158,7 +189,11 @@ def describe_layer(
         "energy_pj": energy_pj,
         "utilisation": _share(layer.macs, num_pes * cycles),
     }
-    if costs.bound_by is not None:
+    if (
+        costs.compute_cycles is not None
+        and costs.energy_by_component_pj is not None
+        and costs.bound_by is not None
+    ):
         row, column = position
         compute_cycles = float(costs.compute_cycles[position])
         parts = costs.energy_by_component_pj[row, :, column].tolist()
@@ -169,6 +204,115 @@ def describe_layer(
             "bound_by": BOUNDS[int(costs.bound_by[position])],
         }
     return entry
+
+
+def break_down(
+    layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig
+) -> dict[str, Json]:
+    """Return the cost of layers that run one after the other, in parts, as plain JSON data.
+
+    `utilisation` is the share of the array's multiply-accumulates that is used, waiting
+    for buffer and DRAM included: MACs / (PEs x cycles); `array_utilisation` leaves the
+    waiting out. Both count the MACs of the real layer, not those of its padding.
+
+    Args:
+        layers: At least one layer.
+        accelerator: Accelerator that runs them.
+        machine: Memories, clock and technology.
+    Returns:
+        Totals, and under `layers` the same of every layer with its mapping.
+    Raises:
+        UserError: If a layer cannot run on the accelerator.
+    """
+    found = best_mappings(layers, accelerator, machine)
+    entries = _entries(layers, found, accelerator, machine)
+    area = area_by_component_um2(accelerator, machine)
+    cycles = sum(entry["latency_cycles"] for entry in entries)
+    compute_cycles = sum(entry["compute_cycles"] for entry in entries)
+    macs = sum(layer.macs for layer in layers)
+    energy = {
+        name: sum(entry["energy_by_component_pj"][name] for entry in entries)
+        for name in entries[0]["energy_by_component_pj"]
+    }
+    # A network is bound by the resource that most of its cycles wait for.
+    waits = {
+        name: sum(e["latency_cycles"] for e in entries if e["bound_by"] == name) for name in BOUNDS
+    }
+    return {
+        "accelerator": accelerator_to_json(accelerator),
+        "technology": machine.technology,
+        "macs": macs,
+        "latency_cycles": cycles,
+        "compute_cycles": compute_cycles,
+        "latency_ms": cycles / machine.cycles_per_ms,
+        "energy_pj": sum(energy.values()),
+        "energy_by_component_pj": energy,
+        "area_um2": sum(area.values()),
+        "area_by_component_um2": area,
+        "utilisation": _share(macs, accelerator.num_pes * cycles),
+        "array_utilisation": _share(macs, accelerator.num_pes * compute_cycles),
+        "bound_by": max(waits, key=waits.__getitem__),
+        "cycles_bound_by": waits,
+        "layers": entries,
+    }
+
+
+def area_by_component_um2(accelerator: Accelerator, machine: MachineConfig) -> dict[str, float]:
+    """Return the area of the accelerator's parts, um2."""
+    words = np.asarray(machine.rf_words(accelerator.rf_bytes))
+    buffer_um2, files_um2, mac_um2 = cost_model.part_areas_um2(words, machine)
+    return {
+        "global_buffer": buffer_um2,
+        "register_files": accelerator.num_pes * float(files_um2),
+        "macs": accelerator.num_pes * mac_um2,
+    }
+
+
+def layer_to_json(layer: Layer) -> dict[str, Json]:
+    """Return a layer as plain JSON data."""
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        **dict(zip(DIMENSIONS, layer.dims, strict=True)),
+        "stride": list(layer.stride),
+        "dilation": list(layer.dilation),
+        "groups": layer.groups,
+    }
+
+
+def _entries(
+    layers: Sequence[Layer],
+    found: Sequence[BestMapping],
+    accelerator: Accelerator,
+    machine: MachineConfig,
+) -> list[dict[str, Json]]:
+    """Return cost and mapping of every layer."""
+    entries = []
+    for layer, best in zip(layers, found, strict=True):
+        cycles = int(best.cost.cycles)
+        terms = [int(term) for term in best.cost.cycle_terms]
+        compute_cycles = terms[BOUNDS.index("compute")]
+        parts = [float(part) for part in best.cost.energy_parts_pj]
+        energy = dict(zip(ENERGY_COMPONENTS, parts, strict=True))
+        entries.append(
+            {
+                "layer": layer_to_json(layer),
+                "padded_layer": layer_to_json(best.padded_layer),
+                "macs": layer.macs,
+                "latency_cycles": cycles,
+                "compute_cycles": compute_cycles,
+                "latency_ms": cycles / machine.cycles_per_ms,
+                "energy_pj": sum(energy.values()),
+                "energy_by_component_pj": energy,
+                "utilisation": _share(layer.macs, accelerator.num_pes * cycles),
+                "array_utilisation": _share(layer.macs, accelerator.num_pes * compute_cycles),
+                "bound_by": BOUNDS[int(np.argmax(terms))],
+                "cycles_by_resource": dict(zip(BOUNDS, terms, strict=True)),
+                "mapping": mapping_to_json(best.mapping),
+                "loop_nest": format_loop_nest(best.mapping),
+            }
+        )
+    return entries
 
 
 def _share(used: float, available: float) -> float | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-import numpy as np
+from collections.abc import Iterable
 
 from dance_tf.protocols import SearchSpace
-from dance_tf.structs import Layer, Workload
+from dance_tf.structs import Layer
 
 __all__ = [
     "conv",
@@ -16,7 +14,6 @@ __all__ = [
     "different_layers",
     "layer_key",
     "space_layers",
-    "to_workload",
 ]
 
 
@@ -65,34 +62,32 @@ def dense(name: str, *, in_features: int, out_features: int) -> Layer:
     return conv(name, in_channels=in_features, out_channels=out_features, output_size=1, kernel=1)
 
 
-def layer_key(layer: Layer) -> tuple:
+def layer_key(layer: Layer) -> tuple[int, ...]:
     """Return what determines a layer's cost: everything but its name."""
     return (*layer.loop_bounds, *layer.stride, *layer.dilation)
 
 
 def different_layers(layers: Iterable[Layer]) -> list[Layer]:
     """Return the first of the layers of each shape."""
-    found: dict[tuple, Layer] = {}
+    found: dict[tuple[int, ...], Layer] = {}
     for layer in layers:
         found.setdefault(layer_key(layer), layer)
     return list(found.values())
 
 
 def space_layers(space: SearchSpace) -> list[Layer]:
-    """Return the layers of different shape that the networks of a space are made of."""
+    """Return the layers of different shape that the networks of a space are made of.
+
+    >>> import dance_tf
+    >>> layers = space_layers(dance_tf.make_space(dance_tf.preset("tiny").space))
+    >>> len(layers)
+    24
+    >>> layers[0]
+    Layer(name='stem', ...)
+    """
     layers = list(space.fixed_layers())
     for block in range(space.num_blocks):
         for op, name in enumerate(space.op_names):
             if space.op_mask[block, op]:
                 layers += space.op_layers(block, name)
     return different_layers(layers)
-
-
-def to_workload(layers: Sequence[Layer]) -> Workload:
-    """Return layers as arrays, fields of shape [L] and [L, ...]."""
-    return Workload(
-        dims=np.asarray([layer.dims for layer in layers], np.int32).reshape(-1, 7),
-        groups=np.asarray([layer.num_groups for layer in layers], np.int32),
-        stride=np.asarray([layer.stride for layer in layers], np.int32).reshape(-1, 2),
-        dilation=np.asarray([layer.dilation for layer in layers], np.int32).reshape(-1, 2),
-    )

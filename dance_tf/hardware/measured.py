@@ -23,7 +23,6 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from dance_tf.files import local_path
 from dance_tf.hardware.layers import different_layers, layer_key
 from dance_tf.run.installation import tool_command
 from dance_tf.run.reporting import read_csv, write_csv
-from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer, Workload
+from dance_tf.structs import DATAFLOWS, DIMENSIONS, Accelerator, Accelerators, Cost, Layer
 
 __all__ = ["MeasuredCostModel", "write_cost_template"]
 
@@ -73,14 +72,27 @@ _TEMPLATE = (
     "area_mm2",
 )
 
-#: Of what is missing, how many are named.
+#: Number of missing pairs that a message names.
 _NAMED = 3
 
+_Key = tuple[int, ...]  # what layers.layer_key returns
 _Array = tuple[int, int, int, int]  # pe_x, pe_y, rf_bytes, code of the dataflow
 
 
 class MeasuredCostModel:
     """Costs of layers from a CSV file; a protocols.CostModel.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.csv"
+    >>> _ = path.write_text(
+    ...     "K,C,P,Q,R,S,pe_x,pe_y,rf_bytes,dataflow,latency_ms,energy_mj,area_mm2\\n"
+    ...     "8,3,16,16,3,3,16,8,64,row_stationary,0.25,0.004,1.5\\n"
+    ... )
+    >>> model = MeasuredCostModel(path)
+    >>> layer = Layer("first", "conv", N=1, K=8, C=3, P=16, Q=16, R=3, S=3)
+    >>> one = Accelerators(*np.array([[16], [8], [64], [DATAFLOWS.index("row_stationary")]]))
+    >>> model([layer], one).latency_cycles  # of a clock of 200 MHz
+    array([[50000.]])
 
     Attributes:
         path: The file.
@@ -89,7 +101,7 @@ class MeasuredCostModel:
             columns, line ends and units make no difference.
     """
 
-    def __init__(self, path: str | os.PathLike, machine: MachineConfig | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], machine: MachineConfig | None = None) -> None:
         """Read the file.
 
         Args:
@@ -103,11 +115,13 @@ class MeasuredCostModel:
         if not rows:
             raise UserError(f"{self.path}: a header and no rows; fill in costs")
         scale = _units(self.path, list(rows[0]), machine or MachineConfig())
-        self._costs: dict[tuple, dict[_Array, tuple[float, float]]] = collections.defaultdict(dict)
+        self._costs: dict[tuple[int, ...], dict[_Array, tuple[float, float]]] = (
+            collections.defaultdict(dict)
+        )
         self._areas: dict[_Array, float] = {}
         # Most rows repeat the cells of a layer and of an accelerator: each is read once.
-        keys: dict[tuple, tuple] = {}
-        arrays: dict[tuple, _Array] = {}
+        keys: dict[tuple[str, ...], _Key] = {}
+        arrays: dict[tuple[str, ...], _Array] = {}
         columns = [name for name in _SHAPE if name in rows[0]]
         mistakes = []
         for number, row in enumerate(rows, start=1):
@@ -138,11 +152,11 @@ class MeasuredCostModel:
         """Everything that determines the numbers, as text."""
         return f"measured {self.sha256}"
 
-    def __call__(self, workload: Workload, accelerators: Accelerators) -> Cost:
+    def __call__(self, layers: Sequence[Layer], accelerators: Accelerators) -> Cost:
         """Return the costs in the file.
 
         Args:
-            workload: Layers, fields [L, ...]. Rows of zeros cost nothing.
+            layers: L layers.
             accelerators: Fields [A].
         Returns:
             latency_cycles and energy_pj, float64 [L, A], infinite where the file says
@@ -150,39 +164,33 @@ class MeasuredCostModel:
         Raises:
             UserError: If the file lacks a pair, or the area of an accelerator.
         """
-        self.check(workload, accelerators)
+        self.check(layers, accelerators)
         arrays = _arrays(accelerators)
-        cycles = np.zeros((len(np.asarray(workload.dims)), len(arrays)))
-        energy = np.zeros_like(cycles)
-        for index, key in enumerate(_keys(workload)):
-            if any(key[:7]):
-                costs = self._costs[key]
-                cycles[index], energy[index] = np.asarray([costs[array] for array in arrays]).T
+        cycles, energy = np.zeros((2, len(layers), len(arrays)))
+        for index, layer in enumerate(layers):
+            costs = self._costs[layer_key(layer)]
+            cycles[index], energy[index] = np.asarray([costs[array] for array in arrays]).T
         area = np.asarray([self._areas[array] for array in arrays])
         return Cost(latency_cycles=cycles, energy_pj=energy, area_um2=area)
 
-    def check(self, workload: Workload, accelerators: Accelerators) -> None:
+    def check(self, layers: Sequence[Layer], accelerators: Accelerators) -> None:
         """Refuse layers and accelerators of which the file lacks something, all that it lacks.
 
         Raises:
             UserError: Counts all pairs, or areas, that are missing, and names the first.
         """
-        arrays, keys = _arrays(accelerators), _keys(workload)
-        asked = [(index, key) for index, key in enumerate(keys) if any(key[:7])]
+        arrays = _arrays(accelerators)
         missing = [
-            (index, array)
-            for index, key in asked
+            (layer, array)
+            for layer in layers
             for array in arrays
-            if array not in self._costs.get(key, {})
+            if array not in self._costs.get(layer_key(layer), {})
         ]
         if missing:
-            named = [
-                f"{_workload_text(workload, index)} on {_text(array)}"
-                for index, array in missing[:_NAMED]
-            ]
+            named = [f"{_shape_text(layer)} on {_text(array)}" for layer, array in missing[:_NAMED]]
             more = len(missing) - len(named)
             named += [f"{more} more"] * bool(more)
-            count = f" ({len(missing)} of {len(asked) * len(arrays)} are missing)"
+            count = f" ({len(missing)} of {len(layers) * len(arrays)} are missing)"
             raise UserError(
                 f"{self.path} has no row for {'; '.join(named)}{count * (len(missing) > 1)}: add"
                 f" {'them' if len(missing) > 1 else 'it'}, with {_INFEASIBLE} as the latency of"
@@ -217,7 +225,7 @@ class MeasuredCostModel:
 
 
 def write_cost_template(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     layers: Sequence[Layer],
     accelerators: Accelerators,
     cost: Cost | None = None,
@@ -225,11 +233,20 @@ def write_cost_template(
 ) -> int:
     """Write the CSV file that MeasuredCostModel reads, accelerator by accelerator.
 
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "template.csv"
+    >>> layer = Layer("first", "conv", N=1, K=8, C=3, P=16, Q=16, R=3, S=3)
+    >>> two = Accelerators(*np.array([[8, 16], [8, 8], [64, 64], [2, 2]]))
+    >>> write_cost_template(path, [layer], two)
+    2
+    >>> print(path.read_text().splitlines()[1])
+    first,conv,1,8,3,16,16,3,3,1,1,1,1,1,8,8,64,row_stationary,,,
+
     Args:
         path: File.
         layers: L layers; of those with one shape, the first is written.
         accelerators: Fields [A].
-        cost: Of `layers` on `accelerators`; None leaves the costs empty, to be filled in.
+        cost: Cost of `layers` on `accelerators`; None leaves the costs empty, to be filled in.
         machine: Its clock turns cycles into milliseconds.
     Returns:
         The number of rows.
@@ -240,7 +257,7 @@ def write_cost_template(
     rows = []
     for column, array in enumerate(_arrays(accelerators)):
         for first, layer in enumerate(different):
-            costs: list[Any] = ["", "", ""]
+            costs: list[float | str] = ["", "", ""]
             if cost is not None:
                 latency_ms = float(cost.latency_cycles[index[layer], column]) / cycles_per_ms
                 energy_mj = float(cost.energy_pj[index[layer], column]) * 1e-9
@@ -253,22 +270,12 @@ def write_cost_template(
     return len(rows)
 
 
-def _keys(workload: Workload) -> list[tuple]:
-    """Return `layer_key` of every row."""
-    dims = np.asarray(workload.dims)
-    groups = np.asarray(workload.groups)[:, None]
-    bounds = np.concatenate([dims, groups], axis=1)
-    bounds[:, 1] //= np.maximum(groups[:, 0], 1)
-    steps = [np.asarray(workload.stride), np.asarray(workload.dilation)]
-    return [tuple(row) for row in np.concatenate([bounds, *steps], axis=1).tolist()]
-
-
 def _arrays(accelerators: Accelerators) -> list[_Array]:
     columns = [np.asarray(field).tolist() for field in accelerators]
     return list(zip(*columns, strict=True))
 
 
-# What a row says
+# Reading a row
 
 
 def _units(path: str, header: list[str], machine: MachineConfig) -> dict[str, float]:
@@ -301,12 +308,21 @@ def _layer(row: dict[str, str], where: str) -> Layer:
     def integer(name: str, default: int | None = None) -> int:
         return _integer(row.get(name, ""), f"{where}: {name}", default)
 
-    dims: Any = {name: integer(name, 1 if name == "N" else None) for name in DIMENSIONS}
-    steps = {name: integer(f"{name}_w", 1) for name in ("stride", "dilation")}
-    pairs: Any = {name: (step, integer(f"{name}_h", step)) for name, step in steps.items()}
+    dims = {name: integer(name, 1 if name == "N" else None) for name in DIMENSIONS}
+    stride, dilation = (
+        (step := integer(f"{name}_w", 1), integer(f"{name}_h", step))
+        for name in ("stride", "dilation")
+    )
     kind = row.get("kind") or "conv"
     try:
-        return Layer(row.get("name", ""), kind, **dims, **pairs, groups=integer("groups", 1))
+        return Layer(
+            row.get("name", ""),
+            kind,
+            **dims,
+            stride=stride,
+            dilation=dilation,
+            groups=integer("groups", 1),
+        )
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -368,14 +384,8 @@ def _layer_text(row: dict[str, str]) -> str:
     return f"{row.get('kind') or 'conv'} {shape}"
 
 
-def _workload_text(workload: Workload, index: int) -> str:
-    dims = np.asarray(workload.dims)[index].tolist()
-    groups = int(np.asarray(workload.groups)[index])
-    is_depthwise = groups == dims[1] > 1 and dims[2] == 1
-    shape = " ".join(f"{name}={value}" for name, value in zip(DIMENSIONS, dims, strict=True))
-    steps = (
-        f"{name} {'x'.join(map(str, np.asarray(getattr(workload, name))[index].tolist()))}"
-        for name in ("stride", "dilation")
-    )
-    of_groups = f", groups {groups}" if groups > 1 and not is_depthwise else ""
-    return f"{'depthwise' if is_depthwise else 'conv'} {shape}, {', '.join(steps)}{of_groups}"
+def _shape_text(layer: Layer) -> str:
+    shape = " ".join(f"{name}={value}" for name, value in zip(DIMENSIONS, layer.dims, strict=True))
+    stride, dilation = ("x".join(map(str, pair)) for pair in (layer.stride, layer.dilation))
+    of_groups = f", groups {layer.groups}" if layer.groups > 1 else ""
+    return f"{layer.kind} {shape}, stride {stride}, dilation {dilation}{of_groups}"

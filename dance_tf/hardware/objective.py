@@ -9,25 +9,35 @@ metrics r,
 
 Both are 1 (or sum w_i) at the reference, whatever the units. Source of EDAP and
 of the linear form: DANCE (2020), Cost_HW; the normalisation is ours.
+
+>>> EDAP
+Objective(kind='product', weights=(1.0, 1.0, 1.0))
+>>> float(EDAP([2.0, 3.0, 1.0], reference=[1.0, 1.0, 1.0]).numpy().round(4))
+6.0
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
-from dance_tf.structs import check_objective
+from dance_tf.structs import Array, check_objective
 
 __all__ = ["EDAP", "Limits", "Objective", "objective_values", "random_objectives"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A product of powers or a linear combination of normalised metrics."""
+    """A product of powers or a linear combination of normalised metrics.
+
+    >>> latency_squared = Objective("product", weights=(2.0, 1.0, 1.0))
+    >>> metrics = np.float32([[2.0, 1.0, 1.0], [1.0, 3.0, 1.0]])  # ms, mJ, mm2
+    >>> latency_squared(metrics, reference=np.ones(3, np.float32)).numpy().round(3)
+    array([4., 3.], dtype=float32)
+    """
 
     kind: str = "product"  # or "linear"
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # latency, energy, area
@@ -40,7 +50,7 @@ class Objective:
         """The objective as data, float32 [4]."""
         return np.asarray([self.kind == "linear", *self.weights], np.float32)
 
-    def __call__(self, metrics: Any, reference: Any) -> tf.Tensor:
+    def __call__(self, metrics: Array, reference: Array) -> tf.Tensor:
         """Return the objective, float32 [...], of metrics [..., 3]."""
         return objective_values(tf.constant(self.vector), metrics, reference)
 
@@ -54,6 +64,9 @@ class Limits:
     """The most that a network may cost on an accelerator; None: no limit.
 
     Compared in float32, as metrics are reported: a limit at a reported value is kept.
+
+    >>> Limits(max_latency_ms=0.5, max_area_mm2=4.0).vector
+    array([0.5, inf, 4. ], dtype=float32)
     """
 
     max_latency_ms: float | None = None
@@ -76,7 +89,11 @@ class Limits:
         return np.asarray([np.inf if value is None else value for value in values], np.float32)
 
 
-def objective_values(vectors: Any, metrics: Any, reference: Any) -> tf.Tensor:
+def objective_values(
+    vectors: Array,
+    metrics: Array,
+    reference: Array,
+) -> tf.Tensor:
     """Return one value per row of metrics.
 
     Args:

@@ -1,4 +1,4 @@
-"""The exact best accelerator of architectures, hard or soft, under any objective and limits.
+"""The exact best accelerator of networks, hard or soft, under any objective and limits.
 
 Exact means: as brute force over all accelerators in float64 decides. For many networks of
 one table that is fast because most accelerators never come into question: another one is
@@ -14,21 +14,30 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import weakref
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.files import Json
+from dance_tf.hardware.accelerator import AcceleratorSpace, accelerator_to_json
 from dance_tf.hardware.cost_table import CostTable
-from dance_tf.hardware.objective import Limits, Objective
-from dance_tf.structs import METRICS
+from dance_tf.hardware.layer_costs import cost_layers
+from dance_tf.hardware.layers import layer_key
+from dance_tf.hardware.objective import EDAP, Limits, Objective
+from dance_tf.protocols import CostModel, ExactCosts
+from dance_tf.structs import METRICS, Array, Layer
 
 __all__ = [
     "TIE_TOLERANCE",
     "Best",
+    "NetworkCost",
     "best_accelerators",
     "contender_rows",
+    "network_cost",
     "pareto_front",
     "rank_accelerators",
 ]
@@ -39,36 +48,49 @@ TIE_TOLERANCE = 2e-6
 # Networks that go through the table at once: their costs stay in the caches.
 _CHUNK = 512
 
+# Layers between two reports of progress.
+_PART = 8
+
 
 class Best(NamedTuple):
     """Best accelerator of each of B architectures."""
 
-    accelerator_index: Any  # int32 [B]
-    metrics: Any  # float32 [B, 3]; infinite where no accelerator is feasible
-    value: Any  # float32 [B], the objective; likewise
+    accelerator_index: tf.Tensor  # int32 [B]
+    metrics: tf.Tensor  # float32 [B, 3]; infinite where no accelerator is feasible
+    value: tf.Tensor  # float32 [B], the objective; likewise
 
     @property
-    def is_feasible(self) -> Any:
+    def is_feasible(self) -> tf.Tensor:
         """Whether some accelerator runs the network within the limits, bool [B]."""
         # Not of the value, which may be past what float32 holds.
         return tf.reduce_all(tf.math.is_finite(self.metrics), axis=-1)
 
 
 def best_accelerators(
-    table: Any, mixture_weights: Any, objective_vectors: Any, limits: Limits | None = None
+    table: ExactCosts,
+    mixture_weights: Array,
+    objective_vectors: Array,
+    limits: Limits | None = None,
 ) -> Best:
     """Return the accelerator that minimises each objective, exactly.
 
     The choice has no gradient. Where no accelerator is feasible, `is_feasible` is False,
     metrics and value are infinite, and the index means nothing.
 
+    >>> class TwoAccelerators:  # the first is fast, the second is frugal
+    ...     reference = np.ones(3, np.float32)
+    ...     def expected_metrics(self, mixture_weights):
+    ...         return tf.constant([[[1.0, 4.0, 1.0], [2.0, 1.0, 1.0]]])
+    >>> best = best_accelerators(TwoAccelerators(), np.ones((1, 1, 1)), EDAP.vector[None])
+    >>> best.accelerator_index.numpy(), best.metrics.numpy()
+    (array([1], dtype=int32), array([[2., 1., 1.]], dtype=float32))
+
     Args:
-        table: Exact costs: a CostTable, or whatever has its `expected_metrics` and
-            `reference`.
+        table: Exact costs.
         mixture_weights: float32 [B, D, O]; B may be large.
         objective_vectors: float32 [B, 4] with weights that are not negative; see
             `objective`.
-        limits: What the network may cost on the accelerator.
+        limits: Most that the network may cost on the accelerator.
     """
     weights = tf.convert_to_tensor(mixture_weights, tf.float32)
     vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
@@ -102,9 +124,9 @@ def contender_rows(table: CostTable) -> np.ndarray:
 
 
 def rank_accelerators(
-    metrics: Any,
+    metrics: np.ndarray,
     objective: Objective,
-    reference: Any,
+    reference: np.ndarray | Sequence[float],
     limits: Limits | None = None,
     top_k: int = 1,
 ) -> np.ndarray:
@@ -112,13 +134,19 @@ def rank_accelerators(
 
     Each is the one that would be chosen if those before it were not there.
 
+    >>> metrics = np.array([[3.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 9.0]])
+    >>> rank_accelerators(metrics, EDAP, reference=np.ones(3), top_k=2)
+    array([1, 0], dtype=int32)
+    >>> rank_accelerators(metrics, EDAP, np.ones(3), Limits(max_energy_mj=1.0))
+    array([0], dtype=int32)
+
     Args:
-        metrics: Of the network on every accelerator, [A, 3] in the order of
+        metrics: Metrics of the network on every accelerator, [A, 3] in the order of
             structs.METRICS; infinite where it cannot run.
-        objective: What to minimise.
+        objective: Objective to minimise.
         reference: Metrics at which the objective is 1, [3].
-        limits: What the network may cost.
-        top_k: How many to return; fewer where fewer are feasible.
+        limits: Most that the network may cost.
+        top_k: Number of accelerators to return; fewer where fewer are feasible.
     Returns:
         Rows of `metrics`, int32 [<= top_k].
     Raises:
@@ -147,8 +175,11 @@ def rank_accelerators(
     return np.asarray(chosen, np.int32)
 
 
-def pareto_front(metrics: Any) -> np.ndarray:
+def pareto_front(metrics: np.ndarray) -> np.ndarray:
     """Return the accelerators of one network that no other one beats.
+
+    >>> pareto_front(np.array([[3.0, 1.0, 1.0], [1.0, 2.0, 1.0], [3.0, 2.0, 1.0]]))
+    array([1, 0], dtype=int32)
 
     One is beaten by another that is no worse in all metrics and better in one. Of equal
     ones the first is on the front.
@@ -163,7 +194,7 @@ def pareto_front(metrics: Any) -> np.ndarray:
     return rows[_undominated(metrics[rows])].astype(np.int32)
 
 
-def _checked_metrics(metrics: Any) -> np.ndarray:
+def _checked_metrics(metrics: np.ndarray) -> np.ndarray:
     metrics = np.asarray(metrics, np.float64)
     if metrics.ndim != 2 or metrics.shape[1] != len(METRICS):
         raise ValueError(f"metrics have shape {metrics.shape}, not [A, {len(METRICS)}]")
@@ -196,6 +227,91 @@ def _out_of_reach(metrics: np.ndarray, is_within: np.ndarray, limits: Limits) ->
             )
     text = ", ".join(f"{name} = {value:g}" for name, _, value in given)
     return f"no accelerator is within any two of {text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkCost:
+    """Exact cost of one network on every accelerator; infinite where it cannot run.
+
+    Attributes:
+        accelerators: The accelerator space, A rows.
+        latency_cycles: float64 [A].
+        energy_pj: float64 [A].
+        metrics: float64 [A, 3], in the order of structs.METRICS.
+    """
+
+    accelerators: AcceleratorSpace
+    latency_cycles: np.ndarray
+    energy_pj: np.ndarray
+    metrics: np.ndarray
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Metrics that normalise objectives, [3]: of the network on its EDAP-best accelerator."""
+        return self.metrics[rank_accelerators(self.metrics, EDAP, np.ones(3))[0]]
+
+    def best(
+        self, objective: Objective = EDAP, limits: Limits | None = None, top_k: int = 1
+    ) -> list[dict[str, Json]]:
+        """Return the best accelerators with their metrics, best first, as plain JSON data.
+
+        Raises:
+            UserError: If the network runs nowhere, or nowhere within the limits.
+        """
+        rows = rank_accelerators(self.metrics, objective, self.reference, limits, top_k)
+        return self._entries(rows, objective)
+
+    def pareto(self, objective: Objective = EDAP) -> list[dict[str, Json]]:
+        """Return the accelerators that no other beats in all three metrics, fastest first."""
+        return self._entries(pareto_front(self.metrics), objective)
+
+    def _entries(self, rows: np.ndarray, objective: Objective) -> list[dict[str, Json]]:
+        values = np.asarray(objective(self.metrics[rows], self.reference)).tolist()
+        return [
+            {
+                **accelerator_to_json(self.accelerators.decode(row)),
+                **dict(zip(METRICS, self.metrics[row].tolist(), strict=True)),
+                "latency_cycles": float(self.latency_cycles[row]),
+                "energy_pj": float(self.energy_pj[row]),
+                "area_um2": float(self.metrics[row, 2] * 1e6),
+                "objective": value,
+            }
+            for row, value in zip(rows.tolist(), values, strict=True)
+        ]
+
+
+def network_cost(
+    layers: Sequence[Layer],
+    accelerators: AcceleratorSpace,
+    model: CostModel,
+    cycles_per_ms: float,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> NetworkCost:
+    """Return the cost of a network on every accelerator.
+
+    Args:
+        layers: At least one; those of equal shape are costed once.
+        accelerators: The accelerator space.
+        model: Cost model of the layers.
+        cycles_per_ms: Cycles of the machine's clock in a millisecond.
+        on_progress: Called with (layers done, layers of different shape) now and then.
+    Raises:
+        UserError: If a layer runs on no accelerator.
+    """
+    different = {layer_key(layer): layer for layer in layers}
+    times = Counter(map(layer_key, layers))
+    cycles, energy_pj, area_um2 = np.zeros((3, len(accelerators)))
+    keys, rows = list(different), accelerators.all()
+    for start in range(0, len(keys), _PART):
+        part = keys[start : start + _PART]
+        costs, area_um2 = cost_layers(model, [different[key] for key in part], rows)
+        weights = np.asarray([times[key] for key in part], np.float64)
+        cycles += weights @ costs.latency_cycles
+        energy_pj += weights @ costs.energy_pj
+        if on_progress is not None and len(keys) > _PART:
+            on_progress(start + len(part), len(keys))
+    metrics = np.stack([cycles / cycles_per_ms, energy_pj * 1e-9, area_um2 * 1e-6], axis=1)
+    return NetworkCost(accelerators, cycles, energy_pj, metrics)
 
 
 # Many networks of one table
@@ -262,14 +378,14 @@ def _undominated(points: np.ndarray) -> np.ndarray:
     ),
 )
 def _best_contender(
-    weights: Any,
-    vectors: Any,
-    rows: Any,
-    fixed: Any,
-    cells: Any,
-    area: Any,
-    reference: Any,
-    most: Any,
+    weights: tf.Tensor,
+    vectors: tf.Tensor,
+    rows: tf.Tensor,
+    fixed: tf.Tensor,
+    cells: tf.Tensor,
+    area: tf.Tensor,
+    reference: tf.Tensor,
+    most: tf.Tensor,
 ) -> Best:
     """Return the best of the contenders; compiled once for all tables."""
     flat = tf.reshape(tf.cast(weights, tf.float64), [-1, tf.shape(cells)[0]])
@@ -278,7 +394,14 @@ def _best_contender(
     return best._replace(accelerator_index=tf.gather(rows, best.accelerator_index))
 
 
-def _choose(latency: Any, energy: Any, area: Any, vectors: Any, reference: Any, most: Any) -> Best:
+def _choose(
+    latency: tf.Tensor,
+    energy: tf.Tensor,
+    area: tf.Tensor,
+    vectors: tf.Tensor,
+    reference: tf.Tensor,
+    most: tf.Tensor,
+) -> Best:
     """Return the best column of each row.
 
     Args:
@@ -289,7 +412,7 @@ def _choose(latency: Any, energy: Any, area: Any, vectors: Any, reference: Any, 
         most: Limits, float32 [3].
     """
 
-    def keeps(metric: Any, limit: Any) -> Any:
+    def keeps(metric: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
         return (metric < _RUNS) & (tf.cast(metric, tf.float32) <= limit)
 
     is_feasible = keeps(latency, most[0]) & keeps(energy, most[1]) & keeps(area, most[2])
@@ -308,7 +431,9 @@ def _choose(latency: Any, energy: Any, area: Any, vectors: Any, reference: Any, 
     return Best(index, tf.where(is_any, metrics, np.float32(np.inf)), value)
 
 
-def _log_values(latency: Any, energy: Any, area: Any, vectors: Any, reference: Any) -> tf.Tensor:
+def _log_values(
+    latency: Array, energy: Array, area: Array, vectors: Array, reference: Array
+) -> tf.Tensor:
     """Return the logarithm of objectives, float64 [B, C]; of the products it is a sum."""
     vectors, reference = (tf.cast(x, tf.float64) for x in (vectors, reference))
     parts = [

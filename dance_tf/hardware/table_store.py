@@ -20,12 +20,11 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from dance_tf.errors import UserError
-from dance_tf.files import parse_json, write_json
+from dance_tf.files import Json, parse_json, write_json
 from dance_tf.run.folder_lock import owned
 
 __all__ = ["build_in_parts", "read_arrays", "write_arrays"]
@@ -35,7 +34,7 @@ Arrays = Mapping[str, np.ndarray]
 _HEADER = "header.json"
 
 
-def read_arrays(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+def read_arrays(path: pathlib.Path, facts: Mapping[str, Json]) -> dict[str, np.ndarray] | None:
     """Return the arrays of a folder, memory-mapped and read-only; None if it is not there.
 
     Args:
@@ -77,7 +76,7 @@ def read_arrays(path: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, np.nd
 
 
 def write_arrays(
-    path: pathlib.Path, arrays: Arrays, facts: Mapping[str, Any], *, scratch: pathlib.Path
+    path: pathlib.Path, arrays: Arrays, facts: Mapping[str, Json], *, scratch: pathlib.Path
 ) -> None:
     """Write a folder of arrays, whole or not at all; one that is there already stays.
 
@@ -114,7 +113,7 @@ def write_arrays(
 
 def build_in_parts(
     path: pathlib.Path,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, Json],
     *,
     num_parts: int,
     compute: Callable[[int], Arrays],
@@ -126,7 +125,7 @@ def build_in_parts(
     Args:
         path: The folder to build.
         facts: JSON data that determine the arrays.
-        num_parts: How many parts.
+        num_parts: Number of parts.
         compute: Returns the arrays of part 0 .. num_parts - 1, always the same.
         assemble: Returns the arrays to write, from those of all parts in order.
         on_progress: Called with the number of parts that are there, at first with what
@@ -139,7 +138,7 @@ def build_in_parts(
     building = path.with_name(f"{path.name}.building")
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def of_part(index: int) -> tuple[pathlib.Path, dict[str, Any]]:
+    def of_part(index: int) -> tuple[pathlib.Path, dict[str, Json]]:
         return building / f"part_{index:04d}", {
             "facts_sha256": digest,
             "part": index,
@@ -151,7 +150,7 @@ def build_in_parts(
         if not path.exists():  # else parts are being removed
             on_progress(done)
 
-    def write(where: pathlib.Path, arrays: Arrays, what: Mapping[str, Any]) -> None:
+    def write(where: pathlib.Path, arrays: Arrays, what: Mapping[str, Json]) -> None:
         try:
             write_arrays(where, arrays, what, scratch=building)
         except OSError as error:
@@ -162,22 +161,23 @@ def build_in_parts(
         if path.exists():
             shutil.rmtree(building, ignore_errors=True)
             return False
-        parts: list[Any] = [_read_part(*of_part(index)) for index in range(num_parts)]
-        done = num_parts - parts.count(None)
+        found = [_read_part(*of_part(index)) for index in range(num_parts)]
+        done = num_parts - found.count(None)
         if done:  # a mistake of the user's shows at the first part, and is then the only line
             on_progress(done)
-        for index in range(num_parts):
-            if parts[index] is not None:
-                continue
-            try:
-                parts[index] = compute(index)
-            except UserError:  # it would come again
-                shutil.rmtree(building, ignore_errors=True)
-                raise
-            where, what = of_part(index)
-            write(where, parts[index], what)
-            done += 1
-            on_progress(done)
+        parts: list[Arrays] = []
+        for index, part in enumerate(found):
+            if part is None:
+                try:
+                    part = compute(index)
+                except UserError:  # it would come again
+                    shutil.rmtree(building, ignore_errors=True)
+                    raise
+                where, what = of_part(index)
+                write(where, part, what)
+                done += 1
+                on_progress(done)
+            parts.append(part)
         write(path, assemble(parts), facts)
         shutil.rmtree(building, ignore_errors=True)
         return True
@@ -196,7 +196,7 @@ def _turn(
         yield
 
 
-def _read_part(path: pathlib.Path, facts: Mapping[str, Any]) -> Arrays | None:
+def _read_part(path: pathlib.Path, facts: Mapping[str, Json]) -> Arrays | None:
     """Return a finished part; one that is damaged is removed and computed again."""
     try:
         return read_arrays(path, facts)
@@ -220,6 +220,6 @@ def _sha256(path: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def _plain(facts: Mapping[str, Any]) -> Any:
+def _plain(facts: Mapping[str, Json]) -> dict[str, Json]:
     """Return JSON data as it reads back: tuples are lists."""
     return json.loads(json.dumps(facts))

@@ -22,13 +22,13 @@ import hashlib
 import json
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError, did_you_mean
-from dance_tf.files import local_path, parse_json, read_text
+from dance_tf.files import Json, local_path, parse_json, read_text
 
 __all__ = [
     "CHARGES",
@@ -47,7 +47,7 @@ _SCHEMA_VERSION = 1
 _MEMORIES = ("rf", "global_buffer", "dram")
 _ONE_ROW = ("rf", "dram")
 
-#: What an access may be charged, and what it is where the table does not say.
+#: Charges of an access, and the one of each accounting where the table names none.
 CHARGES = ("own", "dearest")
 _CHARGES_OF = {"timeloop_2020": "dearest", "timeloop_2025": "own"}
 
@@ -73,7 +73,7 @@ class SizedRow:
     unit: str
     source: str
 
-    def at(self, sizes: Any, what: str) -> np.ndarray:
+    def at(self, sizes: np.ndarray | int, what: str) -> np.ndarray:
         """Return the figures at `sizes` [...]; `what` names the row in an error.
 
         Raises:
@@ -114,19 +114,25 @@ class Technology:
     pe_pitch_rf_um2: SizedRow  # register-file area from which the distance of PEs follows
     charges: str | None = None  # one of CHARGES; None: what the accounting says
 
-    def register_file_pj(self, words: Any, accounting: str) -> tuple[np.ndarray, np.ndarray]:
+    def register_file_pj(
+        self, words: np.ndarray | int, accounting: str
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return pJ per word read and per word written of register files of `words` [...]."""
         what = f"{self.name}: register file energy"
-        read, write = (row.at(words, f"{what} {name}") for name, row in self._rows("rf"))
+        read, write = (
+            row.at(words, f"{what} {name}")
+            for name, row in self._rows("rf")
+            if isinstance(row, SizedRow)
+        )
         if self._is_dearest(accounting):
             read = write = np.maximum(read, write)
         return read, write
 
-    def register_file_um2(self, words: Any) -> np.ndarray:
+    def register_file_um2(self, words: np.ndarray | int) -> np.ndarray:
         """Return um2 of register files of `words` [...]."""
         return self.rf_um2.at(words, f"{self.name}: register file area rf_um2")
 
-    def pe_pitch_mm(self, words: Any) -> np.ndarray:
+    def pe_pitch_mm(self, words: np.ndarray | int) -> np.ndarray:
         """Return the distance of neighbouring PEs with register files of `words` [...]."""
         rf_um2 = self.pe_pitch_rf_um2.at(words, f"{self.name}: PE pitch pe_pitch_rf_um2")
         return np.sqrt((rf_um2 + self.mac_um2.value) * 1e-6)
@@ -135,7 +141,9 @@ class Technology:
         """Return pJ per word read and per word written of a global buffer of `kib`."""
         what = f"{self.name}: global buffer energy"
         read, write = (
-            float(row.at(kib, f"{what} {name}")) for name, row in self._rows("global_buffer")
+            float(row.at(kib, f"{what} {name}"))
+            for name, row in self._rows("global_buffer")
+            if isinstance(row, SizedRow)
         )
         return self._charged(read, write, accounting)
 
@@ -171,7 +179,7 @@ class Technology:
             found.append(f"{self.name}: pe_pitch_rf_um2 has no effect, as wires cost nothing")
         return found
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return what the file of the table says, without its version, as plain data."""
         entries = dataclasses.asdict(self)
         for memory in _ONE_ROW:
@@ -184,7 +192,7 @@ class Technology:
             del entries["charges"]
         return entries
 
-    def _rows(self, memory: str) -> list[tuple[str, Any]]:
+    def _rows(self, memory: str) -> list[tuple[str, Row | SizedRow]]:
         """Return names and rows of a memory's reads and writes."""
         read, write = (getattr(self, f"{memory}_{action}_pj") for action in ("read", "write"))
         if memory in _ONE_ROW and read == write:
@@ -237,10 +245,10 @@ def technology_of(machine: MachineConfig) -> Technology:
     """Return the technology of a machine.
 
     Raises:
-        UserError: As `technology`; and if the table is for words of another width, whose
-            energies and register-file sizes would all be those of other words; and if it
-            is not a shipped one, does not say what an access is charged, and the
-            accounting would leave rows of it without effect.
+        UserError: If there is no such technology, or its file is not a table; if the table
+            is for words of another width, whose energies and register-file sizes would all
+            be those of other words; and if it is not a shipped one, does not say what an
+            access is charged, and the accounting would leave rows of it without effect.
     """
     tech = technology(machine.technology)
     if tech.word_bits != machine.word_bits:
@@ -265,7 +273,7 @@ def format_technology(tech: Technology) -> str:
     return "{\n" + ",\n".join(_entry(key, value, "  ") for key, value in entries.items()) + "\n}\n"
 
 
-def _entry(key: str, value: Any, indent: str) -> str:
+def _entry(key: str, value: Json, indent: str) -> str:
     """Return one key: a row has a line for each of its parts, however many its sizes are."""
     if isinstance(value, dict):
         parts = ",\n".join(_entry(name, part, indent + "  ") for name, part in value.items())
@@ -293,7 +301,7 @@ _UNITS = {
     "pe_pitch_rf_um2": "um2",
 }
 
-#: What the sizes of a row count, for the rows that have sizes.
+#: Unit of the sizes of each row that has sizes.
 _SIZES = {
     "rf_pj": "words",
     "rf_read_pj": "words",
@@ -318,7 +326,7 @@ def _parse(text: str, where: str) -> Technology:
         raise UserError(
             f"{where}: schema_version is {data['schema_version']!r}, this reads {_SCHEMA_VERSION}"
         )
-    values: dict[str, Any] = optional | data
+    values: dict[str, Json] = optional | data
     del values["schema_version"]
     if values["charges"] not in (None, *CHARGES):
         raise UserError(
@@ -337,7 +345,7 @@ def _parse(text: str, where: str) -> Technology:
     return Technology(**values)
 
 
-def _with_two_rows(data: Any, where: str) -> Any:
+def _with_two_rows(data: Json, where: str) -> Json:
     """Return the data with rows of reads and of writes, in place of one row for both."""
     if not isinstance(data, dict):
         return data
@@ -358,19 +366,19 @@ def _with_two_rows(data: Any, where: str) -> Any:
     return data
 
 
-def _figures(row: Row | SizedRow) -> Any:
+def _figures(row: Row | SizedRow) -> Row | SizedRow:
     """Return what a row says, whatever its source."""
     return dataclasses.replace(row, source="")
 
 
-def _row(data: Any, where: str, key: str, unit: str) -> Row | SizedRow:
-    cls: Any = SizedRow if key in _SIZES else Row
+def _row(data: Json, where: str, key: str, unit: str) -> Row | SizedRow:
+    cls = SizedRow if key in _SIZES else Row
     _check_keys(data, [field.name for field in dataclasses.fields(cls)], (), where, key)
     _check_text(data["source"], where, f"{key}.source")
     if data["unit"] != unit:
         raise UserError(f"{where}: {key}.unit is {data['unit']!r}, not {unit!r}")
     if cls is Row:
-        # Where a technology has no figure for wires, they cost nothing.
+        # Wires cost nothing where a technology has no figure for them.
         is_free = key == "wire_pj_per_bit_mm"
         return Row(**data | {"value": _figure(data["value"], where, f"{key}.value", is_free)})
     if data["size"] != _SIZES[key]:
@@ -397,7 +405,7 @@ def _row(data: Any, where: str, key: str, unit: str) -> Row | SizedRow:
     return SizedRow(**data | {"values": tuple(values)})
 
 
-def _figure(value: Any, where: str, what: str, is_zero_allowed: bool = False) -> float:
+def _figure(value: Json, where: str, what: str, is_zero_allowed: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where}: {what} is {value!r}, not a number")
     # An integer of hundreds of digits is less than infinity, yet no float.
@@ -406,12 +414,14 @@ def _figure(value: Any, where: str, what: str, is_zero_allowed: bool = False) ->
     return float(value)
 
 
-def _check_text(value: Any, where: str, what: str, *, can_be_empty: bool = False) -> None:
+def _check_text(value: Json, where: str, what: str, *, can_be_empty: bool = False) -> None:
     if not isinstance(value, str) or not (value.strip() or can_be_empty):
         raise UserError(f"{where}: {what} is {value!r}, not a text")
 
 
-def _check_keys(data: Any, names: Any, optional: Any, where: str, what: str) -> None:
+def _check_keys(
+    data: Json, names: Sequence[str], optional: Collection[str], where: str, what: str
+) -> None:
     if not isinstance(data, dict):
         raise UserError(f"{where}: {what} is {data!r}, not an object with {', '.join(names)}")
     inside = "" if what == "the file" else f"{what}."

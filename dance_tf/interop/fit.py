@@ -26,7 +26,7 @@ def tile_words(layer: Layer, mapping: Mapping, level: str, operand: str) -> int:
         for name, bound in (*found.temporal, *found.spatial_x, *found.spatial_y):
             # A depthwise layer's K is what G is elsewhere: it indexes all three operands.
             extent["G" if layer.kind == "depthwise" and name == "K" else name] *= bound
-    # Of Python's integers, as a user's sizes may be past 64 bits.
+    # Python's integers, as a user's sizes may be past 64 bits.
     extents = np.asarray(list(extent.values()), object)
     return int(mapspace.tile_words(layer, extents)[OPERANDS.index(operand)])
 
@@ -43,7 +43,7 @@ def check_fits(
     """Raise UserError unless a mapping of a layer fits.
 
     Args:
-        layer: What the mapping multiplies out to.
+        layer: Layer that the mapping multiplies out to.
         mapping: The mapping.
         pe_x, pe_y: Sides of the array.
         rf_words: Words of the shared register file, or of each of the split ones.

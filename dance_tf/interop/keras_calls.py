@@ -19,14 +19,14 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from dance_tf.errors import UserError
 
-__all__ = ["Call", "Recording", "first_line", "record_calls"]
+__all__ = ["Call", "Recording", "Structure", "first_line", "record_calls"]
 
 #: TensorFlow operations that multiply and accumulate, or that hide what they do.
 _PRODUCTS = re.compile(
@@ -38,6 +38,11 @@ _PRODUCTS = re.compile(
 _MOVES_NOTHING = {"Placeholder", "Const", "ReadVariableOp", "NoOp", "Identity", "StopGradient"}
 _MOVES_NOTHING |= {"Cast", "Reshape", "Squeeze", "ExpandDims"}
 
+#: Tensors and other values in tuples, lists and dictionaries.
+Structure: TypeAlias = Any
+
+_Call: TypeAlias = Callable[..., Structure]
+
 _LOCK = threading.Lock()
 
 _Shape = tuple[int | None, ...] | None  # of a tensor of Keras; None where even the rank is open
@@ -48,28 +53,30 @@ class Call(NamedTuple):
 
     operation: keras.Operation
     name: str  # path from the model, unique
-    inputs: list[Any]  # tensors and variables, in the order in which they were given
-    outputs: list[Any]
+    inputs: list[keras.KerasTensor]  # tensors and variables, in the order in which they were given
+    outputs: list[keras.KerasTensor]
     num_weights: int  # of the layer itself
     moves_data: bool
     problem: str | None  # why it cannot be costed though it multiplies and accumulates
 
 
 class Recording(NamedTuple):
-    """What a model was seen to do."""
+    """Calls that a model was seen to make."""
 
     calls: list[Call]  # in the order in which they run
-    outputs: list[Any]  # of the model
+    outputs: list[keras.KerasTensor]  # of the model
     notes: list[str]  # calls whose outputs are not those that Keras announces
 
 
-def record_calls(model: keras.Model, inputs: Any, is_known: Callable[[Call], bool]) -> Recording:
+def record_calls(
+    model: keras.Model, inputs: Structure, is_known: Callable[[Call], bool]
+) -> Recording:
     """Return the calls that a model makes at inference.
 
     Args:
         model: The model; its weights are built if they are not.
         inputs: Symbolic tensors, structured as the model takes them.
-        is_known: Says whether it knows which products a call computes, perhaps none.
+        is_known: Returns whether it knows the products that a call computes, perhaps none.
     Raises:
         UserError: If a call returns another number of tensors than it announces.
     """
@@ -101,8 +108,10 @@ def _plain_errors() -> Iterator[None]:
 def _replaced_symbolic_calls(recorder: _Recorder) -> Iterator[None]:
     """Hand the calls that a recorder watches to it."""
 
-    def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
-        def symbolic_call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def replacement(original: _Call) -> _Call:
+        def symbolic_call(
+            operation: keras.Operation, *args: Structure, **kwargs: Structure
+        ) -> Structure:
             if recorder.is_watching((args, kwargs)):
                 return recorder.on_call(original, operation, args, kwargs)
             return original(operation, *args, **kwargs)
@@ -129,23 +138,27 @@ class _Recorder:
         self.notes: list[str] = []
         self._model = model
         self._is_known = is_known
-        self._watched: dict[int, Any] = {}  # tensors by id, kept so that no id comes again
+        self._watched: dict[
+            int, keras.KerasTensor
+        ] = {}  # tensors by id, kept so that no id comes again
         self._scope = ""
         self._names: set[str] = set()
         self._is_paused = False
         self._thread = threading.get_ident()
 
-    def watch(self, tensors: Any) -> None:
+    def watch(self, tensors: Structure) -> None:
         """Regard tensors as stemming from the model's inputs."""
         self._watched.update((id(t), t) for t in keras.tree.flatten(tensors))
 
-    def is_watching(self, arguments: Any) -> bool:
+    def is_watching(self, arguments: Structure) -> bool:
         """Say whether a call with these arguments is one of the model's own."""
         if self._is_paused or threading.get_ident() != self._thread:
             return False
         return any(id(t) in self._watched for t in keras.tree.flatten(arguments))
 
-    def on_call(self, original: Any, operation: Any, args: Any, kwargs: Any) -> Any:
+    def on_call(
+        self, original: _Call, operation: keras.Operation, args: Structure, kwargs: Structure
+    ) -> Structure:
         """Record one call, or look into it, and return its outputs."""
         name = self._unique_name(operation)
         if isinstance(operation, keras.Model):
@@ -156,8 +169,13 @@ class _Recorder:
         return outputs
 
     def _leaf_or_inside(
-        self, original: Any, name: str, operation: Any, args: Any, kwargs: Any
-    ) -> Any:
+        self,
+        original: _Call,
+        name: str,
+        operation: keras.Operation,
+        args: Structure,
+        kwargs: Structure,
+    ) -> Structure:
         self._is_paused = True
         try:
             announced = original(operation, *args, **kwargs)
@@ -200,7 +218,13 @@ class _Recorder:
         self.calls.append(call._replace(problem=cause))
         return outputs
 
-    def _as_traced(self, name: str, operation: Any, announced: Any, function: Any) -> Any:
+    def _as_traced(
+        self,
+        name: str,
+        operation: keras.Operation,
+        announced: Structure,
+        function: tf.types.experimental.ConcreteFunction | None,
+    ) -> Structure:
         """Return announced outputs with the sizes that a traced call gives them."""
         if function is None:
             return announced
@@ -229,7 +253,9 @@ class _Recorder:
         ]
         return keras.tree.pack_sequence_as(announced, sized)
 
-    def _inside(self, name: str, operation: Any, args: Any, kwargs: Any) -> Any:
+    def _inside(
+        self, name: str, operation: keras.Operation, args: Structure, kwargs: Structure
+    ) -> Structure:
         """Run a layer's own call, so that what it calls is recorded."""
         outer, self._scope = self._scope, "" if operation is self._model else f"{name}/"
         try:
@@ -237,7 +263,9 @@ class _Recorder:
         finally:
             self._scope = outer
 
-    def _inside_all_steps(self, name: str, operation: Any, tensor: Any) -> None:
+    def _inside_all_steps(
+        self, name: str, operation: keras.Operation, tensor: keras.KerasTensor
+    ) -> None:
         """Run the layer of a TimeDistributed once, with the steps as a part of the batch."""
         batch, steps, *rest = tensor.shape
         flat = keras.KerasTensor((batch * steps, *rest), tensor.dtype)
@@ -248,7 +276,7 @@ class _Recorder:
         finally:
             self._scope = outer
 
-    def _unique_name(self, operation: Any) -> str:
+    def _unique_name(self, operation: keras.Operation) -> str:
         own = operation.name
         if not isinstance(operation, keras.Layer):
             # Keras numbers operations through the process; the class alone is stable.
@@ -261,16 +289,16 @@ class _Recorder:
         return name
 
 
-def _with_shape(structure: Any) -> list[Any]:
+def _with_shape(structure: Structure) -> list[keras.KerasTensor]:
     return [t for t in keras.tree.flatten(structure) if hasattr(t, "shape")]
 
 
-def _trace(operation: Any, args: Any, kwargs: Any) -> Any:
+def _trace(operation: keras.Operation, args: Structure, kwargs: Structure) -> Structure:
     """Return a call as a concrete TensorFlow function; None if it cannot be traced."""
     flat = keras.tree.flatten((args, kwargs))
     symbolic = [i for i, value in enumerate(flat) if isinstance(value, keras.KerasTensor)]
 
-    def run(*tensors: tf.Tensor) -> Any:
+    def run(*tensors: tf.Tensor) -> Structure:
         values = list(flat)
         for i, tensor in zip(symbolic, tensors, strict=True):
             values[i] = tensor
@@ -303,7 +331,9 @@ def _is_filled_in(announced: _Shape, shape: _Shape) -> bool:
     )
 
 
-def _tensorflow_operations(function: Any) -> set[str] | None:
+def _tensorflow_operations(
+    function: tf.types.experimental.ConcreteFunction | None,
+) -> set[str] | None:
     """Return the types of the operations in a traced call."""
     if function is None:
         return None

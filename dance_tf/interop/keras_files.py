@@ -12,12 +12,12 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from typing import Any
 
 import h5py
 import keras
 
 from dance_tf.errors import UserError, did_you_mean
+from dance_tf.files import Json
 from dance_tf.interop.keras_calls import first_line
 
 __all__ = ["application_names", "load_application", "load_keras_file"]
@@ -26,7 +26,7 @@ __all__ = ["application_names", "load_application", "load_keras_file"]
 _RUN_CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 
 #: Entries of older files that say nothing at this value, and that classes took then.
-_NEUTRAL: dict[str, Any] = {
+_NEUTRAL: dict[str, Json] = {
     "groups": 1,
     "ragged": False,
     "renorm": False,
@@ -50,7 +50,7 @@ def load_application(name: str, input_size: int | None = None) -> keras.Model:
     """Return a model of keras.applications for its shapes; its weights are never made.
 
     Args:
-        name: Such as MobileNetV2.
+        name: Name such as MobileNetV2.
         input_size: Height and width of the images; None: the application's own.
     Raises:
         UserError: If there is none of this name or it does not take this size.
@@ -117,7 +117,7 @@ def load_keras_file(path: str | os.PathLike, *, is_unsafe: bool = False) -> kera
         raise UserError(f"{path}: {_cause(reduced, error)}") from None
 
 
-def _drop_neutral(data: Any) -> None:
+def _drop_neutral(data: Json) -> None:
     """Remove in place what layers of a configuration do not take and what says nothing."""
     if isinstance(data, dict):
         layer_class = getattr(keras.layers, str(data.get("class_name")), None)
@@ -151,7 +151,7 @@ def _copy_with_config(path: str, target: str, config: str) -> None:
                     shutil.copyfileobj(member, out)
 
 
-def _read_config(path: str) -> Any:
+def _read_config(path: str) -> Json:
     """Return the description of the model in a file."""
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file")
@@ -195,7 +195,7 @@ def _config_of_hdf5(path: str) -> str | bytes | None:
         return file.attrs.get("model_config")
 
 
-def _objects(data: Any, owner: str = "the model") -> Iterator[tuple[str, str]]:
+def _objects(data: Json, owner: str = "the model") -> Iterator[tuple[str, str]]:
     """Yield the class of every object in a configuration, with the name of its layer."""
     if isinstance(data, dict):
         config = data.get("config")
@@ -209,7 +209,7 @@ def _objects(data: Any, owner: str = "the model") -> Iterator[tuple[str, str]]:
             yield from _objects(value, owner)
 
 
-def _layer_entries(model: Any) -> Iterator[dict[str, Any]]:
+def _layer_entries(model: Json) -> Iterator[dict[str, Json]]:
     """Yield the entry of every layer of a model, those of nested models before the models."""
     config = model.get("config") if isinstance(model, dict) else None
     entries = config.get("layers") if isinstance(config, dict) else None
@@ -219,7 +219,7 @@ def _layer_entries(model: Any) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _cause(model: Any, error: Exception) -> str:
+def _cause(model: Json, error: Exception) -> str:
     """Return what keeps a file from being loaded, with the layer where one alone does."""
     # Keras writes class and name of the layer that it could not make, the innermost last.
     named = re.findall(r"deserializing class '(\w+)' using config=\{'name': '([^']*)'", str(error))

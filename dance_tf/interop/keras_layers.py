@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
+from keras import Operation
 
 from dance_tf.interop.keras_shapes import (
     Shape,
+    Shapes,
     Unsupported,
     contraction,
     convolution,
@@ -33,12 +34,12 @@ __all__ = ["Unsupported", "layers_of_call", "macs_by_weights"]
 
 
 def layers_of_call(
-    operation: keras.Operation, name: str, inputs: Sequence[Shape], output: Shape
+    operation: Operation, name: str, inputs: Shapes, output: Shape
 ) -> list[Layer] | None:
     """Return the layers of one call in the order in which they run.
 
     Args:
-        operation: What was called.
+        operation: Layer or operation that was called.
         name: Name of the only layer; where there are several, each gets `/what` appended.
         inputs: Shapes of the tensors and variables that it was given, batch first.
         output: Shape of its (first) output.
@@ -59,9 +60,7 @@ def layers_of_call(
     return None
 
 
-def macs_by_weights(
-    operation: keras.Operation, inputs: Sequence[Shape], output: Shape
-) -> int | None:
+def macs_by_weights(operation: Operation, inputs: Shapes, output: Shape) -> int | None:
     """Return MACs as the number of Keras's own weights times the positions that use each.
 
     None where the operation has no kernel, or keeps it in another form.
@@ -89,24 +88,24 @@ def macs_by_weights(
 # Convolutions by the shapes of their kernels
 
 
-def _is_channels_first(operation: Any) -> bool:
+def _is_channels_first(operation: Operation) -> bool:
     return (operation.data_format or keras.config.image_data_format()) == "channels_first"
 
 
-def _channels(operation: Any, shape: Shape) -> int:
+def _channels(operation: Operation, shape: Shape) -> int:
     return shape[1] if _is_channels_first(operation) else shape[-1]
 
 
-def _spatial(operation: Any, shape: Shape) -> Shape:
+def _spatial(operation: Operation, shape: Shape) -> Shape:
     return shape[2:] if _is_channels_first(operation) else shape[1:-1]
 
 
-def _steps(operation: Any) -> dict[str, Any]:
+def _steps(operation: Operation) -> dict[str, int | Sequence[int]]:
     return {"stride": operation.strides, "dilation": operation.dilation_rate}
 
 
 def _grouped(
-    operation: Any, name: str, kernel: Shape, inputs: Sequence[Shape], output: Shape
+    operation: Operation, name: str, kernel: Shape, inputs: Shapes, output: Shape
 ) -> list[Layer]:
     """Return the layer of a convolution whose kernel is (..., C of a group, K)."""
     *sides, C, K = kernel
@@ -115,7 +114,7 @@ def _grouped(
     return [convolution(name, output[0], size, sides, K=K, C=C, groups=groups, **_steps(operation))]
 
 
-def _per_channel(operation: Any, name: str, kernel: Shape, output: Shape) -> list[Layer]:
+def _per_channel(operation: Operation, name: str, kernel: Shape, output: Shape) -> list[Layer]:
     """Return the layer of a depthwise convolution whose kernel is (..., C, multiplier)."""
     *sides, groups, multiplier = kernel
     size, K = _spatial(operation, output), groups * multiplier
@@ -123,7 +122,7 @@ def _per_channel(operation: Any, name: str, kernel: Shape, output: Shape) -> lis
 
 
 def _separable(
-    operation: Any, name: str, depthwise: Shape, pointwise: Shape, output: Shape
+    operation: Operation, name: str, depthwise: Shape, pointwise: Shape, output: Shape
 ) -> list[Layer]:
     """Return both layers of a separable convolution with kernels of these shapes."""
     *sides, C, K = pointwise
@@ -133,7 +132,7 @@ def _separable(
     ]
 
 
-def _transposed(operation: Any, name: str, kernel: Shape, inputs: Sequence[Shape]) -> list[Layer]:
+def _transposed(operation: Operation, name: str, kernel: Shape, inputs: Shapes) -> list[Layer]:
     """Return the products of a transposed convolution whose kernel is (..., K, C)."""
     *sides, K, C = kernel
     size = _spatial(operation, inputs[0])
@@ -144,26 +143,22 @@ def _transposed(operation: Any, name: str, kernel: Shape, inputs: Sequence[Shape
 # Layers
 
 
-def _conv_layer(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _conv_layer(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     C = _channels(operation, inputs[0]) // operation.groups
     kernel = (*operation.kernel_size, C, operation.filters)
     return _grouped(operation, name, kernel, inputs, output)
 
 
-def _depthwise_kernel(operation: Any, inputs: Sequence[Shape]) -> Shape:
+def _depthwise_kernel(operation: Operation, inputs: Shapes) -> Shape:
     channels = _channels(operation, inputs[0])
     return (*operation.kernel_size, channels, operation.depth_multiplier)
 
 
-def _depthwise_layer(
-    operation: Any, name: str, inputs: Sequence[Shape], output: Shape
-) -> list[Layer]:
+def _depthwise_layer(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     return _per_channel(operation, name, _depthwise_kernel(operation, inputs), output)
 
 
-def _separable_layer(
-    operation: Any, name: str, inputs: Sequence[Shape], output: Shape
-) -> list[Layer]:
+def _separable_layer(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     depthwise = _depthwise_kernel(operation, inputs)
     ones = [1] * len(operation.kernel_size)
     pointwise = (*ones, depthwise[-2] * depthwise[-1], operation.filters)
@@ -171,20 +166,20 @@ def _separable_layer(
 
 
 def _transposed_layer(
-    operation: Any, name: str, inputs: Sequence[Shape], output: Shape
+    operation: Operation, name: str, inputs: Shapes, output: Shape
 ) -> list[Layer]:
     kernel = (*operation.kernel_size, operation.filters, _channels(operation, inputs[0]))
     return _transposed(operation, name, kernel, inputs)
 
 
-def _dense(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _dense(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     batch, *rows = inputs[0][:-1] or (1,)
     width = rows.pop() if rows else 1
     size = (math.prod(rows), width)
     return [convolution(name, batch, size, (1, 1), K=operation.units, C=inputs[0][-1])]
 
 
-def _einsum_dense(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _einsum_dense(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     # The kernel's own shape is not asked for: a quantised one is packed.
     return [einsum(name, operation.equation, (inputs[0], None, output))]
 
@@ -192,18 +187,18 @@ def _einsum_dense(operation: Any, name: str, inputs: Sequence[Shape], output: Sh
 # Operations
 
 
-def _two(inputs: Sequence[Shape]) -> Sequence[Shape]:
+def _two(inputs: Shapes) -> Sequence[Shape]:
     if len(inputs) != 2:
         raise Unsupported(f"it has {len(inputs)} operands, not two")
     return inputs
 
 
-def _matmul(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _matmul(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     left, right = _two(inputs)
     return [matmul(name, left, right, output)]
 
 
-def _einsum(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _einsum(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     """Return a layer for each two operands; none for a transposition, a diagonal or a sum."""
     pairs = einsum_pairs(operation.subscripts, inputs)
     layers = []
@@ -216,7 +211,7 @@ def _einsum(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -
     return layers
 
 
-def _tensordot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _tensordot(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     left, right = _two(inputs)
     axes = operation.axes
     if isinstance(axes, int):
@@ -225,42 +220,42 @@ def _tensordot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape
     return [contraction(name, left, right, first, second)]
 
 
-def _is_scaling(inputs: Sequence[Shape]) -> bool:
+def _is_scaling(inputs: Shapes) -> bool:
     """Say whether one operand is a number, perhaps one of Python, which has no shape."""
     return len(inputs) == 1 or () in inputs
 
 
-def _dot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _dot(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     if _is_scaling(inputs):
         return []
     left, right = _two(inputs)
     return [contraction(name, left, right, [-1], [-2 if len(right) > 1 else -1])]
 
 
-def _inner(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _inner(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     if _is_scaling(inputs):
         return []
     left, right = _two(inputs)
     return [contraction(name, left, right, [-1], [-1])]
 
 
-def _vdot(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _vdot(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     left, right = ((math.prod(shape),) for shape in _two(inputs))
     return [contraction(name, left, right, [0], [0])]
 
 
-def _grayscale(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _grayscale(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     shape = inputs[0] if len(inputs[0]) == 4 else (1, *inputs[0])
     size, C = _spatial(operation, shape), _channels(operation, shape)
     return [convolution(name, shape[0], size, (1, 1), K=1, C=C)]
 
 
-def _moves_data(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _moves_data(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     """Return no layer: TensorFlow may use a product, but with a kernel of ones and zeros."""
     return []
 
 
-def _attention(operation: Any, name: str, inputs: Sequence[Shape], output: Shape) -> list[Layer]:
+def _attention(operation: Operation, name: str, inputs: Shapes, output: Shape) -> list[Layer]:
     """Return both products of query, key and value, [B, T, heads, depth] each."""
     (batch, length, heads, depth), key, value = inputs[:3]
     # Heads that share keys and values are rows of one group.
@@ -272,7 +267,7 @@ def _attention(operation: Any, name: str, inputs: Sequence[Shape], output: Shape
 
 
 def _additive_attention(
-    operation: Any, name: str, inputs: Sequence[Shape], output: Shape
+    operation: Operation, name: str, inputs: Shapes, output: Shape
 ) -> list[Layer] | None:
     """Return the product of scores and values, and that of tanh and a vector of scales."""
     is_additive = type(operation) is keras.layers.AdditiveAttention
@@ -297,10 +292,10 @@ _TRANSPOSED = (
     keras.layers.Conv3DTranspose,
 )
 
-_Convert = Callable[[Any, str, Sequence[Shape], Shape], list[Layer] | None]
+_Convert = Callable[[Operation, str, Shapes, Shape], list[Layer] | None]
 
 #: Class of keras.layers, and what converts a call of it.
-_LAYERS: tuple[tuple[Any, _Convert], ...] = (
+_LAYERS: tuple[tuple[type[Operation], _Convert], ...] = (
     *((layer_class, _conv_layer) for layer_class in _CONV),
     *((layer_class, _depthwise_layer) for layer_class in _DEPTHWISE),
     *((layer_class, _separable_layer) for layer_class in _SEPARABLE),

@@ -16,16 +16,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import keras
 
 from dance_tf.errors import UserError
-from dance_tf.interop.keras_calls import Call, first_line, record_calls
+from dance_tf.files import Json
+from dance_tf.interop.keras_calls import Call, Structure, first_line, record_calls
 from dance_tf.interop.keras_layers import Unsupported, layers_of_call, macs_by_weights
 from dance_tf.structs import Layer
 
-__all__ = ["KerasWorkload", "NotCosted", "layers_of_keras_model"]
+__all__ = ["ConvertedModel", "NotCosted", "layers_of_keras_model"]
+
+#: Sizes of the axes behind the batch, of one input or of several.
+InputShape: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
 
 _AXES = {
     3: ("length",),
@@ -45,7 +49,7 @@ class NotCosted(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class KerasWorkload:
+class ConvertedModel:
     """A Keras model as layers that run one after the other."""
 
     name: str
@@ -62,9 +66,17 @@ class KerasWorkload:
 
 
 def layers_of_keras_model(
-    model: keras.Model, input_shape: Sequence[Any] | None = None
-) -> KerasWorkload:
+    model: keras.Model, input_shape: InputShape | None = None
+) -> ConvertedModel:
     """Return a model as layers.
+
+    >>> inputs = keras.Input((8, 8, 3))
+    >>> outputs = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="first")(inputs)
+    >>> found = layers_of_keras_model(keras.Model(inputs, outputs))
+    >>> found.layers[0]
+    Layer(name='first', kind='conv', N=1, K=4, C=3, P=4, Q=4, R=3, S=3, stride=(2, 2), ...)
+    >>> found.macs
+    1728
 
     Args:
         model: Functional, Sequential, or any other whose call can be followed.
@@ -113,7 +125,7 @@ def layers_of_keras_model(
     if not layers:
         raise UserError(f"model {model.name!r} has no layer that multiplies and accumulates")
     not_costed, words = _not_costed(calls, outputs, converted)
-    return KerasWorkload(
+    return ConvertedModel(
         name=model.name,
         layers=tuple(layers),
         not_costed=tuple(not_costed),
@@ -126,7 +138,7 @@ def layers_of_keras_model(
 # Inputs
 
 
-def _inputs(model: keras.Model, input_shape: Sequence[Any] | None) -> tuple[Any, list[str]]:
+def _inputs(model: keras.Model, input_shape: InputShape | None) -> tuple[Structure, list[str]]:
     """Return symbolic inputs without open axes, and what was assumed for them."""
     given = _given_shapes(input_shape)
     own = _own_inputs(model)
@@ -137,7 +149,7 @@ def _inputs(model: keras.Model, input_shape: Sequence[Any] | None) -> tuple[Any,
                 " (--input_shape)"
             )
         own = [keras.KerasTensor((None,) * (len(shape) + 1)) for shape in given]
-        structure: Any = own if len(own) > 1 else own[0]
+        structure: Structure = own if len(own) > 1 else own[0]
         if isinstance(model, keras.Sequential) and len(given) == 1:
             model.build((None, *given[0]))  # for any batch, so that a later call may have another
     else:
@@ -175,7 +187,7 @@ def _inputs(model: keras.Model, input_shape: Sequence[Any] | None) -> tuple[Any,
     return keras.tree.pack_sequence_as(structure, tensors), notes
 
 
-def _own_inputs(model: keras.Model) -> list[Any] | None:
+def _own_inputs(model: keras.Model) -> list[keras.KerasTensor] | None:
     """Return the inputs that a model declares; None where it declares none."""
     try:
         own = model.inputs
@@ -184,7 +196,8 @@ def _own_inputs(model: keras.Model) -> list[Any] | None:
     return keras.tree.flatten(own) if own else None
 
 
-def _given_shapes(input_shape: Sequence[Any] | None) -> list[tuple[int, ...]] | None:
+def _given_shapes(input_shape: Json) -> list[tuple[int, ...]] | None:
+    """Return the sizes of each input, checked, as a user may give anything."""
     if input_shape is None:
         return None
     is_single = not input_shape or not isinstance(input_shape[0], Sequence)
@@ -195,7 +208,7 @@ def _given_shapes(input_shape: Sequence[Any] | None) -> list[tuple[int, ...]] | 
     return shapes
 
 
-def _shown(shape: Sequence[Any] | None) -> str:
+def _shown(shape: Sequence[int | None] | None) -> str:
     if shape is None:
         return "not even that of its axes"
     return f"({', '.join('?' if size is None else str(size) for size in shape)})"
@@ -240,7 +253,7 @@ def _refusal(model: keras.Model, calls: Sequence[Call], problems: dict[str, str]
 
 
 def _not_costed(
-    calls: Sequence[Call], outputs: Sequence[Any], converted: dict[str, list[Layer]]
+    calls: Sequence[Call], outputs: Sequence[keras.KerasTensor], converted: dict[str, list[Layer]]
 ) -> tuple[list[NotCosted], int]:
     """Return what is not costed, and the words that all calls together move."""
     folded = _folded(calls, outputs, converted)
@@ -268,7 +281,7 @@ def _not_costed(
 
 
 def _folded(
-    calls: Sequence[Call], outputs: Sequence[Any], converted: dict[str, list[Layer]]
+    calls: Sequence[Call], outputs: Sequence[keras.KerasTensor], converted: dict[str, list[Layer]]
 ) -> dict[str, str]:
     """Return the normalisations that weights can hold, with the call whose weights do."""
     # A tensor that is only handed on stands for the one it was.
@@ -305,7 +318,7 @@ def _num_words(call: Call) -> int:
     return sum(math.prod(tensor.shape) for tensor in (*call.inputs, *call.outputs))
 
 
-def _is_foldable(operation: Any, producer: Any, rank: int) -> bool:
+def _is_foldable(operation: keras.Operation, producer: keras.Operation, rank: int) -> bool:
     """Say whether a normalisation scales the channels that a layer has just computed."""
     if not isinstance(operation, keras.layers.BatchNormalization):
         return False

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from dance_tf.structs import Layer
 
 __all__ = [
     "Shape",
+    "Shapes",
     "Unsupported",
     "contraction",
     "convolution",
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+Shapes = Sequence[Shape]
 
 
 class Unsupported(Exception):
@@ -46,21 +47,22 @@ def convolution(
     K: int,
     C: int,
     groups: int = 1,
-    stride: Any = 1,
-    dilation: Any = 1,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
 ) -> Layer:
     """Return a layer whose sizes are in Keras's order, (height, width) or (length,).
 
     Args:
         name: Name of the layer.
         batch: N.
-        size: Of the output.
+        size: Size of the output.
         kernel: Sizes of the filter.
         K: Output channels of all groups.
         C: Input channels of one group.
-        groups: As many as K with C = 1 are a depthwise layer, whatever Keras calls it.
-        stride: As size, or one number for all.
-        dilation: As size, or one number for all.
+        groups: Number of groups; K of them with C = 1 are a depthwise layer, whatever Keras
+            calls it.
+        stride: Stride in the order of `size`, or one number for all.
+        dilation: Dilation in the order of `size`, or one number for all.
     Raises:
         Unsupported: If there are more than two dimensions.
     """
@@ -86,7 +88,7 @@ def convolution(
     )
 
 
-def _sides(values: Any, rank: int) -> tuple[int, int]:
+def _sides(values: int | Sequence[int], rank: int) -> tuple[int, int]:
     """Return (width, height) of Keras's (height, width), (length,) or one number for all."""
     numbers = [values] * rank if isinstance(values, int) else list(values)
     width, height = (*numbers[::-1], 1, 1)[:2]
@@ -120,8 +122,8 @@ def einsum(name: str, equation: str, shapes: Sequence[Shape | None]) -> Layer:
 
     Args:
         name: Name of the layer.
-        equation: Such as ``abc,cd->abd``, `...` allowed.
-        shapes: Of both operands and the output; None where the others tell the sizes.
+        equation: Equation such as ``abc,cd->abd``, `...` allowed.
+        shapes: Shapes of both operands and the output; None where the rest tell the sizes.
     Raises:
         Unsupported: If the equation is not one of two operands and an output.
     """
@@ -144,8 +146,8 @@ def einsum_pairs(
     """Return an einsum of any number of operands as products of two.
 
     Args:
-        equation: Such as ``ab,bc,cd->ad``, `...` allowed, the output perhaps left out.
-        shapes: Of the operands.
+        equation: Equation such as ``ab,bc,cd->ad``, `...` allowed, the output perhaps left out.
+        shapes: Shapes of the operands.
     Returns:
         For each product, in numpy's greedy order, the labels of both operands and of the
         result, and the shapes of both operands; nothing where there is one operand.

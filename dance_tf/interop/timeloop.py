@@ -57,13 +57,13 @@ LEVELS = {
     "psum_spad": "psum_spad",
 }
 
-#: What splits the fan-out of a row_stationary machine into X, then Y.
+#: Level that splits the fan-out of a row_stationary machine into X, then Y.
 Y_LEVEL = "DummyBuffer"
 
 #: Timeloop's data spaces.
 OPERANDS = ("Weights", "Inputs", "Outputs")
 
-#: What a level keeps; the others bypass it. A level that is not listed keeps all.
+#: Operands that a level keeps; the rest bypass it. A level that is not listed keeps all.
 KEPT: dict[str, tuple[str, ...]] = {
     "input_spad": ("Inputs",),
     "weight_spad": ("Weights",),

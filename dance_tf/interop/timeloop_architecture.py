@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.interop import timeloop as dialect
 from dance_tf.interop.yaml_text import parse_yaml
 from dance_tf.structs import DATAFLOWS, Accelerator
@@ -20,7 +20,7 @@ _COMPUTE = ("mac", "compute")
 
 #: Attributes that change what Timeloop counts in a way that the cost model does not know, to
 #: the value at which they change nothing.
-_NOT_MODELLED: dict[str, Any] = {
+_NOT_MODELLED: dict[str, Json] = {
     "allow_overbooking": False,
     "bandwidth": None,
     "min_utilization": 0,
@@ -32,7 +32,7 @@ _NOT_MODELLED: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class TimeloopArchitecture:
-    """What an architecture file says; None where it says nothing."""
+    """Figures of an architecture file; None where it has none."""
 
     version: str
     levels: dict[str, str]  # our level to the file's name, outer to inner; Y_LEVEL among them
@@ -94,7 +94,7 @@ class _Component:
     name: str
     kind: str  # its class
     count: int  # instances in the whole tree
-    attributes: dict[str, Any]
+    attributes: dict[str, Json]
     at: str  # for messages
 
     def integer(self, *keys: str) -> int | None:
@@ -200,10 +200,10 @@ def read_architecture(text: str, where: str = dialect.ARCHITECTURE) -> TimeloopA
     )
 
 
-def _walk(root: dict, where: str) -> tuple[list[_Component], dict[str, Any]]:
+def _walk(root: dict, where: str) -> tuple[list[_Component], dict[str, Json]]:
     """Return the components of the tree, outer to inner, and the attributes of its nodes."""
     components: list[_Component] = []
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, Json] = {}
     node, count = root, 1
     for _ in range(16):  # a tree of ours is three deep, one that holds itself has no end
         if "subtree" not in node:
@@ -241,7 +241,7 @@ def _name_and_count(entry: dict, where: str) -> tuple[str, int]:
     return match[1], last - first + 1
 
 
-def _attributes(entry: dict, where: str) -> dict[str, Any]:
+def _attributes(entry: dict, where: str) -> dict[str, Json]:
     """Return attributes with `-` and `_` taken for the same, as Timeloop does."""
     found = entry.get("attributes") or {}
     if not isinstance(found, dict):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.interop import timeloop as dialect
 from dance_tf.interop.yaml_text import parse_yaml
 from dance_tf.structs import Layer
@@ -19,7 +19,7 @@ from dance_tf.structs import Layer
 __all__ = ["ProblemNames", "problem_names", "read_problem"]
 
 #: Shapes that Timeloop brings, by the name that a problem may give in place of a shape.
-_SHIPPED: dict[str, dict[str, Any]] = {
+_SHIPPED: dict[str, dict[str, Json]] = {
     "cnn-layer": {
         "dimensions": list("RSPQCKN"),
         "coefficients": [
@@ -69,7 +69,7 @@ _Axes = list[list[tuple[str, int]]]  # dimension and coefficient of each term of
 
 @dataclasses.dataclass(frozen=True)
 class ProblemNames:
-    """How a problem file calls what we know by other names."""
+    """Names that a problem file gives to dimensions and data spaces."""
 
     loops: dict[str, str | None]  # its dimension to our loop; None for one of bound 1 without
     operands: dict[str, str]  # its data space to Weights, Inputs or Outputs
@@ -94,7 +94,7 @@ def problem_names(text: str, where: str = dialect.PROBLEM) -> ProblemNames:
     """Return the names in a problem file, for the mapping of it.
 
     Raises:
-        UserError: As `read_problem` does.
+        UserError: If it is no problem that `read_problem` takes.
     """
     return _read(text, where, None)[1]
 
@@ -145,7 +145,7 @@ def _read(text: str, where: str, name: str | None) -> tuple[Layer, ProblemNames]
     return layer, ProblemNames(loops, {space: operand for operand, (space, _) in axes.items()})
 
 
-def _typed(value: Any, kind: type, key: str, where: str) -> Any:
+def _typed(value: Json, kind: type, key: str, where: str) -> Json:
     if value is None:
         raise UserError(f"{where}: has no {key}")
     if not isinstance(value, kind):
@@ -154,10 +154,10 @@ def _typed(value: Any, kind: type, key: str, where: str) -> Any:
 
 
 def _numbers(
-    instance: dict[str, Any], dimensions: list[Any], shape: dict[str, Any], where: str
-) -> tuple[dict[str, int], dict[str, Any]]:
+    instance: dict[str, Json], dimensions: list[Json], shape: dict[str, Json], where: str
+) -> tuple[dict[str, int], dict[str, Json]]:
     """Return the bound of each dimension and the value of each coefficient."""
-    given: dict[str, Any] = {}
+    given: dict[str, Json] = {}
     for entry in _typed(shape.get("coefficients") or [], list, "coefficients", where):
         if isinstance(entry, dict):
             given[str(entry.get("name"))] = entry.get("default", 1)
@@ -171,7 +171,7 @@ def _numbers(
             if not _is_dense(value):
                 raise UserError(f"{where}: {key!r} of the instance is not modelled: all is dense")
         elif key not in _DESCRIBES and not (type(value) is int and value == 1):
-            # What is 1 changes nothing, be it groups, a stride or a dimension.
+            # A 1 changes nothing, be it groups, a stride or a dimension.
             raise UserError(f"{where}: {key!r} of the instance is not modelled")
     missing = [dim for dim in dimensions if dim not in instance]
     if missing:
@@ -179,7 +179,7 @@ def _numbers(
     return {dim: instance[dim] for dim in dimensions}, given
 
 
-def _is_dense(value: Any) -> bool:
+def _is_dense(value: Json) -> bool:
     """Say whether densities are all 1."""
     if isinstance(value, dict):
         return all(_is_dense(v) for key, v in value.items() if key != "distribution")
@@ -187,7 +187,7 @@ def _is_dense(value: Any) -> bool:
 
 
 def _data_spaces(
-    shape: dict[str, Any], bounds: dict[str, int], coefficients: dict[str, Any], where: str
+    shape: dict[str, Json], bounds: dict[str, int], coefficients: dict[str, Json], where: str
 ) -> dict[str, tuple[str, _Axes]]:
     """Return operand to the name of its data space and its axes."""
     spaces = shape.get("data-spaces", shape.get("data_spaces"))
@@ -215,7 +215,7 @@ def _data_spaces(
 
 
 def _axes(
-    axes: Any, space: str, bounds: dict[str, int], coefficients: dict[str, Any], where: str
+    axes: Json, space: str, bounds: dict[str, int], coefficients: dict[str, Json], where: str
 ) -> _Axes:
     """Return the terms of each axis of a projection, which may be a list of dimensions alone."""
     if isinstance(axes, list) and axes and all(isinstance(axis, str) for axis in axes):
@@ -255,7 +255,7 @@ def _loops(
         if len(axis) > 1:
             _place_pair([dim for dim, _ in axis], indexes, loops, where)
     alone = [dim for dim in bounds if dim not in loops]
-    # Those with a name of ours take it first; those of bound 1 may go without.
+    # Dimensions with a name of ours take it first; those of bound 1 may go without.
     own_name = {dim: "K" if dim == "M" else dim for dim in alone}
     for dim in sorted(
         alone, key=lambda d: (own_name[d] not in _ROLES.get(indexes[d], ()), bounds[d] == 1)

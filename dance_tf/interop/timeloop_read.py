@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from dance_tf.errors import UserError, did_you_mean
+from dance_tf.files import Json
 from dance_tf.hardware.loopnest.mapping import Level, Mapping
 from dance_tf.interop import timeloop as dialect
 from dance_tf.interop.fit import check_fits
@@ -21,8 +21,8 @@ from dance_tf.structs import LOOPS, Layer
 
 __all__ = ["read_mapping"]
 
-#: What says nothing as an entry of a directive.
-_NOTHING: tuple[Any, ...] = (None, False, [], {})
+#: Entries of a directive that mean nothing.
+_NOTHING: tuple[Json, ...] = (None, False, [], {})
 
 
 def read_mapping(
@@ -36,8 +36,8 @@ def read_mapping(
 
     Args:
         text: The YAML.
-        layer: What is mapped.
-        architecture: What it is mapped to; has the names of the levels.
+        layer: Layer that is mapped.
+        architecture: Architecture that it is mapped to; has the names of the levels.
         where: Name of the file, for messages.
         names: Dimensions and data spaces of the problem, as `problem_names` finds them; None:
             those of Timeloop's convolutions.
@@ -149,7 +149,7 @@ def _directive_loops(
     return [o for o in outer_first if o[0] in on_x], [o for o in outer_first if o[0] not in on_x]
 
 
-def _factors(value: Any, names: dict[str, str | None], layer: Layer, at: str) -> dict[str, int]:
+def _factors(value: Json, names: dict[str, str | None], layer: Layer, at: str) -> dict[str, int]:
     """Return our loop to its factor, from text such as `C=3 M=1`."""
     text = " ".join(map(str, value)) if isinstance(value, list) else value
     if not isinstance(text, str):
@@ -176,7 +176,7 @@ def _factors(value: Any, names: dict[str, str | None], layer: Layer, at: str) ->
     return factors
 
 
-def _permutation(value: Any, names: dict[str, str | None], at: str) -> list[str]:
+def _permutation(value: Json, names: dict[str, str | None], at: str) -> list[str]:
     text = "".join(map(str, value)) if isinstance(value, list) else value
     if not isinstance(text, str):
         raise UserError(f"{at}: permutation is {value!r}, not text such as RSCMPQN")
@@ -245,7 +245,7 @@ def _array_loops(
     return x, below
 
 
-def _entry(data: Any, key: str, kind: type, where: str) -> Any:
+def _entry(data: Json, key: str, kind: type, where: str) -> Json:
     if not isinstance(data, dict) or key not in data:
         raise UserError(f"{where}: has no {key}")
     if not isinstance(data[key], kind):

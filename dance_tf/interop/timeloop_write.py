@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.hardware.loopnest.mapping import Mapping
 from dance_tf.hardware.technology import technology_of
 from dance_tf.interop import timeloop as dialect
@@ -48,9 +48,9 @@ def write_timeloop(
         layer: The real layer.
         accelerator: Array, register file and dataflow. Only row_stationary has two steps
             from the buffer to the PEs.
-        mapping: Of `padded_layer`.
+        mapping: Mapping of `padded_layer`.
         machine: Buffer, bandwidths, technology.
-        padded_layer: What the mapping multiplies out to; None: the layer itself.
+        padded_layer: Layer that the mapping multiplies out to; None: the layer itself.
         version: One of `timeloop.VERSIONS`.
     Returns:
         File name to text, in the order of timeloop-model's arguments.
@@ -124,7 +124,9 @@ def _block_words(machine: MachineConfig) -> int:
     return math.gcd(dialect.BLOCK_WORDS, machine.global_buffer_words)
 
 
-def _architecture(accelerator: Accelerator, machine: MachineConfig, version: str) -> dict[str, Any]:
+def _architecture(
+    accelerator: Accelerator, machine: MachineConfig, version: str
+) -> dict[str, Json]:
     tech = technology_of(machine)
     words, block = machine.rf_words(accelerator.rf_bytes), _block_words(machine)
     wide = {"block-size": block, "word-bits": machine.word_bits}
@@ -134,7 +136,7 @@ def _architecture(accelerator: Accelerator, machine: MachineConfig, version: str
     if tech.wire_pj_per_bit_mm.value:
         pitch_um = float(tech.pe_pitch_mm(words)) * 1e3
         wires = {"wire-energy": tech.wire_pj_per_bit_mm.value, "tile-width": pitch_um}
-    dram: dict[str, Any] = {"type": "LPDDR4", "width": block * machine.word_bits, **wide}
+    dram: dict[str, Json] = {"type": "LPDDR4", "width": block * machine.word_bits, **wide}
     if machine.dram_words_per_cycle is not None:
         # One bus for reads and writes; older releases of Timeloop pass over it.
         dram["shared_bandwidth"] = _number(machine.dram_words_per_cycle)
@@ -154,7 +156,7 @@ def _architecture(accelerator: Accelerator, machine: MachineConfig, version: str
         chip.append(_component(_indexed(dialect.Y_LEVEL, accelerator.pe_x), "regfile", dummy))
     inside_pe = [_component(name, "smartbuffer_RF", register_file) for name in _files(machine)]
     inside_pe.append(_component("mac", "intmac", {"datawidth": machine.word_bits, **mesh}))
-    pe = {"name": _indexed("PE", accelerator.pe_x * accelerator.pe_y), "local": inside_pe}
+    pe = {"name": _indexed("PE", accelerator.num_pes), "local": inside_pe}
     # Timeloop passes over `dataflow`; our reader does not.
     node = re.search(r"\d+nm", tech.name)
     attributes = {"technology": node.group()} if node else {}
@@ -168,7 +170,7 @@ def _architecture(accelerator: Accelerator, machine: MachineConfig, version: str
     return {"architecture": {"version": float(version), "subtree": [system]}}
 
 
-def _component(name: str, kind: str, attributes: dict[str, Any]) -> dict[str, Any]:
+def _component(name: str, kind: str, attributes: dict[str, Json]) -> dict[str, Json]:
     return {"name": name, "class": kind, "attributes": attributes}
 
 
@@ -176,7 +178,7 @@ def _indexed(name: str, count: int) -> str:
     return f"{name}[0..{count - 1}]"
 
 
-def _problem(layer: Layer) -> dict[str, Any]:
+def _problem(layer: Layer) -> dict[str, Json]:
     shape, dimensions = dialect.problem_shape(layer)
     coefficients = dialect.input_coefficients(layer)
     loops = dict(zip("NKCPQRSG", layer.loop_bounds, strict=True))
@@ -201,7 +203,7 @@ def _problem(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _mapping(layer: Layer, accelerator: Accelerator, mapping: Mapping) -> dict[str, Any]:
+def _mapping(layer: Layer, accelerator: Accelerator, mapping: Mapping) -> dict[str, Json]:
     names = dialect.loop_names(dialect.problem_shape(layer)[1])
     directives = []
     for level in mapping.levels:
@@ -218,17 +220,17 @@ def _mapping(layer: Layer, accelerator: Accelerator, mapping: Mapping) -> dict[s
             directives.append(_loops(dialect.Y_LEVEL, "temporal", (), names))
             if accelerator.pe_y > 1:
                 directives.append(_spatial(dialect.Y_LEVEL, (), level.spatial_y, names))
-        elif accelerator.pe_x * accelerator.pe_y > 1:
+        elif accelerator.num_pes > 1:
             directives.append(_spatial(target, level.spatial_x, level.spatial_y, names))
     return {"mapping": directives}
 
 
-def _keep(target: str, kept: Sequence[str]) -> dict[str, Any]:
+def _keep(target: str, kept: Sequence[str]) -> dict[str, Json]:
     bypassed = [name for name in dialect.OPERANDS if name not in kept]
     return {"target": target, "type": "bypass", "keep": list(kept), "bypass": bypassed}
 
 
-def _loops(target: str, kind: str, loops: _Loops, names: dict[str, str]) -> dict[str, Any]:
+def _loops(target: str, kind: str, loops: _Loops, names: dict[str, str]) -> dict[str, Json]:
     """Return the directive of loops given outer to inner; all other dimensions get 1."""
     factors = dict(loops)
     idle = [name for name in names if name not in factors]
@@ -241,12 +243,12 @@ def _loops(target: str, kind: str, loops: _Loops, names: dict[str, str]) -> dict
     }
 
 
-def _spatial(target: str, x: _Loops, y: _Loops, names: dict[str, str]) -> dict[str, Any]:
+def _spatial(target: str, x: _Loops, y: _Loops, names: dict[str, str]) -> dict[str, Json]:
     """Return the directive of an array: the first `split` of the permutation lie on X."""
     return _loops(target, "spatial", (*y, *x), names) | {"split": len(x)}
 
 
-def _energies(accelerator: Accelerator, machine: MachineConfig, version: str) -> dict[str, Any]:
+def _energies(accelerator: Accelerator, machine: MachineConfig, version: str) -> dict[str, Json]:
     tech = technology_of(machine)
     words, block = machine.rf_words(accelerator.rf_bytes), _block_words(machine)
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
@@ -273,7 +275,7 @@ def _energies(accelerator: Accelerator, machine: MachineConfig, version: str) ->
     return {"ERT": {"version": float(version), "tables": tables}}
 
 
-def _areas(accelerator: Accelerator, machine: MachineConfig, version: str) -> dict[str, Any]:
+def _areas(accelerator: Accelerator, machine: MachineConfig, version: str) -> dict[str, Json]:
     tech = technology_of(machine)
     areas = {
         "dram": 0.0,  # off the chip
@@ -290,7 +292,7 @@ def _areas(accelerator: Accelerator, machine: MachineConfig, version: str) -> di
 
 def _components(accelerator: Accelerator, machine: MachineConfig) -> list[tuple[str, str]]:
     """Return path and kind of every component of the tree, outer to inner."""
-    pe = f"system.acc.{_indexed('PE', accelerator.pe_x * accelerator.pe_y)}"
+    pe = f"system.acc.{_indexed('PE', accelerator.num_pes)}"
     found = [
         (f"system.{dialect.LEVELS['dram']}", "dram"),
         (f"system.acc.{dialect.LEVELS['global_buffer']}", "global_buffer"),

@@ -7,12 +7,11 @@ N as false and Y as true. What is written here has such words in quotes.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import yaml
 
 from dance_tf.errors import UserError
-from dance_tf.files import strict_data
+from dance_tf.files import Json, strict_data
 
 __all__ = ["format_yaml", "parse_yaml"]
 
@@ -20,7 +19,7 @@ __all__ = ["format_yaml", "parse_yaml"]
 class _Dumper(yaml.SafeDumper):
     """Writes block style without anchors."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Json) -> bool:
         return True
 
 
@@ -31,7 +30,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), 
 class _Loader(yaml.SafeLoader):
     """Reads plain data, and refuses what PyYAML would pass over: a key given twice."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+    def construct_mapping(self, node: Json, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -43,11 +42,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def format_yaml(data: Any, *, comment: str = "") -> str:
+def format_yaml(data: Json, *, comment: str = "") -> str:
     """Return data as YAML text, keys in their order.
 
     Args:
-        data: What `strict_json.strict_data` takes; numpy's numbers become plain ones.
+        data: Data as `files.strict_data` takes them; numpy's numbers become plain ones.
         comment: Lines to put on top.
     """
     head = "".join(f"# {line}\n" for line in comment.splitlines())
@@ -55,7 +54,7 @@ def format_yaml(data: Any, *, comment: str = "") -> str:
     return head + yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Json:
     """Return the plain data of a YAML text.
 
     Raises:

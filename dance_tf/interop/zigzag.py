@@ -9,8 +9,8 @@ input. Every layer reads its input from outside: the list has no edges.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from dance_tf.files import Json
 from dance_tf.interop.yaml_text import format_yaml
 from dance_tf.structs import Layer
 
@@ -32,7 +32,7 @@ def write_zigzag(layers: Sequence[Layer], *, word_bits: int = 16) -> str:
     return format_yaml([_entry(index, layer, word_bits) for index, layer in enumerate(layers)])
 
 
-def _entry(index: int, layer: Layer, word_bits: int) -> dict[str, Any]:
+def _entry(index: int, layer: Layer, word_bits: int) -> dict[str, Json]:
     bounds = dict(zip("NKCPQRSG", layer.loop_bounds, strict=True))
     (stride_x, stride_y), (dilation_x, dilation_y) = layer.stride, layer.dilation
     return {

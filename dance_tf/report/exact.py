@@ -10,7 +10,7 @@ import numpy as np
 from dance_tf.files import Json
 from dance_tf.hardware.accelerator import AcceleratorSpace, accelerator_to_json
 from dance_tf.hardware.cost_table import CostTable
-from dance_tf.hardware.loopnest.breakdown import area_by_component_um2
+from dance_tf.hardware.layer_costs import area_by_component_um2
 from dance_tf.hardware.objective import Objective
 from dance_tf.hardware.oracle import pareto_front, rank_accelerators
 from dance_tf.report.run_folder import Run

@@ -1,7 +1,7 @@
 """Plots of a run's network: rooflines of its layers, and its cost on every accelerator.
 
-Rooflines count the words that a layer moves anew from its best mapping, so they are for
-costs of the loop-nest model alone. The scatter of all accelerators is from the exact table.
+Words moved are known of mappings alone, so rooflines are for costs of the loop-nest model. The
+scatter of all accelerators is from the exact table.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import numpy as np
 from dance_tf.config import MachineConfig
 from dance_tf.files import Json
 from dance_tf.hardware.accelerator import accelerator_to_json
-from dance_tf.hardware.loopnest.access_counts import count_accesses
-from dance_tf.hardware.loopnest.cost_model import BOUNDS, cycle_terms
+from dance_tf.hardware.loopnest.cost_model import BOUNDS
 from dance_tf.hardware.loopnest.drawing import LayerDrawing, draw_layers
 from dance_tf.hardware.loopnest.mapper import best_mappings
-from dance_tf.hardware.loopnest.mapping import to_batch
 from dance_tf.report.charts import Mark, Plot, line_path, points_path, scale_of
 from dance_tf.report.exact import ExactParts
 from dance_tf.report.run_folder import Run
@@ -79,30 +77,20 @@ def map_network(
         UserError: If a layer cannot run on the accelerator.
     """
     best = best_mappings(layers, accelerator, machine)
-    mappings = [each.mapping for each in best]
-    batch, num_dram_slots = to_batch(mappings, [each.padded_layer for each in best])
-    counts = count_accesses(
-        batch,
-        num_dram_slots=num_dram_slots,
-        is_split=machine.rf_mode == "split",
-        accounting=machine.accounting,
-    )
-    terms = np.stack([np.asarray(term) for term in cycle_terms(counts, machine)])
-    dram = np.asarray(counts.dram_accesses)
-    buffer = np.maximum(counts.global_buffer_words_out, counts.global_buffer_words_in)
     found = [
         MappedLayer(
             layer=layer,
-            cycles=float(terms[:, i].max()),
-            dram_words=float(dram[i]),
-            buffer_words=float(buffer[i]),
-            bound_by=BOUNDS[int(terms[:, i].argmax())],
+            cycles=float(each.cost.cycles),
+            dram_words=float(each.counts.dram_accesses),
+            buffer_words=float(
+                max(each.counts.global_buffer_words_out, each.counts.global_buffer_words_in)
+            ),
+            bound_by=BOUNDS[int(each.cost.cycle_terms.argmax())],
         )
-        for i, layer in enumerate(layers)
+        for layer, each in zip(layers, best, strict=True)
     ]
-    return MappedNetwork(
-        accelerator, machine, tuple(found), tuple(draw_layers(layers, mappings, accelerator))
-    )
+    drawings = draw_layers(layers, [each.mapping for each in best], accelerator)
+    return MappedNetwork(accelerator, machine, tuple(found), tuple(drawings))
 
 
 def rooflines(network: MappedNetwork) -> list[Plot]:

@@ -9,7 +9,6 @@ import os
 from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.errors import UserError
 from dance_tf.files import Json, local_path, read_json
-from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.hardware.objective import Limits, Objective
 from dance_tf.run.reporting import read_history
 from dance_tf.search.result import SCHEMA_VERSION
@@ -104,6 +103,8 @@ def read_run(run_dir: str) -> Run:
     space = make_space(config.space, classes or 10)
     if "exact_cost" not in result:
         raise UserError(f"{path}: there is no exact_cost in it")
+    architecture = Architecture.from_json(result.get("architecture"), path)
+    accelerator = Accelerator.from_json(result.get("accelerator"), path)
     try:
         objective = result["objective"]
         latency, energy, area = (_number(objective["weights"], name) for name in METRICS)
@@ -116,10 +117,8 @@ def read_run(run_dir: str) -> Run:
             info=info,
             space=space,
             is_space_known=classes is not None,
-            architecture=space.validate(
-                Architecture(result["architecture"]["space"], tuple(result["architecture"]["ops"]))
-            ),
-            accelerator=accelerator_from_json(result["accelerator"]),
+            architecture=space.validate(architecture),
+            accelerator=accelerator,
             objective=Objective(objective["kind"], (latency, energy, area)),
             limits=_limits(result.get("limits")),
             costs={

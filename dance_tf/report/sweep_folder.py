@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from dance_tf.errors import UserError
 from dance_tf.files import Json, local_path, read_json
-from dance_tf.hardware.accelerator import accelerator_from_json
 from dance_tf.search.sweep.fronts import SweepSearch
 from dance_tf.search.sweep.sweep import PARETO, SCHEMA_VERSION
 from dance_tf.structs import METRICS, Accelerator
@@ -174,7 +173,7 @@ def _pairs(
 ) -> tuple[Pair, ...]:
     rows: dict[tuple[tuple[str, ...], Accelerator], list[int]] = {}
     for row, point in enumerate(points):
-        accelerator = accelerator_from_json(point["accelerator"])
+        accelerator = Accelerator.from_json(point["accelerator"], f"point {row}")
         rows.setdefault((tuple(map(str, point["ops"])), accelerator), []).append(row)
     by_edap = sorted(rows.items(), key=lambda item: _cost(points[item[1][0]], "edap_ms_mj_mm2"))
     return tuple(

@@ -38,7 +38,7 @@ __all__ = ["DanceSearch"]
 
 
 class DanceSearch:
-    """Search by gradient; implements protocols.SearchStrategy.
+    """Search by gradient.
 
     Args:
         config: Schedule, objective, limits and learning rates.

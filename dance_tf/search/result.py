@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, write_json
-from dance_tf.hardware.accelerator import accelerator_from_json, accelerator_to_json
+from dance_tf.hardware.accelerator import accelerator_to_json
 from dance_tf.hardware.objective import Objective
 from dance_tf.run.reporting import read_history
 from dance_tf.structs import Accelerator, Architecture
@@ -110,7 +110,7 @@ class SearchRecord:
     @classmethod
     def from_json(cls, data: dict[str, Json]) -> SearchRecord:
         """Build a record from JSON data."""
-        accelerator = accelerator_from_json(data["accelerator"])
+        accelerator = Accelerator.from_json(data["accelerator"], "history.jsonl")
         tuples = {name: tuple(data[name]) for name in ("mixture_entropy", "ops")}
         names = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in data.items() if name in names}
@@ -223,12 +223,10 @@ class SearchResult:
         try:
             for name, value in values.items():
                 if name.endswith("accelerator"):
-                    values[name] = accelerator_from_json(value)
+                    values[name] = Accelerator.from_json(value, path)
                 elif name.endswith("_cost"):
                     values[name] = CostRecord(**value)
-            values["architecture"] = Architecture(
-                data["architecture"]["space"], tuple(data["architecture"]["ops"])
-            )
+            values["architecture"] = Architecture.from_json(data["architecture"], path)
             if values.get("accuracy") is not None:
                 values["accuracy"] = Accuracy(**values["accuracy"])
                 values["accuracy_reason"] = None

@@ -22,13 +22,13 @@ class ArithmeticModel:
     def fingerprint(self) -> str:
         return json.dumps([self.scale, self.infeasible_kernel])
 
-    def __call__(self, workload, accelerators):
+    def __call__(self, layers, accelerators):
         self.num_calls += 1
-        macs = np.asarray(workload.dims, np.float64).prod(axis=1)[:, None]
+        macs = np.asarray([layer.macs for layer in layers], np.float64)[:, None]
         pes = np.asarray(accelerators.pe_x * accelerators.pe_y, np.float64)
         cycles = self.scale * macs * 1024 / pes
         # A large filter does not run on the last dataflow.
-        kernel = np.asarray(workload.dims)[:, 6, None]
+        kernel = np.asarray([layer.S for layer in layers])[:, None]
         is_blocked = (kernel == self.infeasible_kernel) & (np.asarray(accelerators.dataflow) == 2)
         cycles = np.where(is_blocked, np.inf, cycles)
         energy = np.where(is_blocked, np.inf, macs * 1e3 + cycles)
@@ -46,11 +46,11 @@ class _Detailed(NamedTuple):
 class DetailedModel(ArithmeticModel):
     """The same totals with their parts, as the loop-nest model has them."""
 
-    def detailed(self, workload, accelerators):
-        cost = self(workload, accelerators)
+    def detailed(self, layers, accelerators):
+        cost = self(layers, accelerators)
         shares = np.asarray([0.5, 0.25, 0.125, 0.0625, 0.0625])[:, None, None]
         can_run = np.isfinite(cost.latency_cycles)
-        row = np.arange(len(workload.dims))[:, None]
+        row = np.arange(len(layers))[:, None]
         return _Detailed(
             latency_cycles=cost.latency_cycles,
             compute_cycles=cost.latency_cycles / 2,

@@ -12,7 +12,6 @@ from dance_tf.errors import UserError
 from dance_tf.hardware.accelerator import (
     HEADS,
     AcceleratorSpace,
-    accelerator_from_json,
     accelerator_to_json,
 )
 from dance_tf.structs import DATAFLOWS, Accelerator
@@ -35,7 +34,7 @@ def test_round_trip_over_the_whole_space():
             int(getattr(every, field)[index]) for field in HEADS[:3]
         )
         assert DATAFLOWS[every.dataflow[index]] == record.dataflow
-        assert accelerator_from_json(accelerator_to_json(record)) == record
+        assert Accelerator.from_json(accelerator_to_json(record), "file") == record
     heads = SPACE.head_indices()
     assert heads.shape == (4335, 4) and (heads < SPACE.head_sizes).all()
     np.testing.assert_array_equal(SPACE.index_of_heads(heads), np.arange(len(SPACE)))
@@ -91,6 +90,6 @@ def test_a_row_outside_the_space(index):
     ],
 )
 def test_data_that_is_no_accelerator(data):
-    with pytest.raises(UserError, match="accelerator") as error:
-        accelerator_from_json(data)
+    with pytest.raises(UserError, match=r"^run\.json: .*accelerator") as error:
+        Accelerator.from_json(data, "run.json")
     assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, MachineConfig, SpaceConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.cost_table import load_or_build_table
-from dance_tf.hardware.loopnest.breakdown import break_down
+from dance_tf.hardware.layer_costs import break_down
 from dance_tf.hardware.loopnest.cost_model import BOUNDS
 from dance_tf.hardware.loopnest.mapper import best_mapping
 from dance_tf.structs import METRICS
@@ -214,8 +214,8 @@ def test_layers_without_a_cost_are_named(blocked):
 @pytest.mark.parametrize("field", ["latency_cycles", "energy_pj", "area_um2"])
 def test_a_cost_that_is_none_is_refused(tmp_path, field, value):
     class Wrong(ArithmeticModel):
-        def __call__(self, workload, accelerators):
-            cost = super().__call__(workload, accelerators)
+        def __call__(self, layers, accelerators):
+            cost = super().__call__(layers, accelerators)
             values = np.array(getattr(cost, field))
             values[..., -1] = value
             return cost._replace(**{field: values})
@@ -229,8 +229,8 @@ def test_a_cost_that_is_none_is_refused(tmp_path, field, value):
 @pytest.mark.parametrize("field", ["latency_cycles", "energy_pj", "area_um2"])
 def test_costs_of_another_shape_are_refused(tmp_path, field):
     class Short(ArithmeticModel):
-        def __call__(self, workload, accelerators):
-            cost = super().__call__(workload, accelerators)
+        def __call__(self, layers, accelerators):
+            cost = super().__call__(layers, accelerators)
             return cost._replace(**{field: getattr(cost, field)[..., :1]})
 
     with pytest.raises(UserError, match=rf"{field} of shape \(.*1,?\), not \(.*24,?\)"):
@@ -293,10 +293,10 @@ def test_whatever_changes_the_numbers_changes_the_key(tmp_path):
 
 def test_an_interrupted_build_goes_on_to_the_same_bytes(tmp_path):
     class Interrupted(DetailedModel):
-        def __call__(self, workload, accelerators):
+        def __call__(self, layers, accelerators):
             if self.num_calls == 3:
                 raise KeyboardInterrupt
-            return super().__call__(workload, accelerators)
+            return super().__call__(layers, accelerators)
 
     whole = DetailedModel()
     _table(tmp_path / "whole", whole)
@@ -344,9 +344,9 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_a_failed_build_leaves_nothing(tmp_path):
     class Failing(ArithmeticModel):
-        def __call__(self, workload, accelerators):
-            cost = super().__call__(workload, accelerators)
-            cost.latency_cycles[np.asarray(workload.dims)[:, 6] == 5] = np.inf
+        def __call__(self, layers, accelerators):
+            cost = super().__call__(layers, accelerators)
+            cost.latency_cycles[[layer.S == 5 for layer in layers]] = np.inf
             return cost
 
     with pytest.raises(UserError, match=r"layer 'block0/mbconv5_e3/depthwise' .* no accelerator"):
@@ -371,8 +371,8 @@ def test_cells_are_the_best_mappings_of_their_layers(tmp_path):
     for index in range(len(table.accelerators)):
         accelerator = table.accelerators.decode(index)
         best = [best_mapping(layer, accelerator, hardware.machine) for layer in layers]
-        cycles = sum(b.cycles for b in best)
-        energy_pj = sum(b.energy_pj for b in best)
+        cycles = sum(b.cost.cycles for b in best)
+        energy_pj = sum(b.cost.energy_pj for b in best)
         assert table.latency_ms[1, op, index] == pytest.approx(cycles / 2e5, rel=1e-6)
         assert table.energy_mj[1, op, index] == pytest.approx(energy_pj * 1e-9, rel=1e-6)
         report = break_down(layers, accelerator, hardware.machine)

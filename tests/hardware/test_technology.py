@@ -12,7 +12,7 @@ import pytest
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
-from dance_tf.hardware.loopnest.breakdown import area_by_component_um2, break_down
+from dance_tf.hardware.layer_costs import area_by_component_um2, break_down
 from dance_tf.hardware.loopnest.cost_model import accelerator_area_um2, cost_of_mappings
 from dance_tf.hardware.loopnest.mapper import best_mapping
 from dance_tf.hardware.technology import (
@@ -289,7 +289,7 @@ def test_every_row_changes_a_cost_or_is_said_not_to(mine, charges, accounting, w
                 row["value"] = row["value"] * factor or 0.1
 
         machine = MachineConfig(technology=mine(change), accounting=accounting)
-        cost = cost_of_mappings(
+        _, cost = cost_of_mappings(
             mappings,
             [LAYER],
             rf_words=np.asarray([32]),

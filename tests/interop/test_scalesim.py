@@ -40,7 +40,7 @@ def test_a_network_holds_the_macs_and_every_row_ends_in_a_comma():
 
 
 def test_both_strides_and_heights_first():
-    """A 9x9 input, 3x3 filters, strides 1 down and 2 across: an output of 7x4 (A7)."""
+    """A 9x9 input, 3x3 filters, strides 1 down and 2 across: an output of 7x4."""
     layer = Layer("conv", "conv", 1, 4, 2, 4, 7, 3, 3, stride=(2, 1))
     text = write_scalesim([layer])
     assert text.splitlines()[0] == (

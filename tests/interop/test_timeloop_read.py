@@ -176,7 +176,7 @@ def test_other_spellings_are_read_alike():
 
 
 def test_groups_of_one_channel_are_read_as_groups():
-    """A depthwise layer may come as G groups with C = M = 1 (A5)."""
+    """A depthwise layer may come as G groups with C = M = 1."""
     layer = Layer("dw", "conv", 1, 8, 1, 16, 16, 3, 3, groups=8)
     levels = [
         {"level": "dram", "temporal": [["G", 8], ["P", 16], ["Q", 16]]},
@@ -193,7 +193,7 @@ def test_groups_of_one_channel_are_read_as_groups():
 
 @pytest.mark.parametrize("version", ["0.2", "0.5", "1", "None"])
 def test_another_version_says_which_are_accepted(version):
-    """A file of another version gets no message about some missing key (A13)."""
+    """A file of another version gets no message about some missing key."""
     text = texts_of()["arch.yaml"].replace("version: 0.3", f"version: {version}")
     with pytest.raises(
         UserError, match=rf"arch.yaml: version is '{version}'; accepted are 0.3, 0.4"

@@ -41,7 +41,7 @@ def test_loops_hold_the_macs_and_the_relations_the_input(layer: Layer, macs: int
 
 
 def test_depthwise_has_its_channels_as_groups():
-    """Eight channels of 16x16: 18,432 MACs, not 147,456 (A5)."""
+    """Eight channels of 16x16: 18,432 MACs, not 147,456."""
     layer = Layer("dw", "depthwise", 1, 8, 1, 16, 16, 3, 3)
     (entry,) = yaml.safe_load(write_zigzag([layer]))
     sizes = dict(zip(entry["loop_dims"], entry["loop_sizes"], strict=True))

@@ -37,12 +37,12 @@ _PNG = (
 class _Model(DetailedModel):
     """Costs by arithmetic, so that nobody waits for the mapper, but areas as they are."""
 
-    def __call__(self, workload, accelerators):
+    def __call__(self, layers, accelerators):
         machine = CONFIG.hardware.machine
         area_um2 = accelerator_area_um2(
             accelerators.pe_x, accelerators.pe_y, machine.rf_words(accelerators.rf_bytes), machine
         )
-        return super().__call__(workload, accelerators)._replace(area_um2=area_um2)
+        return super().__call__(layers, accelerators)._replace(area_um2=area_um2)
 
 
 @pytest.fixture(scope="session")

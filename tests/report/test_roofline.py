@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dance_tf.config import MachineConfig
-from dance_tf.hardware.loopnest.breakdown import break_down
+from dance_tf.hardware.layer_costs import break_down
 from dance_tf.report.roofline import map_network, roofline_rows, rooflines
 from dance_tf.structs import Accelerator, Layer
 

@@ -14,7 +14,6 @@ from keras import layers as kl
 
 from dance_tf.config import override
 from dance_tf.hardware.accelerator import AcceleratorSpace
-from dance_tf.hardware.layers import to_workload
 from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
 from dance_tf.interop.keras_model import layers_of_keras_model
 from dance_tf.presets import preset
@@ -151,7 +150,7 @@ def metrics(model):
     config = override(preset("digits"), [flag.removeprefix("--set=") for flag in FEW]).hardware
     space = AcceleratorSpace(config.accelerators)
     layers = layers_of_keras_model(model).layers
-    cost = LoopNestCostModel(config.machine)(to_workload(layers), space.all())
+    cost = LoopNestCostModel(config.machine)(layers, space.all())
     latency_ms = np.sum(cost.latency_cycles, axis=0) / config.machine.cycles_per_ms
     columns = [latency_ms, np.sum(cost.energy_pj, axis=0) * 1e-9, cost.area_um2 * 1e-6]
     return space, np.stack(columns, axis=1)

@@ -7,7 +7,7 @@ are linear in the fills.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -15,6 +15,7 @@ from dance_tf.hardware.loopnest.fills import (
     OPERANDS,
     Fills,
     LoopNests,
+    Values,
     box_words,
     fills_of_orders,
     product,
@@ -35,63 +36,65 @@ class AccessCounts(NamedTuple):
     floating type that `count_accesses` was asked for.
     """
 
-    macs: Any  # [M]
-    compute_cycles: Any  # [M], product of all temporal bounds
-    rf_tile_words: Any  # [3, M], of one register file
-    rf_reads: Any  # [3, M]
-    rf_fills: Any  # [3, M]
-    rf_updates: Any  # [3, M]
-    global_buffer_tile_words: Any  # [3, M]
-    global_buffer_reads: Any  # [3, M]
-    global_buffer_fills: Any  # [3, M]
-    global_buffer_updates: Any  # [3, M]
-    dram_tile_words: Any  # [3, M], of the whole tensors
-    dram_reads: Any  # [3, M]
-    dram_updates: Any  # [3, M]
-    used_x: Any  # [M]
-    used_y: Any  # [M]
-    transfer_unused_x: Any  # [3, M], product of X factors over dimensions the operand does not use
-    transfer_unused_y: Any  # [3, M]
+    macs: Values  # [M]
+    compute_cycles: Values  # [M], product of all temporal bounds
+    rf_tile_words: Values  # [3, M], of one register file
+    rf_reads: Values  # [3, M]
+    rf_fills: Values  # [3, M]
+    rf_updates: Values  # [3, M]
+    global_buffer_tile_words: Values  # [3, M]
+    global_buffer_reads: Values  # [3, M]
+    global_buffer_fills: Values  # [3, M]
+    global_buffer_updates: Values  # [3, M]
+    dram_tile_words: Values  # [3, M], of the whole tensors
+    dram_reads: Values  # [3, M]
+    dram_updates: Values  # [3, M]
+    used_x: Values  # [M]
+    used_y: Values  # [M]
+    transfer_unused_x: (
+        Values  # [3, M], product of X factors over dimensions the operand does not use
+    )
+    transfer_unused_y: Values  # [3, M]
 
     # Sums over operands, [M]; they hold for stacked arrays and for lists of three.
 
     @property
-    def rf_accesses(self) -> Any:
+    def rf_accesses(self) -> Values:
         """Reads, fills and updates of the register files."""
         return _total(self.rf_reads, self.rf_fills, self.rf_updates)
 
     @property
-    def rf_words_out(self) -> Any:
+    def rf_words_out(self) -> Values:
         """Reads of the register files."""
         return _total(self.rf_reads)
 
     @property
-    def rf_words_in(self) -> Any:
+    def rf_words_in(self) -> Values:
         """Fills and updates of the register files."""
         return _total(self.rf_fills, self.rf_updates)
 
     @property
-    def global_buffer_words_out(self) -> Any:
+    def global_buffer_words_out(self) -> Values:
         """Reads of the global buffer."""
         return _total(self.global_buffer_reads)
 
     @property
-    def global_buffer_words_in(self) -> Any:
+    def global_buffer_words_in(self) -> Values:
         """Fills and updates of the global buffer."""
         return _total(self.global_buffer_fills, self.global_buffer_updates)
 
     @property
-    def dram_accesses(self) -> Any:
+    def dram_accesses(self) -> Values:
         """Reads and updates of DRAM."""
         return _total(self.dram_reads, self.dram_updates)
 
     @property
-    def dram_words_out(self) -> Any:
+    def dram_words_out(self) -> Values:
         """Reads of DRAM."""
         return _total(self.dram_reads)
 
     @property
-    def dram_words_in(self) -> Any:
+    def dram_words_in(self) -> Values:
         """Updates of DRAM."""
         return self.dram_updates[2]  # nothing but outputs is written there
 
@@ -108,7 +111,7 @@ def count_accesses(
 
     Args:
         batch: M mappings; see `mapping.MappingBatch`.
-        num_dram_slots: How many of the slots of `batch.bound` are DRAM loops.
+        num_dram_slots: Number of the slots of `batch.bound` that are DRAM loops.
         is_split: Whether the last 14 slots are loops of the input and weight files.
         accounting: "timeloop_2020" charges a fill for an output's first visit,
             "timeloop_2025" does not.
@@ -118,7 +121,7 @@ def count_accesses(
     Source: Timeloop's access model, checked against its runs.
     """
 
-    def rows(array: Any) -> list:
+    def rows(array: tf.Tensor) -> list[tf.Tensor]:
         return tf.unstack(tf.cast(array, dtype))
 
     slots = list(zip(tf.unstack(tf.convert_to_tensor(batch.dim)), rows(batch.bound), strict=True))
@@ -151,7 +154,7 @@ def count_accesses(
     )
     shape = tf.shape(nests.stride[0])
 
-    def whole(part: Any) -> Any:
+    def whole(part: Values) -> Values:
         return tf.broadcast_to(tf.cast(part, dtype), shape)
 
     return AccessCounts(
@@ -165,9 +168,9 @@ def count_accesses(
 def counts_of_fills(
     fills: Fills,
     *,
-    macs: Any,
-    spatial_x: Sequence[Any],
-    spatial_y: Sequence[Any],
+    macs: Values,
+    spatial_x: Sequence[Values],
+    spatial_y: Sequence[Values],
     accounting: str = "timeloop_2020",
 ) -> AccessCounts:
     """Return the accesses that follow from fills: multicast, reduction, read-modify-write.
@@ -175,11 +178,11 @@ def counts_of_fills(
     All counts are linear in the fills.
 
     Args:
-        fills: Of M mappings; arrays, or polynomials.
-        macs: [M].
-        spatial_x: 8 factors, in the order of LOOPS.
-        spatial_y: The same along Y.
-        accounting: As in `count_accesses`.
+        fills: Fills of M mappings; arrays, or polynomials.
+        macs: Multiply-accumulates, [M].
+        spatial_x: Factors along X, 8 in the order of LOOPS.
+        spatial_y: Factors along Y.
+        accounting: "timeloop_2020" or "timeloop_2025"; see `count_accesses`.
     Returns:
         Counts, without tiles, as broadcastable arrays and lists of three in place of [3, M].
     """
@@ -218,7 +221,7 @@ def counts_of_fills(
     )
 
 
-def _total(*fields: Any) -> Any:
+def _total(*fields: Sequence[Values]) -> Values:
     parts = [field[operand] for field in fields for operand in range(3)]
     result = parts[0]
     for part in parts[1:]:

@@ -1,7 +1,7 @@
-"""Fills of all tilings of the channels, given the tiling of the other loops.
+"""Fills of all tilings of the channels, given the tiling of the plane.
 
 What a mapping fills is multilinear in the factors of the channel loops K, C and G (see
-`polynomial`). One pass of the loop-nest analysis over the tilings of N, P, Q, R and S
+`fills.Polynomial`). One pass of the loop-nest analysis over the tilings of N, P, Q, R and S
 gives the coefficients; a matrix product with the channels' monomials then gives the
 figures of every pair of the two, tens of operations a mapping.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,10 +19,18 @@ import tensorflow as tf
 from dance_tf.config import MachineConfig
 from dance_tf.hardware.loopnest import cost_model
 from dance_tf.hardware.loopnest.access_counts import counts_of_fills
-from dance_tf.hardware.loopnest.fills import Fills, LoopNests, Polynomial, add_up, fills_of_orders
+from dance_tf.hardware.loopnest.fills import (
+    Fills,
+    LoopNests,
+    Polynomial,
+    Slot,
+    Values,
+    add_up,
+    fills_of_orders,
+)
 from dance_tf.hardware.loopnest.mapspace import (
     CHANNEL_LOOPS,
-    OTHER_LOOPS,
+    PLANE_LOOPS,
     RULES,
     WEIGHT_SPAD_ORDER,
     Spread,
@@ -42,7 +50,7 @@ class FillCoefficients(NamedTuple):
     #: (factors [3, 5, rows], spatial [2, 8, rows], totals [3, rows], live [9, patterns],
     #: steps [4]) to float32 [patterns, orders, rows, terms].
     evaluate: Callable[..., tf.Tensor]
-    #: Of each term: which of FILLS it belongs to, and the factors it is multiplied by.
+    #: Index into FILLS of each term, and the factors that it is multiplied by.
     terms: tuple[tuple[int, frozenset[str]], ...]
 
     def monomial_values(self, channels: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -71,7 +79,7 @@ def fill_coefficients(
     Args:
         dataflow: A key of mapspace.RULES.
         orders: Orders of the DRAM loops.
-        channel_loops: Those of CHANNEL_LOOPS that the layers have.
+        channel_loops: Loops of CHANNEL_LOOPS that the layers have.
         is_split: Whether register files are split by operand.
     """
     with _TRACING:  # threads that want the same function wait for it
@@ -84,7 +92,9 @@ def _trace(
 ) -> FillCoefficients:
     terms: list[tuple[int, frozenset[str]]] = []
 
-    def evaluate(factors: Any, spatial: Any, totals: Any, live: Any, steps: Any) -> Any:
+    def evaluate(
+        factors: tf.Tensor, spatial: tf.Tensor, totals: tf.Tensor, live: tf.Tensor, steps: tf.Tensor
+    ) -> Values:
         nests, dram_loops = _nests(
             dataflow, orders, channel_loops, is_split, factors, spatial, live, steps
         )
@@ -111,7 +121,7 @@ def _trace(
     function = tf.function(
         evaluate,
         input_signature=[
-            tf.TensorSpec([3, len(OTHER_LOOPS), None], tf.float32),
+            tf.TensorSpec([3, len(PLANE_LOOPS), None], tf.float32),
             tf.TensorSpec([2, len(LOOPS), None], tf.float32),
             tf.TensorSpec([len(CHANNEL_LOOPS), None], tf.float32),
             tf.TensorSpec([3 * len(CHANNEL_LOOPS), None], tf.bool),
@@ -126,14 +136,14 @@ def _nests(
     orders: tuple[str, ...],
     channel_loops: str,
     is_split: bool,
-    factors: Any,
-    spatial: Any,
-    live: Any,
-    steps: Any,
+    factors: tf.Tensor,
+    spatial: tf.Tensor,
+    live: tf.Tensor,
+    steps: tf.Tensor,
 ) -> tuple[LoopNests, list[str]]:
     """Return the loop nests of all rows, with the channels' factors as variables."""
     one = tf.ones_like(factors[0, 0][None])
-    bounds: list[dict[str, Any]] = []
+    bounds: list[dict[str, Values]] = []
     for i, level in enumerate(_LEVELS):
         channels = {
             loop: Polynomial.variable(level + loop, live[3 * i + j][:, None])
@@ -141,14 +151,14 @@ def _nests(
             else one
             for j, loop in enumerate(CHANNEL_LOOPS)
         }
-        others = {loop: factors[i, j][None] for j, loop in enumerate(OTHER_LOOPS)}
-        bounds.append(channels | others)
+        plane = {loop: factors[i, j][None] for j, loop in enumerate(PLANE_LOOPS)}
+        bounds.append(channels | plane)
     file, buffer, dram = bounds
     absent = [loop for loop in CHANNEL_LOOPS if loop not in channel_loops]
     dram_loops = [loop for loop in LOOPS if loop in orders[0]]
     weight_spad = WEIGHT_SPAD_ORDER if is_split else ""
 
-    def slots(loops: Any, bound: dict[str, Any]) -> list[tuple[int, Any]]:
+    def slots(loops: Iterable[str], bound: dict[str, Values]) -> list[Slot]:
         return [(LOOPS.index(loop), bound[loop]) for loop in loops if loop not in absent]
 
     nests = LoopNests(
@@ -164,7 +174,7 @@ def _nests(
     return nests, dram_loops
 
 
-def _canonical(fills: Any, totals: Any) -> dict[frozenset[str], Any]:
+def _canonical(fills: Values, totals: tf.Tensor) -> dict[frozenset[str], Values]:
     """Return the terms, a loop's three factors replaced by their product, which is known."""
     terms = []
     for monomial, coefficient in getattr(fills, "terms", {frozenset(): fills}).items():
@@ -179,7 +189,7 @@ def _canonical(fills: Any, totals: Any) -> dict[frozenset[str], Any]:
 def figure_weights(
     spreads: Sequence[Spread], dataflow: str, machine: MachineConfig, rf_words: np.ndarray
 ) -> np.ndarray:
-    """Return figures as linear functions of fills, float32 [spreads, figures, 1 + fills].
+    """Return energy and bandwidth demand of mappings, linear in their buffer fills.
 
     Figures are the words of buffer reads, buffer writes and DRAM, times the first of
     `cost_model.bandwidths`, and the energy with each size of register file.

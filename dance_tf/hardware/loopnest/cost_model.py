@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fractions
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import MachineConfig
 from dance_tf.hardware.loopnest.access_counts import AccessCounts, count_accesses
+from dance_tf.hardware.loopnest.fills import Values
 from dance_tf.hardware.loopnest.mapping import Mapping, to_batch
 from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import Layer
@@ -29,38 +30,39 @@ __all__ = [
     "cycle_terms",
     "energies_outside_files_pj",
     "mapping_cost",
+    "part_areas_um2",
     "register_file_figures_pj",
     "register_file_pj",
     "wire_hops",
 ]
 
-#: What may bound a layer: the order of the terms of `cycle_terms`.
+#: Resources that may bound a layer, in the order of the terms of `cycle_terms`.
 BOUNDS = ("compute", "global_buffer_reads", "global_buffer_writes", "dram")
 
-#: Where energy goes.
+#: Components that take energy.
 ENERGY_COMPONENTS = ("mac", "register_file", "global_buffer", "dram", "wires")
 
 
 class MappingCost(NamedTuple):
     """Cost of M mappings with its parts. Energy in pJ, [M]."""
 
-    cycles: Any
-    energy_pj: Any
-    mac_pj: Any
-    register_file_pj: Any
-    global_buffer_pj: Any
-    dram_pj: Any
-    wire_pj: Any  # [3, M], by operand
-    cycle_terms: Any  # [4, M], in the order of BOUNDS
+    cycles: Values
+    energy_pj: Values
+    mac_pj: Values
+    register_file_pj: Values
+    global_buffer_pj: Values
+    dram_pj: Values
+    wire_pj: Values  # [3, M], by operand
+    cycle_terms: Values  # [4, M], in the order of BOUNDS
 
     @property
-    def energy_parts_pj(self) -> list:
+    def energy_parts_pj(self) -> list[Values]:
         """Energy in the order of ENERGY_COMPONENTS, [M] each."""
         wires = self.wire_pj[0] + self.wire_pj[1] + self.wire_pj[2]
         return [self.mac_pj, self.register_file_pj, self.global_buffer_pj, self.dram_pj, wires]
 
 
-def cycle_terms(counts: AccessCounts, machine: MachineConfig) -> list:
+def cycle_terms(counts: AccessCounts, machine: MachineConfig) -> list[Values]:
     """Return what each resource takes, cycles [M] each in the order of BOUNDS.
 
     Latency is the largest.
@@ -91,15 +93,15 @@ def bandwidths(machine: MachineConfig) -> tuple[list[float], list[float]]:
     return times, [float(rate.numerator) for rate in rates]
 
 
-def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> list:
+def wire_hops(counts: AccessCounts, *, is_row_stationary: np.ndarray | bool) -> list[Values]:
     """Return word x PE pitch travelled between global buffer and PEs, [M] for each operand.
 
     A transfer that reaches m of n PEs travels hops(m, n) pitches. row_stationary sends
-    in two steps, to columns over X and down the columns over Y; the others in one.
+    in two steps, to columns over X and down the columns over Y; the other dataflows in one.
     Partial sums read back are not charged.
 
     Args:
-        counts: Of M mappings.
+        counts: Counts of M mappings.
         is_row_stationary: bool [M], or a Python bool for all.
     Source: Timeloop's network model (2025), as its runs show it.
     """
@@ -121,7 +123,9 @@ def wire_hops(counts: AccessCounts, *, is_row_stationary: Any) -> list:
     return hops
 
 
-def energies_outside_files_pj(counts: AccessCounts, machine: MachineConfig) -> tuple:
+def energies_outside_files_pj(
+    counts: AccessCounts, machine: MachineConfig
+) -> tuple[Values, Values, Values]:
     """Return the energy of MACs, global buffer and DRAM, [M] each; linear in the counts."""
     tech = technology_of(machine)
     read_pj, write_pj = tech.global_buffer_pj(machine.global_buffer_kib, machine.accounting)
@@ -138,7 +142,7 @@ def energies_outside_files_pj(counts: AccessCounts, machine: MachineConfig) -> t
 
 
 def register_file_figures_pj(
-    rf_words: Any, machine: MachineConfig
+    rf_words: np.ndarray, machine: MachineConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pJ per read, per write, and per word and PE pitch of wire, of files [...]."""
     tech = technology_of(machine)
@@ -146,7 +150,9 @@ def register_file_figures_pj(
     return (*tech.register_file_pj(rf_words, machine.accounting), hop_pj)
 
 
-def register_file_pj(counts: AccessCounts, read_pj: Any, write_pj: Any) -> Any:
+def register_file_pj(
+    counts: AccessCounts, read_pj: np.ndarray | float, write_pj: np.ndarray | float
+) -> Values:
     """Return the energy of the register files, [M], from that of a read and of a write."""
     # Whether they differ is a matter of the table, not of the mapping: one product where not.
     if np.array_equal(read_pj, write_pj):
@@ -161,17 +167,17 @@ def cost_of_mappings(
     rf_words: np.ndarray,
     is_row_stationary: np.ndarray,
     machine: MachineConfig,
-) -> MappingCost:
-    """Count the accesses of mappings and return their cost, numpy arrays.
+) -> tuple[AccessCounts, MappingCost]:
+    """Return access counts and cost of mappings, NumPy arrays.
 
     Args:
         mappings: M mappings; shared or split register files as the machine has them.
-        layers: What each multiplies out to.
-        rf_words: As in `mapping_cost`.
-        is_row_stationary: As in `mapping_cost`.
+        layers: Layer that each multiplies out to.
+        rf_words: Words of the register file of each mapping's accelerator, [M].
+        is_row_stationary: Whether each mapping is row stationary, bool [M].
         machine: Bandwidths and technology.
     Raises:
-        UserError: As `mapping_cost`, or if a mapping is not one of its layer.
+        UserError: If the technology has no figure for a size, or a mapping is not one of its layer.
     """
     batch, num_dram_slots = to_batch(mappings, layers)
     counts = count_accesses(
@@ -183,16 +189,20 @@ def cost_of_mappings(
     cost = mapping_cost(
         counts, rf_words=rf_words, is_row_stationary=is_row_stationary, machine=machine
     )
-    return MappingCost(*(np.asarray(field) for field in cost))
+    return AccessCounts._make(map(np.asarray, counts)), MappingCost._make(map(np.asarray, cost))
 
 
 def mapping_cost(
-    counts: AccessCounts, *, rf_words: Any, is_row_stationary: Any, machine: MachineConfig
+    counts: AccessCounts,
+    *,
+    rf_words: np.ndarray,
+    is_row_stationary: np.ndarray | bool,
+    machine: MachineConfig,
 ) -> MappingCost:
     """Return cycles and energy of M mappings.
 
     Args:
-        counts: Of M mappings.
+        counts: Counts of M mappings.
         rf_words: Words of the register file of each mapping's accelerator, [M].
         is_row_stationary: bool [M].
         machine: Bandwidths and technology.
@@ -225,16 +235,31 @@ def mapping_cost(
     )
 
 
-def accelerator_area_um2(pe_x: Any, pe_y: Any, rf_words: Any, machine: MachineConfig) -> np.ndarray:
+def accelerator_area_um2(
+    pe_x: np.ndarray | int,
+    pe_y: np.ndarray | int,
+    rf_words: np.ndarray | int,
+    machine: MachineConfig,
+) -> np.ndarray:
     """Return area in um2, float64 [A], of arrays of PEs with register files of `rf_words`."""
+    buffer_um2, files_um2, mac_um2 = part_areas_um2(rf_words, machine)
+    return buffer_um2 + np.asarray(pe_x, np.float64) * np.asarray(pe_y) * (files_um2 + mac_um2)
+
+
+def part_areas_um2(
+    rf_words: np.ndarray | int, machine: MachineConfig
+) -> tuple[float, np.ndarray, float]:
+    """Return um2 of the global buffer, and of all register files and of the MAC of one PE."""
     tech = technology_of(machine)
-    buffer_um2 = tech.global_buffer_area_um2(machine.global_buffer_kib)
-    files = 3 if machine.rf_mode == "split" else 1
-    per_pe = files * tech.register_file_um2(rf_words) + tech.mac_um2.value
-    return buffer_um2 + np.asarray(pe_x, np.float64) * np.asarray(pe_y) * per_pe
+    num_files = 3 if machine.rf_mode == "split" else 1
+    return (
+        tech.global_buffer_area_um2(machine.global_buffer_kib),
+        num_files * tech.register_file_um2(rf_words),
+        tech.mac_um2.value,
+    )
 
 
-def _hops(reached: Any, total: Any) -> Any:
+def _hops(reached: Values, total: Values) -> Values:
     # Powers, as both numpy and TensorFlow have them.
     return (
         (total * reached) ** 0.5 + (total**0.5 - reached**0.5) / 2 - (total / reached) ** 0.5 + 0.5

@@ -44,9 +44,9 @@ def draw_layers(
 
     Args:
         layers: L layers, in the order in which they run.
-        mappings: Of each layer, such as those of
+        mappings: Mapping of each layer, such as those of
             `mapper.best_mappings(layers, accelerator, machine)`.
-        accelerator: What runs them.
+        accelerator: Accelerator that runs them.
     Returns:
         One drawing for all layers of the same shape and mapping, those that run first
         first.
@@ -79,7 +79,7 @@ def draw_array(mapping: Mapping, layer: Layer, accelerator: Accelerator) -> str:
     Args:
         mapping: Mapping of the layer or of the padded layer.
         layer: The layer, without padding.
-        accelerator: What runs it.
+        accelerator: Accelerator that runs it.
     Returns:
         The text of an SVG file.
     Raises:
@@ -140,7 +140,7 @@ def draw_array(mapping: Mapping, layer: Layer, accelerator: Accelerator) -> str:
         for row, operand in enumerate(lines if held else ()):
             baseline = upper + 4 + (row + 0.8) * _LINE
             held_texts[operand].append(_text(left + 4, baseline, texts[x, y][operand]))
-    # What many elements have in common stands once, at their group.
+    # Attributes that many elements have in common stand once, at their group.
     body = [
         _group(f'fill="{_FILLS[kind]}" stroke="#707070"', found) for kind, found in boxes.items()
     ]
@@ -317,8 +317,8 @@ def drawing_page(heading: str, drawings: Sequence[LayerDrawing], files: Sequence
     """Return a page of HTML with every drawing, each folded.
 
     Args:
-        heading: What the page is of, in a line.
-        drawings: What `draw_layers` returns.
+        heading: Title of the page, one line.
+        drawings: Drawings as `draw_layers` returns them.
         files: Names of the SVG files that the page shows in place of holding them; as many
             as drawings, or none.
     """

@@ -4,7 +4,7 @@ Every buffer instance holds one tile (a bounding box) per operand. The loops out
 the instance move the box; what each move brings in is a fill. Bounds, strides and
 groups are data; loop orders may be data too (any mappings together), or known when the
 function is traced (a mapspace), which leaves a fraction of the operations. Bounds of
-channel loops may be variables of a `polynomial`. One set of formulas serves all.
+channel loops may be variables of a `Polynomial`. One set of formulas serves all.
 
 Source: the analysis of Timeloop (Parashar et al., 2019) as its runs show it; where
 Timeloop lets the second iteration of a loop stand for the rest, we count what
@@ -14,7 +14,7 @@ walking the loops counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -24,12 +24,20 @@ __all__ = [
     "Fills",
     "LoopNests",
     "Polynomial",
+    "Slot",
+    "Values",
     "add_up",
     "box_words",
     "fills_of_orders",
     "product",
     "where",
 ]
+
+#: Tensors or arrays that broadcast to the shape of M mappings, or a `Polynomial` of such.
+Values: TypeAlias = tf.Tensor
+
+#: Whether something holds: a Python bool where the loop order is known, else bool tensors.
+_Condition: TypeAlias = bool | tf.Tensor
 
 _Monomial = frozenset[str]
 
@@ -39,31 +47,31 @@ class Polynomial:
 
     Attributes:
         terms: Coefficient of each set of variables; arrays that broadcast.
-        is_live: Of a single variable that is a loop's bound: whether it is above 1.
+        is_live: Whether the bound that a single variable stands for is above 1; else None.
     """
 
-    def __init__(self, terms: Mapping[_Monomial, Any], is_live: Any = None) -> None:
+    def __init__(self, terms: Mapping[_Monomial, Values], is_live: tf.Tensor | None = None) -> None:
         self.terms = dict(terms)
         self.is_live = is_live
 
     @classmethod
-    def variable(cls, name: str, is_live: Any = None) -> Polynomial:
+    def variable(cls, name: str, is_live: tf.Tensor | None = None) -> Polynomial:
         """Return the variable of a name."""
         return cls({frozenset([name]): 1.0}, is_live)
 
-    def __add__(self, other: Any) -> Polynomial:
+    def __add__(self, other: Values) -> Polynomial:
         return Polynomial(add_up([*self.terms.items(), *_terms(other)]))
 
     def __neg__(self) -> Polynomial:
         return self * -1.0
 
-    def __sub__(self, other: Any) -> Polynomial:
+    def __sub__(self, other: Values) -> Polynomial:
         return self + (-other)
 
-    def __rsub__(self, other: Any) -> Polynomial:
+    def __rsub__(self, other: Values) -> Polynomial:
         return -self + other
 
-    def __mul__(self, other: Any) -> Polynomial:
+    def __mul__(self, other: Values) -> Polynomial:
         products = []
         for left, a in self.terms.items():
             for right, b in _terms(other):
@@ -72,10 +80,10 @@ class Polynomial:
                 products.append((left | right, _times(a, b)))
         return Polynomial(add_up(products))
 
-    def __truediv__(self, other: Any) -> Polynomial:
+    def __truediv__(self, other: Values) -> Polynomial:
         return Polynomial({monomial: a / other for monomial, a in self.terms.items()})
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: Values) -> Values:
         """Compare the bound of a loop with 1: whether the loop is there."""
         if self.is_live is None or other != 1:
             raise ValueError("only the bound of a loop can be compared, and with 1")
@@ -86,15 +94,15 @@ class Polynomial:
     __array_ufunc__ = None
 
 
-def add_up(terms: Iterable[tuple[_Monomial, Any]]) -> dict[_Monomial, Any]:
+def add_up(terms: Iterable[tuple[_Monomial, Values]]) -> dict[_Monomial, Values]:
     """Return the terms with the coefficients of each monomial added."""
-    sums: dict[_Monomial, Any] = {}
+    sums: dict[_Monomial, Values] = {}
     for monomial, coefficient in terms:
         sums[monomial] = sums[monomial] + coefficient if monomial in sums else coefficient
     return sums
 
 
-def where(condition: Any, a: Any, b: Any) -> Any:
+def where(condition: tf.Tensor, a: Values, b: Values) -> Values:
     """Return `a` where the condition holds and `b` elsewhere, arrays or polynomials."""
     if not isinstance(a, Polynomial) and not isinstance(b, Polynomial):
         return tf.where(condition, a, b)
@@ -107,13 +115,13 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     )
 
 
-def _terms(value: Any) -> Iterable[tuple[_Monomial, Any]]:
+def _terms(value: Values) -> Iterable[tuple[_Monomial, Values]]:
     if isinstance(value, Polynomial):
         return value.terms.items()
     return [(frozenset(), value)]
 
 
-def _times(a: Any, b: Any) -> Any:
+def _times(a: Values, b: Values) -> Values:
     if isinstance(a, float) and a == 1.0:
         return b
     if isinstance(b, float) and b == 1.0:
@@ -128,23 +136,27 @@ _N, _K, _C, _P, _Q, _R, _S, _G = range(8)
 _WEIGHT_DIMS, _OUTPUT_DIMS = (_K, _C, _R, _S, _G), (_N, _K, _P, _Q, _G)
 
 
+#: A loop of a level: index into LOOPS, and bound. The index is a Python int where the loop
+#: order is known, else an int array.
+Slot: TypeAlias = tuple[int | tf.Tensor, Values]
+
+
 class LoopNests(NamedTuple):
     """M mappings that share what is known of their loops, as lists of arrays.
 
-    A slot is (index into LOOPS, bound): the index is a Python int where it is known, or
-    an int array. Slots are listed outer to inner. Arrays broadcast to the shape of M,
-    which may have several axes; bounds of channel loops may be polynomials.
+    Slots are listed outer to inner. Arrays broadcast to the shape of M, which may have
+    several axes; bounds of channel loops may be polynomials.
     """
 
-    dram: Sequence[tuple[Any, Any]]
-    global_buffer: Sequence[tuple[Any, Any]]
-    inner: Sequence[Any]  # 8 factors of the innermost register file, in the order of LOOPS
-    spatial_x: Sequence[Any]
-    spatial_y: Sequence[Any]
-    stride: Sequence[Any]  # width, height
-    dilation: Sequence[Any]
-    input_spad: Sequence[tuple[Any, Any]] = ()  # of a split register file
-    weight_spad: Sequence[tuple[Any, Any]] = ()
+    dram: Sequence[Slot]
+    global_buffer: Sequence[Slot]
+    inner: Sequence[Values]  # 8 factors of the innermost register file, in the order of LOOPS
+    spatial_x: Sequence[Values]
+    spatial_y: Sequence[Values]
+    stride: Sequence[Values]  # width, height
+    dilation: Sequence[Values]
+    input_spad: Sequence[Slot] = ()  # of a split register file
+    weight_spad: Sequence[Slot] = ()
 
 
 class Fills(NamedTuple):
@@ -154,24 +166,24 @@ class Fills(NamedTuple):
     have not been there before.
     """
 
-    weights: Any
-    inputs: Any
-    outputs: Any
-    first_outputs: Any
-    buffer_weights: Any
-    buffer_inputs: Any
-    buffer_outputs: Any
-    first_buffer_outputs: Any
+    weights: Values
+    inputs: Values
+    outputs: Values
+    first_outputs: Values
+    buffer_weights: Values
+    buffer_inputs: Values
+    buffer_outputs: Values
+    first_buffer_outputs: Values
 
 
 class Extents(NamedTuple):
-    """What the loops inside a level touch of each loop's range, lists of 8."""
+    """Range of each loop that the loops inside a level touch, lists of 8."""
 
-    weights_file: list
-    inputs_file: list
-    outputs_file: list
-    buffer: list
-    dram: list
+    weights_file: list[Values]
+    inputs_file: list[Values]
+    outputs_file: list[Values]
+    buffer: list[Values]
+    dram: list[Values]
 
 
 def fills_of_orders(
@@ -192,17 +204,17 @@ def fills_of_orders(
     """
     scan = _Scan(nests)
     outputs_file = list(nests.inner)
-    outputs: Any = scan.still(_OUTPUT_DIMS)
+    outputs: Values = scan.still(_OUTPUT_DIMS)
     weights_file, (outputs,) = scan.level(outputs_file, nests.weight_spad, (outputs,))
-    weights: Any = scan.still(_WEIGHT_DIMS)
+    weights: Values = scan.still(_WEIGHT_DIMS)
     inputs_file, (weights, outputs) = scan.level(weights_file, nests.input_spad, (weights, outputs))
-    inputs: Any = scan.window(inputs_file)
+    inputs: Values = scan.window(inputs_file)
     in_array = [
         e * x * y for e, x, y in zip(inputs_file, nests.spatial_x, nests.spatial_y, strict=True)
     ]
     buffer, files = scan.level(in_array, nests.global_buffer, (weights, inputs, outputs))
     at_start = (*files, scan.still(_WEIGHT_DIMS), scan.window(buffer), scan.still(_OUTPUT_DIMS))
-    scanned: dict[tuple[int, ...], tuple[list, tuple]] = {(): (buffer, at_start)}
+    scanned: dict[tuple[int, ...], tuple[list[Values], tuple[_Box, ...]]] = {(): (buffer, at_start)}
     for order in orders:
         inside: tuple[int, ...] = ()
         for index in reversed(order):
@@ -224,22 +236,24 @@ def fills_of_orders(
     result = []
     for order in orders:
         states = scanned[tuple(reversed(order))][1]
+        counts = [box.count for box in states if isinstance(box, _Visits)]
+        windows = [box.fills for box in states if isinstance(box, _Window)]
         result.append(
             Fills(
-                weights=tiles[0] * states[0].count,
-                inputs=states[1].fills,
-                outputs=tiles[1] * states[2].count,
+                weights=tiles[0] * counts[0],
+                inputs=windows[0],
+                outputs=tiles[1] * counts[1],
                 first_outputs=all_outputs / at_once,
-                buffer_weights=tiles[2] * states[3].count,
-                buffer_inputs=states[4].fills,
-                buffer_outputs=tiles[3] * states[5].count,
+                buffer_weights=tiles[2] * counts[2],
+                buffer_inputs=windows[1],
+                buffer_outputs=tiles[3] * counts[3],
                 first_buffer_outputs=all_outputs,
             )
         )
     return result, Extents(weights_file, inputs_file, outputs_file, buffer, dram)
 
 
-def box_words(operand: str, extents: Sequence[Any], nests: LoopNests) -> Any:
+def box_words(operand: str, extents: Sequence[Values], nests: LoopNests) -> Values:
     """Return the words of an operand's bounding box."""
     if operand == "weights":
         return product([extents[d] for d in _WEIGHT_DIMS])
@@ -252,7 +266,7 @@ def box_words(operand: str, extents: Sequence[Any], nests: LoopNests) -> Any:
 # Conditions are Python bools where the loop order is known, and arrays elsewhere.
 
 
-def _either(a: Any, b: Any) -> Any:
+def _either(a: _Condition, b: _Condition) -> _Condition:
     if isinstance(a, bool):
         return True if a else b
     if isinstance(b, bool):
@@ -260,7 +274,7 @@ def _either(a: Any, b: Any) -> Any:
     return a | b
 
 
-def _both(a: Any, b: Any) -> Any:
+def _both(a: _Condition, b: _Condition) -> _Condition:
     if isinstance(a, bool):
         return b if a else False
     if isinstance(b, bool):
@@ -268,18 +282,18 @@ def _both(a: Any, b: Any) -> Any:
     return a & b
 
 
-def _select(condition: Any, a: Any, b: Any) -> Any:
+def _select(condition: _Condition, a: Values, b: Values) -> Values:
     if isinstance(condition, bool):
         return a if condition else b
     return where(condition, a, b)
 
 
 class _Visits(NamedTuple):
-    """How often a box without halos has been loaded; loops inside which it stays are free."""
+    """Number of loads of a box without halos; loops inside which it stays are free."""
 
     dims: tuple[int, ...]  # loops that move it
-    count: Any
-    is_moved: Any
+    count: Values
+    is_moved: _Condition
 
 
 class _Window(NamedTuple):
@@ -289,19 +303,22 @@ class _Window(NamedTuple):
     is remembered from the innermost loop. Everything else fills the box.
     """
 
-    width: Any
-    height: Any
-    channels: Any  # and images: the box holds width x height words of each
-    fills: Any
-    moved_width: Any  # by the last iteration of all loops inside
-    moved_height: Any
-    is_moved_elsewhere: Any  # to other channels or images
-    is_innermost: Any
-    remembered: Any  # +-1: a slide along the width, +-2: along the height, 0: none
+    width: Values
+    height: Values
+    channels: Values  # and images: the box holds width x height words of each
+    fills: Values
+    moved_width: Values  # by the last iteration of all loops inside
+    moved_height: Values
+    is_moved_elsewhere: _Condition  # to other channels or images
+    is_innermost: _Condition
+    remembered: Values  # +-1: a slide along the width, +-2: along the height, 0: none
+
+
+_Box: TypeAlias = _Visits | _Window
 
 
 class _Scan:
-    """What a loop does to the boxes inside it."""
+    """Effect of a loop on the boxes inside it."""
 
     def __init__(self, nests: LoopNests) -> None:
         self._nests = nests
@@ -312,7 +329,7 @@ class _Scan:
         """Return a box without halos that is there once."""
         return _Visits(dims, self._one, False)
 
-    def window(self, extents: list) -> _Window:
+    def window(self, extents: list[Values]) -> _Window:
         """Return a box of inputs that is there once."""
         zero = self._zero
         width, height = _input_sides(extents, self._nests)
@@ -321,8 +338,8 @@ class _Scan:
         return _Window(width, height, channels, fills, zero, zero, False, True, zero)
 
     def level(
-        self, extents: list, slots: Sequence[tuple[Any, Any]], states: tuple
-    ) -> tuple[list, tuple]:
+        self, extents: list[Values], slots: Sequence[Slot], states: tuple[_Box, ...]
+    ) -> tuple[list[Values], tuple[_Box, ...]]:
         """Return extents and boxes after the loops of `slots`."""
         for dim, bound in reversed(slots):
             is_dim = [
@@ -339,8 +356,8 @@ class _Scan:
         return extents, states
 
     @staticmethod
-    def _visit(box: _Visits, is_dim: list, bound: Any) -> _Visits:
-        is_relevant: Any = False
+    def _visit(box: _Visits, is_dim: list[_Condition], bound: Values) -> _Visits:
+        is_relevant: _Condition = False
         for dim in box.dims:
             is_relevant = _either(is_relevant, is_dim[dim])
         repeats = _either(is_relevant, box.is_moved)
@@ -349,7 +366,9 @@ class _Scan:
             is_moved=_either(box.is_moved, _both(is_relevant, bound > 1)),
         )
 
-    def _slide(self, box: _Window, is_dim: list, bound: Any, extents: list) -> _Window:
+    def _slide(
+        self, box: _Window, is_dim: list[_Condition], bound: Values, extents: list[Values]
+    ) -> _Window:
         """Return the window after a loop: b times what was filled, less what its steps keep."""
         zero = self._zero
         is_live = bound > 1
@@ -394,11 +413,11 @@ class _Scan:
             remembered=_select(_both(is_live, box.is_innermost), direction, box.remembered),
         )
 
-    def _moved(self, moved: Any, bound: Any, step: Any) -> Any:
+    def _moved(self, moved: Values, bound: Values, step: Values) -> Values:
         # A loop that is known to move nothing may have a bound that is not known.
         return moved if step is self._zero else moved + (bound - 1) * step
 
-    def _step(self, is_dim: list, extents: list, axis: int) -> Any:
+    def _step(self, is_dim: list[_Condition], extents: list[Values], axis: int) -> Values:
         """Return how far one step of a loop moves the window along an axis."""
         out, tap = ((_P, _R), (_Q, _S))[axis]
         stride, dilation = self._nests.stride[axis], self._nests.dilation[axis]
@@ -406,7 +425,7 @@ class _Scan:
         return _select(is_dim[out], extents[out] * stride, moved_by_tap)
 
 
-def _input_sides(extents: Sequence[Any], nests: LoopNests) -> tuple[Any, Any]:
+def _input_sides(extents: Sequence[Values], nests: LoopNests) -> tuple[Values, Values]:
     sides = []
     for axis, (out, tap) in enumerate(((_P, _R), (_Q, _S))):
         span = (extents[out] - 1) * nests.stride[axis]
@@ -414,7 +433,7 @@ def _input_sides(extents: Sequence[Any], nests: LoopNests) -> tuple[Any, Any]:
     return sides[0], sides[1]
 
 
-def product(factors: Any) -> Any:
+def product(factors: Sequence[Values]) -> Values:
     """Return the product of at least one array or polynomial."""
     result = factors[0]
     for factor in factors[1:]:

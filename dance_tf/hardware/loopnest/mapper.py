@@ -2,7 +2,7 @@
 
 The counts of a mapping do not depend on the array's sides, only on the sides that it
 uses and on the register file that it needs. So each mapping is evaluated once, the
-best of each spread and register-file size is kept (`mapper_search`), and the best of an
+best of each spread and register-file size is kept (`spread_search`), and the best of an
 accelerator is the best of the spreads that its sides allow. What won is counted anew in
 float64.
 
@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,20 +24,25 @@ from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.loopnest import cost_model
 from dance_tf.hardware.loopnest.access_counts import AccessCounts, count_accesses
-from dance_tf.hardware.loopnest.found_mapping import (
+from dance_tf.hardware.loopnest.mapping import (
     NUM_DRAM_SLOTS,
     FoundMapping,
+    Mapping,
+    MappingBatch,
     as_batch,
     as_mapping,
     num_slots,
 )
-from dance_tf.hardware.loopnest.mapping import Mapping, MappingBatch
-from dance_tf.hardware.loopnest.mapspace import MAPSPACE_RULES, shortage, spreads
+from dance_tf.hardware.loopnest.mapspace import (
+    MAPSPACE_RULES,
+    Candidates,
+    shortage,
+    spreads,
+)
 from dance_tf.hardware.loopnest.spread_search import Best, SpreadSearch
-from dance_tf.hardware.loopnest.tilings import Candidates
 from dance_tf.hardware.technology import technology_of
 from dance_tf.run.threads import map_in_threads
-from dance_tf.structs import DATAFLOWS, LOOPS, Accelerator, Accelerators, Cost, Layer, Workload
+from dance_tf.structs import DATAFLOWS, Accelerator, Accelerators, Cost, Layer
 
 __all__ = [
     "MODEL_VERSION",
@@ -54,12 +59,12 @@ MODEL_VERSION = 2
 
 
 class BestMapping(NamedTuple):
-    """The best mapping of one layer on one accelerator."""
+    """The best mapping of one layer on one accelerator, and its cost."""
 
     mapping: Mapping
     padded_layer: Layer  # what the mapping multiplies out to
-    cycles: float
-    energy_pj: float
+    counts: AccessCounts  # of the padded layer, fields of shape [] or [3]
+    cost: cost_model.MappingCost  # fields of shape [], [3] or [4]
 
 
 class DetailedCost(NamedTuple):
@@ -99,21 +104,21 @@ class LoopNestCostModel:
 
     def __call__(
         self,
-        workload: Workload,
+        layers: Sequence[Layer],
         accelerators: Accelerators,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Cost:
         """Return the cost of every layer on every accelerator.
 
         Args:
-            workload: Layers, fields [L, ...]. Rows of zeros cost nothing.
+            layers: L layers.
             accelerators: Fields [A].
             on_progress: Called with (layers done, layers) after each layer.
         Returns:
             latency_cycles and energy_pj, float64 [L, A], infinite where a layer cannot
             run; area_um2, float64 [A].
         """
-        parts = self.detailed(workload, accelerators, on_progress)
+        parts = self.detailed(layers, accelerators, on_progress)
         return Cost(
             latency_cycles=parts.latency_cycles,
             energy_pj=parts.energy_by_component_pj.sum(axis=0),
@@ -126,39 +131,33 @@ class LoopNestCostModel:
 
     def detailed(
         self,
-        workload: Workload,
+        layers: Sequence[Layer],
         accelerators: Accelerators,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> DetailedCost:
         """Return the cost of every layer on every accelerator in parts; see `__call__`."""
-        dims = np.asarray(workload.dims)
-        shape = (len(dims), len(np.asarray(accelerators.pe_x)))
-        # What wins is costed at the end, all layers together; entry 0 is "cannot run".
+        # Winners are costed at the end, all layers together; entry 0 is "cannot run".
         found: list[FoundMapping] = []
-        choice = np.zeros(shape, np.int64)
+        choice = np.zeros((len(layers), len(np.asarray(accelerators.pe_x))), np.int64)
 
-        def search(index: int) -> list[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
-            if not dims[index].any():
-                return []
-            layer = _layer_of_row(workload, index)
+        def search(layer: Layer) -> list[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
             return [*_search_dataflows(layer, accelerators, self.machine, self.rule)]
 
-        for index, results in enumerate(map_in_threads(search, range(len(dims)))):
+        for index, results in enumerate(map_in_threads(search, layers)):
             for rows, part, of_rows in results:
                 choice[index, rows] = np.where(of_rows < 0, 0, of_rows + 1 + len(found))
                 found += part
             if on_progress is not None:
-                on_progress(index + 1, len(dims))
-        cost = _exact_cost(found, self.machine)
-        is_layer = np.asarray(dims.any(axis=1))[:, None]
+                on_progress(index + 1, len(layers))
+        _, cost = _exact_cost(found, self.machine)
 
         def pick(values: np.ndarray) -> np.ndarray:
-            return np.where(is_layer, np.concatenate([[np.inf], values])[choice], 0.0)
+            return np.concatenate([[np.inf], values])[choice]
 
         latency, compute = pick(cost.cycles), pick(cost.cycle_terms[0])
         energy = np.stack([pick(values) for values in cost.energy_parts_pj])
         bounds = np.concatenate([[-1], np.argmax(cost.cycle_terms, axis=0)])
-        bound_by = np.where(is_layer, bounds[choice], 0).astype(np.int8)
+        bound_by = bounds[choice].astype(np.int8)
         area = cost_model.accelerator_area_um2(
             accelerators.pe_x,
             accelerators.pe_y,
@@ -201,48 +200,54 @@ def best_mapping(
     Raises:
         UserError: If the accelerator cannot run the layer.
     """
-    single = Accelerators(
-        pe_x=np.asarray([accelerator.pe_x]),
-        pe_y=np.asarray([accelerator.pe_y]),
-        rf_bytes=np.asarray([accelerator.rf_bytes]),
-        dataflow=np.asarray([DATAFLOWS.index(accelerator.dataflow)]),
-    )
-    ((_, winners, choice),) = _search_dataflows(layer, single, machine, rule)
-    if choice[0] < 0:
-        raise UserError(
-            f"layer {layer.name!r} cannot run on {accelerator.pe_x}x{accelerator.pe_y}"
-            f" {accelerator.dataflow} with {accelerator.rf_bytes} B:"
-            f" {_why_infeasible(layer, single, machine, rule)}"
-        )
-    found = winners[int(choice[0])]
-    cost = _exact_cost([found], machine)
-    bounds = dict(zip(LOOPS, found.winner.spread.padded_bounds, strict=True))
-    groups = bounds.pop("G")
-    padded: dict[str, Any] = {**bounds, "K": bounds["K"] * groups}
-    if layer.kind != "depthwise":
-        padded["groups"] = groups
-    return BestMapping(
-        mapping=as_mapping(found, machine.rf_mode == "split"),
-        padded_layer=dataclasses.replace(layer, **padded),
-        cycles=float(cost.cycles[0]),
-        energy_pj=float(cost.energy_pj[0]),
-    )
+    return best_mappings([layer], accelerator, machine, rule)[0]
 
 
 def best_mappings(
-    layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig
+    layers: Sequence[Layer], accelerator: Accelerator, machine: MachineConfig, rule: str = "strip"
 ) -> list[BestMapping]:
     """Return the best mapping of each layer; those of the same shape share one search.
 
     Raises:
         UserError: If the accelerator cannot run a layer.
     """
-    found: dict[Layer, BestMapping] = {}
+    single = Accelerators(
+        pe_x=np.asarray([accelerator.pe_x]),
+        pe_y=np.asarray([accelerator.pe_y]),
+        rf_bytes=np.asarray([accelerator.rf_bytes]),
+        dataflow=np.asarray([DATAFLOWS.index(accelerator.dataflow)]),
+    )
+    found: dict[Layer, FoundMapping] = {}
     shapes = [dataclasses.replace(layer, name="") for layer in layers]
     for layer, shape in zip(layers, shapes, strict=True):
-        if shape not in found:  # the name is for the reader of an error only
-            found[shape] = best_mapping(layer, accelerator, machine)
-    return [found[shape] for shape in shapes]
+        if shape in found:
+            continue
+        ((_, winners, choice),) = _search_dataflows(layer, single, machine, rule)
+        if choice[0] < 0:
+            raise UserError(
+                f"layer {layer.name!r} cannot run on {accelerator.pe_x}x{accelerator.pe_y}"
+                f" {accelerator.dataflow} with {accelerator.rf_bytes} B:"
+                f" {_why_infeasible(layer, single, machine, rule)}"
+            )
+        found[shape] = winners[int(choice[0])]
+    counts, cost = _exact_cost(list(found.values()), machine)
+    column = {shape: m for m, shape in enumerate(found)}
+    return [
+        BestMapping(
+            mapping=as_mapping(found[shape], machine.rf_mode == "split"),
+            padded_layer=_padded(layer, found[shape]),
+            counts=AccessCounts._make(field[..., column[shape]] for field in counts),
+            cost=cost_model.MappingCost._make(field[..., column[shape]] for field in cost),
+        )
+        for layer, shape in zip(layers, shapes, strict=True)
+    ]
+
+
+def _padded(layer: Layer, found: FoundMapping) -> Layer:
+    """Return the layer that a mapping multiplies out to."""
+    n, k, c, p, q, r, s, g = found.spread.padded_bounds
+    groups = 1 if layer.kind == "depthwise" else g
+    return dataclasses.replace(layer, N=n, K=k * g, C=c, P=p, Q=q, R=r, S=s, groups=groups)
 
 
 def count_mappings(
@@ -328,17 +333,16 @@ def _search(
                 continue
             indices, which = np.unique(spread[is_better], return_inverse=True)
             choice[size][is_better] = len(winners) + which
-            winners += [
-                FoundMapping(candidates.layer, winner, candidates.dataflow, int(sizes[size]))
-                for winner in search.winners(indices, size)
-            ]
+            winners += search.winners(indices, size)
     used, choice_of_used = np.unique(choice, return_inverse=True)
     kept = [winners[index] for index in used if index >= 0]
     return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)
 
 
-def _exact_cost(found: Sequence[FoundMapping], machine: MachineConfig) -> cost_model.MappingCost:
-    """Return the cost of mappings, float64 [M]."""
+def _exact_cost(
+    found: Sequence[FoundMapping], machine: MachineConfig
+) -> tuple[AccessCounts, cost_model.MappingCost]:
+    """Return counts and cost of M mappings, float64 arrays."""
     is_split = machine.rf_mode == "split"
     batch = MappingBatch(*(tf.convert_to_tensor(f) for f in as_batch(found, is_split)))
     counts = _counter(is_split, machine.accounting)(batch)
@@ -348,7 +352,10 @@ def _exact_cost(found: Sequence[FoundMapping], machine: MachineConfig) -> cost_m
         is_row_stationary=np.asarray([each.dataflow == "row_stationary" for each in found], bool),
         machine=machine,
     )
-    return cost_model.MappingCost(*(np.asarray(field) for field in cost))
+    return (
+        AccessCounts._make(map(np.asarray, counts)),
+        cost_model.MappingCost._make(map(np.asarray, cost)),
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -366,20 +373,4 @@ def _counter(is_split: bool, accounting: str) -> Callable[[MappingBatch], Access
         ),
         input_signature=[MappingBatch(*specs)],
         autograph=False,  # nothing depends on values; tracing takes half the time
-    )
-
-
-def _layer_of_row(workload: Workload, index: int) -> Layer:
-    dims: Any = zip("NKCPQRS", np.asarray(workload.dims)[index].tolist(), strict=True)
-    stride, dilation = np.asarray(workload.stride)[index], np.asarray(workload.dilation)[index]
-    groups = int(np.asarray(workload.groups)[index])
-    values = dict(dims)
-    is_depthwise = groups > 1 and groups == values["K"] and values["C"] == 1
-    return Layer(
-        name=f"layer {index}",
-        kind="depthwise" if is_depthwise else "conv",
-        **values,
-        stride=(int(stride[0]), int(stride[1])),
-        dilation=(int(dilation[0]), int(dilation[1])),
-        groups=1 if is_depthwise else groups,
     )

@@ -15,12 +15,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.hardware.loopnest.cost_model import cost_of_mappings
 from dance_tf.hardware.loopnest.mapper import best_mapping
 from dance_tf.hardware.loopnest.mapping import Mapping
@@ -61,12 +61,12 @@ class MapperCase:
 
     @property
     def accelerator(self) -> Accelerator:
-        """What runs the layer; for a dataflow with a mapspace."""
+        """Accelerator that runs the layer; for a dataflow with a mapspace."""
         rf_bytes = self.rf_words * self.machine.word_bits // 8
         return Accelerator(self.pe_x, self.pe_y, rf_bytes, self.dataflow)
 
 
-def parse_mapper_reference(data: Any, where: str) -> list[MapperCase]:
+def parse_mapper_reference(data: Json, where: str) -> list[MapperCase]:
     """Read the cases of a file of timeloop-mapper's best mappings.
 
     Args:
@@ -78,7 +78,7 @@ def parse_mapper_reference(data: Any, where: str) -> list[MapperCase]:
     return parse_cases(data, where, _case)
 
 
-def _case(item: dict[str, Any]) -> MapperCase:
+def _case(item: dict[str, Json]) -> MapperCase:
     array, best = item["accelerator"], item["best"]
     layer = parse_layer(item)
     dataflow, metric = array["dataflow"], item.get("metric", "edp")
@@ -107,7 +107,7 @@ def _case(item: dict[str, Any]) -> MapperCase:
     )
 
 
-def compare_with_mapper(cases: Sequence[MapperCase]) -> dict[str, Any]:
+def compare_with_mapper(cases: Sequence[MapperCase]) -> dict[str, Json]:
     """Return how our best energy x cycles compares with timeloop-mapper's, as JSON data.
 
     A ratio below 1 means that our mapping is better. Both are measured by our model, so
@@ -124,7 +124,7 @@ def compare_with_mapper(cases: Sequence[MapperCase]) -> dict[str, Any]:
     compared = [case for case in cases if case.skipped_reason is None]
     entries = {id(case): entry for case, entry in zip(compared, _compare(compared), strict=True)}
     ratios = [entry["ratio"] for entry in entries.values()]
-    report: dict[str, Any] = {
+    report: dict[str, Json] = {
         "num_cases": len(cases),
         "num_skipped": len(cases) - len(compared),
         "num_extrapolated": sum(entry["is_extrapolated"] for entry in entries.values()),
@@ -141,8 +141,8 @@ def compare_with_mapper(cases: Sequence[MapperCase]) -> dict[str, Any]:
     }
 
 
-def _compare(cases: Sequence[MapperCase]) -> list[dict[str, Any]]:
-    theirs = _evaluate(cases, [case.mapping for case in cases], [case.layer for case in cases])
+def _compare(cases: Sequence[MapperCase]) -> list[dict[str, Json]]:
+    theirs = _evaluate(cases)
     for case, (cycles, energy_pj) in zip(cases, theirs, strict=True):
         error = max(relative_error(cycles, case.cycles), relative_error(energy_pj, case.energy_pj))
         if error > _TOLERANCE and not is_extrapolated(case.layer, case.mapping):
@@ -151,7 +151,7 @@ def _compare(cases: Sequence[MapperCase]) -> list[dict[str, Any]]:
                 f" {case.energy_pj:.2f} pJ, our model {cycles:.0f} and {energy_pj:.2f}"
             )
     best = [best_mapping(c.layer, c.accelerator, c.machine, rule="timeloop") for c in cases]
-    ours = _evaluate(cases, [b.mapping for b in best], [b.padded_layer for b in best])
+    ours = [(float(b.cost.cycles), float(b.cost.energy_pj)) for b in best]
     entries = []
     for case, (cycles, energy_pj), of_mapper in zip(cases, ours, theirs, strict=True):
         entry = {
@@ -169,17 +169,15 @@ def _compare(cases: Sequence[MapperCase]) -> list[dict[str, Any]]:
     return entries
 
 
-def _evaluate(
-    cases: Sequence[MapperCase], mappings: Sequence[Mapping], layers: Sequence[Layer]
-) -> list[tuple[float, float]]:
-    """Return cycles and energy of each case under a mapping."""
+def _evaluate(cases: Sequence[MapperCase]) -> list[tuple[float, float]]:
+    """Return cycles and energy of each case's mapping under our model."""
     result: dict[int, tuple[float, float]] = {}
     machines = [case.machine for case in cases]
     for machine in dict.fromkeys(machines):
         rows = [row for row, other in enumerate(machines) if other == machine]
-        cost = cost_of_mappings(
-            [mappings[r] for r in rows],
-            [layers[r] for r in rows],
+        _, cost = cost_of_mappings(
+            [cases[r].mapping for r in rows],
+            [cases[r].layer for r in rows],
             rf_words=np.asarray([cases[r].rf_words for r in rows]),
             is_row_stationary=np.asarray([cases[r].dataflow == "row_stationary" for r in rows]),
             machine=machine,
@@ -195,8 +193,8 @@ def is_extrapolated(layer: Layer, mapping: Mapping) -> bool:
     Only boxes of inputs slide, so only their fills can differ.
 
     Args:
-        layer: What the mapping multiplies out to.
-        mapping: Of shared or split register files.
+        layer: Layer that the mapping multiplies out to.
+        mapping: Mapping with shared or split register files.
     """
     return any(
         _input_fills(layer, mapping, level, is_extrapolated=True)

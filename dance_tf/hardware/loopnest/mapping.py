@@ -17,27 +17,43 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dance_tf.errors import UserError
+from dance_tf.files import Json
+from dance_tf.hardware.loopnest.mapspace import (
+    CHANNEL_LOOPS,
+    PLANE_LOOPS,
+    RULES,
+    WEIGHT_SPAD_ORDER,
+    Spread,
+)
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = [
+    "NUM_DRAM_SLOTS",
     "SHARED_LEVELS",
     "SPLIT_LEVELS",
+    "FoundMapping",
     "Level",
     "Mapping",
     "MappingBatch",
+    "as_batch",
+    "as_mapping",
     "format_loop_nest",
     "mapping_from_json",
     "mapping_to_json",
+    "num_slots",
     "to_batch",
 ]
 
 SHARED_LEVELS = ("dram", "global_buffer", "register_file")
 SPLIT_LEVELS = ("dram", "global_buffer", "input_spad", "weight_spad", "psum_spad")
+
+#: Loops above the buffer, at most: those that a found mapping has are the last of them.
+NUM_DRAM_SLOTS = 6
 
 _Loops = tuple[tuple[str, int], ...]
 
@@ -109,16 +125,28 @@ class MappingBatch(NamedTuple):
     depthwise layer calls K is G here, and its K is 1.
     """
 
-    bound: Any  # int32 [T, M]
-    dim: Any  # int32 [T, M], index into LOOPS
-    spatial_x: Any  # int32 [8, M], in the order of LOOPS
-    spatial_y: Any  # int32 [8, M]
-    inner: Any  # int32 [8, M]
-    stride: Any  # int32 [2, M], (width, height)
-    dilation: Any  # int32 [2, M]
+    bound: np.ndarray  # int32 [T, M]
+    dim: np.ndarray  # int32 [T, M], index into LOOPS
+    spatial_x: np.ndarray  # int32 [8, M], in the order of LOOPS
+    spatial_y: np.ndarray  # int32 [8, M]
+    inner: np.ndarray  # int32 [8, M]
+    stride: np.ndarray  # int32 [2, M], (width, height)
+    dilation: np.ndarray  # int32 [2, M]
 
 
-def mapping_from_json(data: Any) -> Mapping:
+class FoundMapping(NamedTuple):
+    """A mapping that a search has found, in the parts that multiply to it."""
+
+    layer: Layer
+    dataflow: str
+    rf_words: int  # size of the register file for which it is the best
+    spread: Spread
+    channels: np.ndarray  # factors of CHANNEL_LOOPS in register file, buffer and DRAM, [3, 3]
+    plane: np.ndarray  # factors of PLANE_LOOPS there, [3, 5]
+    order: str  # of the DRAM loops, outer to inner
+
+
+def mapping_from_json(data: Json) -> Mapping:
     """Build a mapping from its JSON form; unknown keys of a level are ignored.
 
     Raises:
@@ -139,7 +167,7 @@ def mapping_from_json(data: Any) -> Mapping:
     return Mapping(levels)
 
 
-def mapping_to_json(mapping: Mapping) -> list[dict[str, Any]]:
+def mapping_to_json(mapping: Mapping) -> list[dict[str, Json]]:
     """Return the mapping as plain JSON data."""
     return [
         {
@@ -215,5 +243,80 @@ def to_batch(mappings: Sequence[Mapping], layers: Sequence[Layer]) -> tuple[Mapp
     return batch, slots[0]
 
 
-def _loops(data: Any) -> _Loops:
+def num_slots(is_split: bool) -> int:
+    """Return how many loops `as_batch` gives a mapping: DRAM, buffer, and split files' own."""
+    return NUM_DRAM_SLOTS + 8 + (14 if is_split else 0)
+
+
+def as_batch(found: Sequence[FoundMapping], is_split: bool) -> MappingBatch:
+    """Return mappings as NumPy arrays, one column each.
+
+    Args:
+        found: M mappings.
+        is_split: Whether each operand has a register file of its own.
+    """
+    num = len(found)
+    factors = np.ones((3, 8, num), np.int32)  # register file, buffer, DRAM
+    bound = np.ones((num_slots(is_split), num), np.int32)
+    dim = np.zeros(bound.shape, np.int32)
+    channels = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
+    plane = [LOOPS.index(loop) for loop in PLANE_LOOPS]
+    for column, each in enumerate(found):
+        factors[:, channels, column] = each.channels
+        factors[:, plane, column] = each.plane
+        order = [LOOPS.index(loop) for loop in each.order]
+        start = NUM_DRAM_SLOTS - len(order)
+        bound[start:NUM_DRAM_SLOTS, column] = factors[2, order, column]
+        dim[start:NUM_DRAM_SLOTS, column] = order
+        order = [LOOPS.index(loop) for loop in RULES[each.dataflow].global_buffer_order]
+        bound[NUM_DRAM_SLOTS : NUM_DRAM_SLOTS + 8, column] = factors[1, order, column]
+        dim[NUM_DRAM_SLOTS : NUM_DRAM_SLOTS + 8, column] = order
+    if is_split:
+        order = [LOOPS.index(loop) for loop in WEIGHT_SPAD_ORDER]
+        bound[-len(order) :], dim[-len(order) :] = factors[0, order], np.asarray(order)[:, None]
+        factors[0, order] = 1
+    spread = [each.spread for each in found]
+    return MappingBatch(
+        bound=bound,
+        dim=dim,
+        spatial_x=np.asarray([s.x for s in spread], np.int32).reshape(num, 8).T,
+        spatial_y=np.asarray([s.y for s in spread], np.int32).reshape(num, 8).T,
+        inner=factors[0],
+        stride=np.asarray([f.layer.stride for f in found], np.int32).reshape(num, 2).T,
+        dilation=np.asarray([f.layer.dilation for f in found], np.int32).reshape(num, 2).T,
+    )
+
+
+def as_mapping(found: FoundMapping, is_split: bool) -> Mapping:
+    """Return the record of a mapping; a depthwise layer's G is called K."""
+    names = {"G": "K"} if found.layer.kind == "depthwise" else {}
+    values = [
+        dict(zip(CHANNEL_LOOPS, found.channels[level].tolist(), strict=True))
+        | dict(zip(PLANE_LOOPS, found.plane[level].tolist(), strict=True))
+        for level in range(3)
+    ]
+
+    def loops(order: Sequence[str], bounds: dict[str, int]) -> tuple[tuple[str, int], ...]:
+        return tuple((names.get(n, n), bounds[n]) for n in order if bounds[n] > 1)
+
+    levels = [
+        Level(SHARED_LEVELS[0], loops(found.order, values[2])),
+        Level(
+            SHARED_LEVELS[1],
+            loops(RULES[found.dataflow].global_buffer_order, values[1]),
+            loops(LOOPS, dict(zip(LOOPS, found.spread.x, strict=True))),
+            loops(LOOPS, dict(zip(LOOPS, found.spread.y, strict=True))),
+        ),
+    ]
+    if is_split:
+        inner = [loop for loop in LOOPS if loop not in WEIGHT_SPAD_ORDER]
+        orders: list[Sequence[str]] = ["", WEIGHT_SPAD_ORDER, inner]
+        files = zip(SPLIT_LEVELS[2:], orders, strict=True)
+        levels += [Level(name, loops(order, values[0])) for name, order in files]
+    else:
+        levels.append(Level(SHARED_LEVELS[2], loops(LOOPS, values[0])))
+    return Mapping(tuple(levels))
+
+
+def _loops(data: Json) -> _Loops:
     return tuple((str(dim), bound) for dim, bound in data if bound != 1)

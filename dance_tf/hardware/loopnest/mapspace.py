@@ -23,14 +23,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dance_tf.config import MachineConfig
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = [
     "CHANNEL_LOOPS",
     "MAPSPACE_RULES",
-    "OTHER_LOOPS",
+    "PLANE_LOOPS",
     "RULES",
     "WEIGHT_SPAD_ORDER",
+    "Candidates",
     "DataflowRule",
     "Spread",
     "dram_orders",
@@ -43,10 +45,10 @@ __all__ = [
 
 MAPSPACE_RULES = ("strip", "timeloop")
 
-#: The loops in two parts, tilings of which are listed apart: those of channels, which
-#: move no window, and the rest.
+#: The loops in two parts, tilings of which are listed apart: those over channels, and those
+#: over the plane of an image with its batch: output positions and filter taps.
 CHANNEL_LOOPS = "KCG"
-OTHER_LOOPS = "NPQRS"
+PLANE_LOOPS = "NPQRS"
 
 #: Loops of the weight file where register files are split, outer to inner. The input
 #: file has none; the file of partial sums has the rest.
@@ -57,7 +59,7 @@ _INDEX = {name: index for index, name in enumerate(LOOPS)}
 
 @dataclasses.dataclass(frozen=True)
 class DataflowRule:
-    """Where a dataflow lets each loop be tiled; every other factor there is 1."""
+    """Places where a dataflow lets each loop be tiled; every other factor there is 1."""
 
     leading_x: str | None  # loop cut along X
     leading_y: str | None  # along Y; None: all of S
@@ -68,7 +70,7 @@ class DataflowRule:
     dram: str  # loops that may be tiled there, in any order
 
 
-#: Of each dataflow, by name.
+#: Rule of each dataflow, by name.
 RULES = {
     "weight_stationary": DataflowRule("C", "K", "", "G", "CKGRS", "NGKCSRQP", "NGKCPQ"),
     "output_stationary": DataflowRule("P", "Q", "", "", "NGKCPQRS", "NGKQPCSR", "NGKCPQ"),
@@ -92,6 +94,9 @@ _DRAM_ORDERS = (
     "GCNKPQ",
 )
 
+#: Tilings of the plane per chunk: some 100 MB of coefficients.
+_ROWS = 16_384
+
 #: All padding together may add this share of the MACs where copies are chosen.
 _MAX_COPY_PADDING = 1 / 8
 
@@ -108,7 +113,7 @@ class Spread:
 
     @property
     def temporal_bounds(self) -> tuple[int, ...]:
-        """What is left of each loop for the register file, the global buffer and DRAM."""
+        """Rest of each loop's bound, for the register file, the global buffer and DRAM."""
         pairs = zip(self.padded_bounds, self.x, self.y, strict=True)
         return tuple(bound // (x * y) for bound, x, y in pairs)
 
@@ -138,7 +143,7 @@ def spreads(
         copies_y = ""
     cuts_x = _cuts(bounds, allowed.leading_x, pe_x, rule, is_free)
     cuts_y = _cuts(bounds, leading_y, pe_y, rule, is_free)
-    found: dict[tuple, tuple[set, set]] = {}
+    found: dict[tuple[tuple[int, ...], ...], tuple[set[int], set[int]]] = {}
     for (cut_x, sides_x), (cut_y, sides_y) in itertools.product(cuts_x.items(), cuts_y.items()):
         base_x, base_y = [1] * 8, [1] * 8
         base_x[_INDEX[allowed.leading_x or "S"]] = cut_x
@@ -266,6 +271,74 @@ def tilings(
         fits &= sum(tile_words(layer, factors[0] * factors[1] * spatial)) <= global_buffer_words
         factors = factors[:, :, fits]
     return factors[:, [_INDEX[name] for name in loops]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """All mappings of one layer and dataflow, in parts that multiply."""
+
+    layer: Layer
+    dataflow: str
+    spreads: tuple[Spread, ...]
+    channels: tuple[np.ndarray, ...]  # of each spread, [3, 3, n]
+    planes: tuple[np.ndarray, ...]  # of each spread, [3, 5, m]
+    orders: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        layer: Layer,
+        dataflow: str,
+        spreads: Sequence[Spread],
+        machine: MachineConfig,
+        max_rf_words: int,
+    ) -> Candidates:
+        """List the tilings of every spread; spreads that no mapping fits are left out."""
+        kept, channels, planes = [], [], []
+        # Spreads that treat some loops alike share the tilings of those.
+        listed: dict[tuple[str, tuple[tuple[int, int], ...]], np.ndarray] = {}
+
+        def tilings_of(spread: Spread, names: str) -> np.ndarray:
+            loops = [LOOPS.index(name) for name in names]
+            bounds = spread.temporal_bounds
+            key = (names, tuple((bounds[d], spread.x[d] * spread.y[d]) for d in loops))
+            if key not in listed:
+                listed[key] = tilings(
+                    layer,
+                    dataflow,
+                    spread,
+                    names,
+                    rf_words=max_rf_words,
+                    global_buffer_words=machine.global_buffer_words,
+                    is_split=machine.rf_mode == "split",
+                )
+            return listed[key]
+
+        for spread in spreads:
+            channel, plane = tilings_of(spread, CHANNEL_LOOPS), tilings_of(spread, PLANE_LOOPS)
+            if channel.shape[2] and plane.shape[2]:
+                kept.append(spread)
+                channels.append(channel)
+                planes.append(plane)
+        return cls(
+            layer,
+            dataflow,
+            tuple(kept),
+            tuple(channels),
+            tuple(planes),
+            dram_orders(layer, dataflow),
+        )
+
+    def chunks(self) -> Iterator[range]:
+        """Yield ranges of spreads that together have a bounded number of tilings."""
+        start, rows = 0, 0
+        for index, plane in enumerate(self.planes):
+            if rows and rows + plane.shape[2] > _ROWS:
+                yield range(start, index)
+                start, rows = index, 0
+            rows += plane.shape[2]
+        if rows:
+            yield range(start, len(self.planes))
 
 
 def shortage(

@@ -11,16 +11,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.files import Json
 from dance_tf.hardware.loopnest import cost_model
-from dance_tf.hardware.loopnest.access_counts import count_accesses
+from dance_tf.hardware.loopnest.access_counts import AccessCounts
 from dance_tf.hardware.loopnest.fills import OPERANDS
-from dance_tf.hardware.loopnest.mapping import Mapping, mapping_from_json, to_batch
+from dance_tf.hardware.loopnest.mapping import Mapping, mapping_from_json
 from dance_tf.hardware.technology import technology_of
 from dance_tf.structs import DIMENSIONS, Layer
 
@@ -63,7 +64,7 @@ class ReferenceCase:
     walked: dict[str, np.ndarray]  # the same; differs where Timeloop extrapolated
 
 
-def parse_reference(data: Any, where: str) -> list[ReferenceCase]:
+def parse_reference(data: Json, where: str) -> list[ReferenceCase]:
     """Read the cases of a reference file.
 
     Args:
@@ -75,7 +76,7 @@ def parse_reference(data: Any, where: str) -> list[ReferenceCase]:
     return parse_cases(data, where, _case)
 
 
-def parse_cases(data: Any, where: str, parse: Callable[[dict[str, Any]], _Case]) -> list[_Case]:
+def parse_cases(data: Json, where: str, parse: Callable[[dict[str, Json]], _Case]) -> list[_Case]:
     """Read a list of cases, each by `parse`; an error names the file and the case.
 
     Raises:
@@ -95,7 +96,7 @@ def parse_cases(data: Any, where: str, parse: Callable[[dict[str, Any]], _Case])
     return cases
 
 
-def parse_layer(item: dict[str, Any]) -> Layer:
+def parse_layer(item: dict[str, Json]) -> Layer:
     """Return the layer of a case."""
     layer = item["layer"]
     return Layer(
@@ -108,7 +109,7 @@ def parse_layer(item: dict[str, Any]) -> Layer:
     )
 
 
-def parse_mapping(levels: Any, layer: Layer, rf_mode: str) -> Mapping:
+def parse_mapping(levels: Json, layer: Layer, rf_mode: str) -> Mapping:
     """Return a mapping that multiplies out to the layer and bypasses nothing."""
     mapping = mapping_from_json(levels)
     _check_keeps(levels)
@@ -118,7 +119,7 @@ def parse_mapping(levels: Any, layer: Layer, rf_mode: str) -> Mapping:
     return mapping
 
 
-def machine_of_run(array: dict[str, Any], accounting: str) -> MachineConfig:
+def machine_of_run(array: dict[str, Json], accounting: str) -> MachineConfig:
     """Return the machine of a run: the technology of 2020, and no limit on DRAM."""
     for key in ("pe_x", "pe_y", "rf_words", "global_buffer_kib"):
         positive_integer(array, key)
@@ -136,7 +137,7 @@ def machine_of_run(array: dict[str, Any], accounting: str) -> MachineConfig:
     return machine
 
 
-def positive_integer(record: dict[str, Any], key: str) -> int:
+def positive_integer(record: dict[str, Json], key: str) -> int:
     """Return a field that counts something."""
     value = record[key]
     if type(value) is not int or value < 1:
@@ -144,7 +145,7 @@ def positive_integer(record: dict[str, Any], key: str) -> int:
     return value
 
 
-def positive_number(record: dict[str, Any], key: str) -> float:
+def positive_number(record: dict[str, Json], key: str) -> float:
     """Return a field that measures something."""
     value = record[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -152,7 +153,7 @@ def positive_number(record: dict[str, Any], key: str) -> float:
     return float(value)
 
 
-def parse_wires(data: Any, where: str) -> dict[str, np.ndarray]:
+def parse_wires(data: Json, where: str) -> dict[str, np.ndarray]:
     """Read wire energies: case name to pJ, float64 [3], by operand.
 
     Raises:
@@ -175,7 +176,7 @@ def parse_wires(data: Any, where: str) -> dict[str, np.ndarray]:
 
 def validate(
     cases: Sequence[ReferenceCase], wires: dict[str, np.ndarray] | None = None
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the largest relative errors over all cases, as plain JSON data.
 
     Energy, area and cycles are those of the technology `accelergy_2020_45nm` without a
@@ -186,11 +187,16 @@ def validate(
     """
     errors: dict[str, float] = dict.fromkeys(("cycles", "energy", "accesses", "area"), 0.0)
     extrapolated, num_wires = [], 0
-    groups: dict[tuple, list[ReferenceCase]] = {}
+    groups: dict[tuple[MachineConfig, bool], list[ReferenceCase]] = {}
     for case in cases:
         groups.setdefault((case.machine, case.mapping.is_split), []).append(case)
     for (machine, is_split), members in groups.items():
-        counts, found = _evaluate(members, machine, is_split)
+        counts, found = cost_model.cost_of_mappings(
+            [case.mapping for case in members],
+            [case.layer for case in members],
+            machine=machine,
+            **_array_fields(members),
+        )
         wire_pj = _wire_pj(members, counts, machine)
         for m, case in enumerate(members):
             ours = _levels(counts, m, is_split)
@@ -227,7 +233,7 @@ def validate(
                 errors["wires"] = max(errors.get("wires", 0.0), error)
     if wires is not None and not num_wires:
         raise UserError("no case of the reference has an entry among the wires")
-    report: dict[str, Any] = {"num_cases": len(cases), "num_extrapolated": len(extrapolated)}
+    report: dict[str, Json] = {"num_cases": len(cases), "num_extrapolated": len(extrapolated)}
     if wires is not None:
         report["num_wires"] = num_wires
     report |= {f"max_error_{key}": value for key, value in errors.items()}
@@ -237,17 +243,9 @@ def validate(
     }
 
 
-def _evaluate(cases: Sequence[ReferenceCase], machine: MachineConfig, is_split: bool) -> Any:
-    batch, num_dram_slots = to_batch([c.mapping for c in cases], [c.layer for c in cases])
-    counts = count_accesses(
-        batch, num_dram_slots=num_dram_slots, is_split=is_split, accounting=machine.accounting
-    )
-    cost = cost_model.mapping_cost(counts, machine=machine, **_array_fields(cases))
-    numpy = [type(record)(*(np.asarray(field) for field in record)) for record in (counts, cost)]
-    return numpy[0], numpy[1]
-
-
-def _wire_pj(cases: Sequence[ReferenceCase], counts: Any, machine: MachineConfig) -> np.ndarray:
+def _wire_pj(
+    cases: Sequence[ReferenceCase], counts: AccessCounts, machine: MachineConfig
+) -> np.ndarray:
     """Return wire energies, float64 [3, M], from the transfers that the runs counted."""
     reads, updates = counts.global_buffer_reads.copy(), counts.global_buffer_updates.copy()
     for m, case in enumerate(cases):
@@ -268,7 +266,7 @@ def _array_fields(cases: Sequence[ReferenceCase]) -> dict[str, np.ndarray]:
     }
 
 
-def _levels(counts: Any, m: int, is_split: bool) -> dict[str, np.ndarray]:
+def _levels(counts: AccessCounts, m: int, is_split: bool) -> dict[str, np.ndarray]:
     """Return our counts of mapping m as the reference has them: level to [3, 4]."""
     levels: dict[str, np.ndarray] = {}
     for o, operand in enumerate(OPERANDS):
@@ -281,14 +279,14 @@ def _levels(counts: Any, m: int, is_split: bool) -> dict[str, np.ndarray]:
     return levels
 
 
-def relative_error(ours: Any, expected: Any) -> float:
+def relative_error(ours: np.ndarray | float, expected: np.ndarray | float) -> float:
     """Return the largest relative error; where 0 is expected, the error is absolute."""
     ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
     scale = np.where(expected == 0, 1.0, np.abs(expected))
     return float(np.max(np.abs(ours - expected) / scale))
 
 
-def _case(item: dict[str, Any]) -> ReferenceCase:
+def _case(item: dict[str, Json]) -> ReferenceCase:
     array, expected = item["accelerator"], item["expected"]
     record = parse_layer(item)
     mapping = parse_mapping(item["mapping"], record, array["rf_mode"])
@@ -325,7 +323,7 @@ def _counts(accesses: dict[str, dict[str, float]]) -> np.ndarray:
     return rows
 
 
-def _check_keeps(levels: list[dict[str, Any]]) -> None:
+def _check_keeps(levels: list[dict[str, Json]]) -> None:
     """Refuse mappings that bypass a level: all operands are kept at all levels here."""
     kept = {file: {operand} for operand, file in _FILES.items()}
     for level in levels:
@@ -334,7 +332,7 @@ def _check_keeps(levels: list[dict[str, Any]]) -> None:
             raise UserError(f"{level['level']} keeps {level['keeps']}: bypassing is not modelled")
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: Json) -> tuple[int, int]:
     """Return (width, height) of one number for both, or of two."""
     if isinstance(value, list | tuple):
         width, height = value

@@ -201,7 +201,7 @@ def test_each_fact_is_fetched_at_least_once(counted):
 
 
 def test_mac_energy_does_not_depend_on_the_array():
-    """A table's MAC figure is what is charged, whatever the number of PEs (A9)."""
+    """A table's MAC figure is what is charged, whatever the number of PEs."""
     layer = {"type": "conv", "stride": 1, "dilation": 1}
     layer |= {"N": 1, "K": 4, "C": 3, "P": 8, "Q": 8, "R": 3, "S": 3}
     empty = {"temporal": [], "spatial_x": [], "spatial_y": []}

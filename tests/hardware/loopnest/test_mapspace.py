@@ -10,7 +10,7 @@ import pytest
 from dance_tf.hardware.loopnest.mapspace import (
     CHANNEL_LOOPS,
     MAPSPACE_RULES,
-    OTHER_LOOPS,
+    PLANE_LOOPS,
     RULES,
     dram_orders,
     shortage,
@@ -137,7 +137,7 @@ def test_each_rule_names_every_loop_once():
 
 
 def test_strips_over_ragged_edges():
-    """The fewest strips, all of one width; the layer is padded to whole strips (A1)."""
+    """The fewest strips, all of one width; the layer is padded to whole strips."""
     layer = plain.to_layer(
         dict.fromkeys(DIMENSIONS, 1) | {"K": 10, "C": 5, "type": "conv", "stride": 1, "dilation": 1}
     )
@@ -152,11 +152,11 @@ def test_strips_over_ragged_edges():
 def _is_there_a_mapping(layer, dataflow, side, rf_words, global_buffer_words, is_split):
     """Look at every pair of tilings of the channels and of the other loops."""
     capacities = {"rf_words": rf_words, "global_buffer_words": global_buffer_words}
-    names = [LOOPS.index(name) for name in CHANNEL_LOOPS + OTHER_LOOPS]
+    names = [LOOPS.index(name) for name in CHANNEL_LOOPS + PLANE_LOOPS]
     for spread in spreads(layer, dataflow, [side], [side]):
         parts = [
             tilings(layer, dataflow, spread, loops, **capacities, is_split=is_split)
-            for loops in (CHANNEL_LOOPS, OTHER_LOOPS)
+            for loops in (CHANNEL_LOOPS, PLANE_LOOPS)
         ]
         num = [part.shape[2] for part in parts]
         factors = np.ones((3, 8, *num), np.int64)

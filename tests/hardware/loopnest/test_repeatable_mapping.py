@@ -1,4 +1,4 @@
-"""The best mapping is one and the same however often it is asked for, and none is better (A11)."""
+"""The best mapping is one and the same however often it is asked for, and none is better."""
 
 from __future__ import annotations
 

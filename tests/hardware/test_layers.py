@@ -1,14 +1,13 @@
-"""Layers as records and arrays."""
+"""Layers as records."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from dance_tf.errors import UserError
-from dance_tf.hardware.layers import conv, dense, depthwise, layer_key, to_workload
+from dance_tf.hardware.layers import conv, dense, depthwise, layer_key
 
 LAYERS = [
     conv("a", in_channels=3, out_channels=8, output_size=5, kernel=3, stride=2),
@@ -19,17 +18,8 @@ LAYERS = [
 
 def test_multiply_accumulates():
     assert [layer.macs for layer in LAYERS] == [8 * 3 * 25 * 9, 6 * 16 * 25, 12 * 7]
-    # A depthwise layer has one filter per channel (A5): not channels squared.
+    # A depthwise layer has one filter per channel: not channels squared.
     assert depthwise("d", channels=8, output_size=16, kernel=3).macs == 18432
-
-
-def test_arrays():
-    workload = to_workload(LAYERS)
-    np.testing.assert_array_equal(workload.dims[0], [1, 8, 3, 5, 5, 3, 3])
-    np.testing.assert_array_equal(workload.groups, [1, 6, 1])
-    np.testing.assert_array_equal(workload.stride, [[2, 2], [1, 1], [1, 1]])
-    empty = to_workload([])
-    assert empty.dims.shape == (0, 7) and empty.stride.shape == (0, 2)
 
 
 def test_the_key_holds_all_but_the_name():

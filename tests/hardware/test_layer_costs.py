@@ -6,8 +6,8 @@ import pytest
 
 from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
+from dance_tf.hardware.layer_costs import area_by_component_um2, break_down
 from dance_tf.hardware.layers import conv, dense, depthwise
-from dance_tf.hardware.loopnest.breakdown import area_by_component_um2, break_down
 from dance_tf.hardware.loopnest.cost_model import BOUNDS, accelerator_area_um2
 from dance_tf.structs import Accelerator
 from tests import reference
