@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from dance_tf.supernet.mixed_op import MixedOp
+from dance_tf.supernet.blocks import MixedOp
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.sgd import RowSGD
 from dance_tf.supernet.supernet import SUPERNETS, Supernet

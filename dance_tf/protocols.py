@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from dance_tf.structs import (
     Accelerators,
     Architecture,
@@ -47,14 +49,21 @@ class SearchSpace(Protocol):
         """Number of searchable blocks, D."""
 
     @property
+    def num_ops(self) -> int:
+        """O."""
+
+    @property
     def op_mask(self) -> np.ndarray:
-        """Mask of the candidate ops that each block has, bool [D, O]."""
+        """True for the candidate ops that each block has, bool [D, O]."""
 
     def fixed_layers(self) -> tuple[Layer, ...]:
         """Return the layers that every network has."""
 
     def op_layers(self, block_index: int, op_name: str) -> tuple[Layer, ...]:
         """Return the layers of one candidate op at one block."""
+
+    def sample(self, num: int, seed: int) -> np.ndarray:
+        """Draw op indices, int32 [num, D], uniformly over the networks of the space."""
 
     def validate(self, architecture: Architecture) -> Architecture:
         """Return the architecture, or raise UserError."""

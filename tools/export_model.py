@@ -139,7 +139,8 @@ def _export_evaluator(path: str) -> dict[str, Json]:
 
     common.load_tensorflow()
     from dance_tf.evaluator.neural import NeuralEvaluator
-    from dance_tf.export import networks, serving
+    from dance_tf.export import serving
+    from dance_tf.export.evaluator import export_evaluator
 
     if _VERSION.value is not None:
         serving.check_version(_VERSION.value)
@@ -149,13 +150,11 @@ def _export_evaluator(path: str) -> dict[str, Json]:
 
         return export_evaluator_tflite(evaluator, folder)
     if targets != ["serving_dir"]:
-        return networks.export_evaluator(evaluator, folder, _VERSION.value)
+        return export_evaluator(evaluator, folder, _VERSION.value)
     from dance_tf.export.serving import MODEL_NAME, write_server_files
 
     exact = _exact(evaluator) if _EXACT.value else None
-    report = networks.export_evaluator(
-        evaluator, os.path.join(folder, MODEL_NAME), _VERSION.value, exact
-    )
+    report = export_evaluator(evaluator, os.path.join(folder, MODEL_NAME), _VERSION.value, exact)
     return {**report, "files": write_server_files(folder)}
 
 

@@ -1,1 +1,1 @@
-"""Images: embedded digits, TensorFlow Datasets, and what prepared data hold."""
+"""Images: embedded digits, TensorFlow Datasets, and checks of prepared data."""

@@ -1,6 +1,6 @@
-"""What is in a data set's images: their range of values, and classes that have none.
+"""Contents of a data set's images: their range of values, and classes without an image.
 
-What is odd comes back as lines for whoever uses the data.
+Oddities are returned as lines for the user of the data.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ USUAL_RANGES = {
 
 
 def source_range(dtype: str, low: float, high: float) -> tuple[float, float]:
-    """Return the stored values that are black and white, given what is there.
+    """Return the stored values that are black and white, given the least and the largest.
 
-    That is a usual range of the type of which the values take more than a half, or the
-    range of the values: a camera of 12 bits leaves most of 16 empty, and a mask of zeros
-    and ones nearly all of 8.
+    They are the ends of the usual range of the type, if the values take more than a half of
+    it, and else of the values themselves: a camera of 12 bits leaves most of 16 empty, and a
+    mask of zeros and ones nearly all of 8.
 
     Args:
-        dtype: A key of USUAL_RANGES.
+        dtype: Key of USUAL_RANGES.
         low: Least value of the train split.
-        high: Largest value.
+        high: Largest value of the train split.
     """
     for usual in USUAL_RANGES[dtype]:
         if usual[0] <= low and high <= usual[1] and 2 * (high - low) > usual[1] - usual[0]:
@@ -52,8 +52,8 @@ def value_range(name: str, images: tf.data.Dataset) -> tuple[tuple[float, float]
     """Return the stored values that become 0 and 1, and a line where they are not usual ones.
 
     Args:
-        name: Of the data set.
-        images: Those of its train split, [H, W, C] of a type in USUAL_RANGES.
+        name: Name of the data set.
+        images: Images of its train split, [H, W, C] of a type in USUAL_RANGES.
     Raises:
         UserError: If all pixels are the same, or one is no finite number.
     """
@@ -124,11 +124,11 @@ def absent_classes(
 
 
 def lost_levels(name: str, histogram: np.ndarray, values: tuple[float, float]) -> list[str]:
-    """Return a line where a few far-off values leave the others hardly any grey levels.
+    """Return a line where a few far-off values leave hardly any grey levels to the rest.
 
     Args:
-        name: Of the data set.
-        histogram: int [256], pixels at each level.
+        name: Name of the data set.
+        histogram: Number of pixels at each level, int [256].
         values: Stored values that became the first and the last level.
     """
     share = histogram.cumsum() / histogram.sum()

@@ -1,4 +1,4 @@
-"""Where images come from: the embedded digits, or any TFDS image-classification data set.
+"""Images for a search: the embedded digits, or any TFDS image-classification data set.
 
 The only user of tensorflow_datasets, beside the label data set. Prepared data is read from
 its folder alone, without the data set's code, and nothing is ever downloaded but by `prepare`.
@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,7 @@ from dance_tf.data.contents import absent_classes, beyond_range, lost_levels, va
 from dance_tf.data.images import (
     ArrayImages,
     Augmentation,
+    ImageAttributes,
     StreamedImages,
     describe_input,
     digits,
@@ -35,6 +36,11 @@ from dance_tf.errors import UserError
 from dance_tf.protocols import ImageDataset
 from dance_tf.run.folder_lock import owned
 from dance_tf.run.installation import tool_command
+
+if TYPE_CHECKING:
+    from typing import Unpack  # Python 3.11
+
+    import tensorflow_datasets as tfds
 
 __all__ = [
     "MAX_BYTES_IN_MEMORY",
@@ -48,14 +54,14 @@ __all__ = [
 #: A larger data set is read from its files at every pass.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 
-# Data sets whose mirrored images are as good as the others; never digits or letters.
+# Data sets whose images may be mirrored; never digits or letters.
 _MIRRORED = {
     *("caltech101", "cars196", "cats_vs_dogs", "cifar10", "cifar100", "food101"),
     *("imagenet2012", "imagenet_resized", "imagenette", "imagewang", "oxford_flowers102"),
     *("oxford_iiit_pet", "places365_small", "stanford_dogs", "stl10", "tf_flowers"),
 }
 
-# Of the fixed hold-outs: the same in all experiments.
+# Seeds of the fixed hold-outs, the same in all experiments.
 _TEST_SEED, _ARCHITECTURE_SEED = 1, 2
 
 
@@ -74,11 +80,20 @@ def load_images(
     an eighth of their size, and mirrored where that keeps their class. Of the digits, a
     fixed fifth of every class is `test`.
 
+    >>> import dance_tf
+    >>> images = dance_tf.load_images(dance_tf.preset("digits").data, input_size=16)
+    >>> [images.num_images(split) for split in ("train", "architecture", "test")]
+    [1150, 287, 360]
+    >>> batch, labels = next(iter(images.split("train", batch_size=32, seed=0)))
+    >>> batch.shape
+    TensorShape([32, 16, 16, 3])
+
     Args:
         config: Name, folder and held-out part.
         input_size: Height and width of the images.
         image_channels: 3, or 1 for grey.
-        max_bytes_in_memory: Decoded images beyond it are read anew at every pass.
+        max_bytes_in_memory: Bytes of decoded images beyond which they are read anew at every
+            pass.
     Raises:
         UserError: If the data set is unknown, missing, damaged or of another kind.
     """
@@ -149,7 +164,7 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
             warnings += beyond_range(name, sources["test"], stored(sources["test"]), values)
     image_shape = (size, size, channels)
     source_shape = builder.info.features[image_key].shape
-    attributes = {
+    attributes: ImageAttributes = {
         "name": name,
         "num_classes": len(class_names),
         "augmentation": _augmentation(prepared.parse_name(name)[0], size),
@@ -197,7 +212,11 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
     return _in_memory(splits, config, warnings=tuple(warnings), **attributes)
 
 
-def _in_memory(splits: dict[str, Any], config: DataConfig, **attributes: Any) -> ImageDataset:
+def _in_memory(
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    config: DataConfig,
+    **attributes: Unpack[ImageAttributes],
+) -> ImageDataset:
     images, labels = splits["train"]
     is_held_out = _held_out(labels, config)
     return ArrayImages(
@@ -227,7 +246,7 @@ def _augmentation(dataset: str, size: int) -> Augmentation:
 # TFDS.
 
 
-def open_prepared(folder: Path) -> Any:
+def open_prepared(folder: Path) -> tfds.core.DatasetBuilder:
     """Return the TFDS builder of a prepared data set, once its files are all there.
 
     Raises:
@@ -258,7 +277,7 @@ def open_prepared(folder: Path) -> Any:
     return builder
 
 
-def _feature_keys(name: str, builder: Any) -> tuple[str, str]:
+def _feature_keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     """Return the names of the image and of its class among the features."""
     import tensorflow_datasets as tfds
 
@@ -268,7 +287,7 @@ def _feature_keys(name: str, builder: Any) -> tuple[str, str]:
     labels = [
         k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel) and f.num_classes
     ]
-    # Of several, those that TFDS itself calls input and target.
+    # Among several, those that TFDS itself calls input and target.
     keys = builder.info.supervised_keys or ()
     image = next((k for k in keys if k in images), images[0] if len(images) == 1 else None)
     label = next((k for k in keys if k in labels), labels[0] if len(labels) == 1 else None)
@@ -290,7 +309,7 @@ def _feature_keys(name: str, builder: Any) -> tuple[str, str]:
     return image, label
 
 
-def _test_source(name: str, builder: Any, label_key: str) -> str:
+def _test_source(name: str, builder: tfds.core.DatasetBuilder, label_key: str) -> str:
     """Return the data set's own split to test on; the test split may lack labels."""
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     for own in ("test", "validation") if sizes.get("train") else ():
@@ -305,7 +324,7 @@ def _test_source(name: str, builder: Any, label_key: str) -> str:
     )
 
 
-def _examples(builder: Any, split: str, *keys: str) -> tf.data.Dataset:
+def _examples(builder: tfds.core.DatasetBuilder, split: str, *keys: str) -> tf.data.Dataset:
     """Return the examples of a split in the order of its files, with these features only."""
     import tensorflow_datasets as tfds
 
@@ -318,7 +337,7 @@ def _examples(builder: Any, split: str, *keys: str) -> tf.data.Dataset:
 
 
 @contextlib.contextmanager
-def _naming_damage(builder: Any, split: str) -> Iterator[None]:
+def _naming_damage(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[None]:
     """Turn TensorFlow's errors about a split's content into one that names the file."""
     try:
         yield

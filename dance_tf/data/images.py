@@ -6,19 +6,24 @@ Axes: B images; H, W, C height, width and channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.structs import InputDescription
+
+if TYPE_CHECKING:
+    from typing import Unpack  # Python 3.11
 
 __all__ = [
     "BYTE_RANGE",
     "SPLITS",
     "ArrayImages",
     "Augmentation",
+    "ImageAttributes",
     "StreamedImages",
     "describe_input",
     "digits",
@@ -26,7 +31,7 @@ __all__ = [
     "resize",
 ]
 
-#: Of the images that are kept: bytes.
+#: Range of the images that are kept: bytes.
 BYTE_RANGE = (0.0, 255.0)
 
 #: The splits of every data set; the position is part of the random stream.
@@ -40,6 +45,21 @@ class Augmentation(NamedTuple):
     use_flip: bool
 
 
+class _Identity(TypedDict):
+    name: str
+    num_classes: int
+    augmentation: Augmentation
+    split_sources: Mapping[str, str]
+
+
+class ImageAttributes(_Identity, total=False):
+    """Attributes that in-memory and streamed images have in common; see `_Images`."""
+
+    folder: str | None
+    input_description: InputDescription | None
+    warnings: tuple[str, ...]
+
+
 class _Epoch(NamedTuple):
     """Everything random about one pass over a split, drawn before it starts."""
 
@@ -50,16 +70,17 @@ class _Epoch(NamedTuple):
 
 
 class _Images:
-    """What in-memory and streamed images share: the dance_tf.protocols.ImageDataset.
+    """Common part of in-memory and streamed images: the dance_tf.protocols.ImageDataset.
 
     Attributes:
         name: Name of the data set.
-        num_classes: Labels are below it.
+        num_classes: Number of classes; labels are below it.
         image_shape: (H, W, C).
-        split_sources: Of each split, the name of the data set's own split behind it.
+        augmentation: Random changes of training images.
+        split_sources: Name of the data set's own split behind each split.
         folder: Absolute path of the files that were read, or None.
-        input_description: From stored images to what a network is fed.
-        warnings: Lines about the data that whoever uses them should read.
+        input_description: Way from stored images to the images that a network is fed.
+        warnings: Lines about the data for its users.
     """
 
     #: Images shuffled among each other; None: all of a split.
@@ -106,9 +127,9 @@ class _Images:
 
         Args:
             name: "train", "architecture" or "test".
-            batch_size: Images per batch.
-            seed: Shuffle and augment by it and drop the incomplete last batch; give each
-                epoch its own. None: in order, untouched, complete.
+            batch_size: Number of images of a batch.
+            seed: Seed of the order and of the augmentation, one for each epoch; the
+                incomplete last batch is dropped. None: in order, untouched, complete.
         Raises:
             UserError: If there is no such split, or it does not fill one batch.
         """
@@ -164,9 +185,16 @@ class ArrayImages(_Images):
     """Images in memory."""
 
     def __init__(
-        self, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], **attributes: Any
+        self,
+        splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        **attributes: Unpack[ImageAttributes],
     ) -> None:
-        """Keep uint8 [B, H, W, C] and int32 [B] of each split; the rest as in `_Images`."""
+        """Keep images in memory.
+
+        Args:
+            splits: Images, uint8 [B, H, W, C], and labels, int32 [B], of each split.
+            **attributes: Attributes of all images; see `ImageAttributes`.
+        """
         super().__init__(image_shape=splits["train"][0].shape[1:], **attributes)
         with tf.device("CPU:0"):
             self._arrays = {
@@ -210,18 +238,20 @@ class StreamedImages(_Images):
         *,
         is_held_out: np.ndarray,
         num_test: int,
-        **attributes: Any,
+        image_shape: tuple[int, int, int],
+        **attributes: Unpack[ImageAttributes],
     ) -> None:
-        """Stream what `read` returns.
+        """Stream images from their files.
 
         Args:
-            read: From "train" or "test" to a dataset of (uint8 [H, W, C], int32 []),
-                always in the same order; the data set's own split is its business.
-            is_held_out: bool [B], which of its train images are the architecture split.
-            num_test: Number of its test images.
-            **attributes: As in `_Images`.
+            read: Function from "train" or "test" to a dataset of (uint8 [H, W, C],
+                int32 []), always in the same order.
+            is_held_out: Mask of the train images that are the architecture split, bool [B].
+            num_test: Number of test images.
+            image_shape: (H, W, C).
+            **attributes: Attributes of all images; see `ImageAttributes`.
         """
-        super().__init__(**attributes)
+        super().__init__(image_shape=image_shape, **attributes)
         self._read = read
         self._is_held_out = is_held_out
         self._sizes = {
@@ -260,11 +290,11 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     Of a class with n images, round(fraction * n) are chosen, but never all.
 
     Args:
-        labels: int [B].
-        fraction: Between 0 and 1.
-        seed: Of the choice; no experiment's seed, so that all experiments agree.
+        labels: Labels, int [B].
+        fraction: Part of each class, between 0 and 1.
+        seed: Seed of the choice; no experiment's seed, so that all experiments agree.
     Returns:
-        bool [B], True for the chosen ones.
+        Mask of the chosen images, bool [B].
     """
     random = np.random.RandomState(seed)
     is_chosen = np.zeros(len(labels), bool)
@@ -284,7 +314,7 @@ def digits(size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn import datasets  # Takes a second to import.
 
     bunch = datasets.load_digits()
-    # Their 17 grey levels to 0..255.
+    # 17 grey levels become 0..255.
     grey = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
     return resize(grey, size, channels).numpy(), bunch.target.astype(np.int32)
 
@@ -295,13 +325,13 @@ def describe_input(
     values: tuple[float, float],
     class_names: tuple[str, ...] | None = None,
 ) -> InputDescription:
-    """Describe what `resize` and `split` make of stored images.
+    """Describe the way of stored images through `resize` and `split`.
 
     Args:
         image_shape: (H, W, C) of the result.
-        source_shape: (H, W, C) of stored images, None where it is not the same for all.
-        values: The stored values that become 0 and 1.
-        class_names: In the order of the labels.
+        source_shape: (H, W, C) of stored images, None where they differ.
+        values: Stored values that become 0 and 1.
+        class_names: Names of the classes in the order of the labels.
     """
     height, width, channels = image_shape
     source_height, source_width, source_channels = source_shape
@@ -334,7 +364,7 @@ def describe_input(
 
 
 def resize(
-    images: Any, size: int, channels: int, values: tuple[float, float] | None = None
+    images: ArrayLike, size: int, channels: int, values: tuple[float, float] | None = None
 ) -> tf.Tensor:
     """Bring images to size x size pixels of bytes.
 
@@ -345,9 +375,9 @@ def resize(
     Args:
         images: Numbers [..., H, W, C] with 1, 3 or 4 channels.
         size: Height and width of the result.
-        channels: 1 or 3.
-        values: What becomes 0 and 255; what lies beyond becomes that too. None: the ends
-            of an unsigned type.
+        channels: Channels of the result, 1 or 3.
+        values: Values that become 0 and 255, as do those beyond them. None: the ends of an
+            unsigned type.
     Returns:
         uint8 [..., size, size, channels].
     """

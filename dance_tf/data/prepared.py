@@ -1,4 +1,4 @@
-"""Files of prepared TFDS data sets: find, count and check them, without TFDS itself.
+"""Files of prepared TFDS data sets, found, counted and checked without TFDS itself.
 
 The layout is DATA_DIR/NAME[/CONFIG]/VERSION for data and DATA_DIR/downloads for
 archives.
@@ -21,13 +21,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from dance_tf.errors import UserError
 from dance_tf.files import local_path
 
 __all__ = [
     "Prepared",
+    "UrlInfo",
     "check_downloads",
     "count_records",
     "describe_folder",
@@ -42,10 +43,17 @@ __all__ = [
 
 
 class Prepared(NamedTuple):
-    """A prepared data set."""
+    """Folder and sizes of a prepared data set."""
 
     folder: str  # absolute
-    num_images: dict[str, int]  # of each of its own splits
+    num_images: dict[str, int]  # by the data set's own splits
+
+
+class UrlInfo(Protocol):
+    """Published size and checksum of an archive, as TFDS records them."""
+
+    size: int
+    checksum: str  # SHA-256
 
 
 _NAME = re.compile(r"(\w+)(?:/([\w.-]+))?(?:[:/](\d+\.\d+\.\d+))?")
@@ -122,7 +130,7 @@ def _holds_data_set(root: Path) -> bool:
 
 
 def describe_folder(data_dir: str) -> str:
-    """Return what is in a folder, to end a sentence that begins with its path."""
+    """Return the contents of a folder, to end a sentence that begins with its path."""
     if not os.path.isdir(data_dir):
         return "is no folder"
     names = list_prepared(data_dir)
@@ -133,7 +141,7 @@ def describe_folder(data_dir: str) -> str:
 
 
 def path_hint(name: str) -> str:
-    """Return what to write in place of a path, where a data set's name was wanted."""
+    """Return flags to write in place of a path, where a data set's name was wanted."""
     if not (set("/\\~") & set(name) or os.path.exists(name)):
         return ""
     path = Path(os.path.abspath(os.path.expanduser(name)))
@@ -161,7 +169,7 @@ def count_records(path: str | os.PathLike) -> tuple[int, str]:
     """Count the records of a TFRecord file, reading their lengths only.
 
     Returns:
-        The number of whole records, and what is wrong with the file or "".
+        The number of whole records, and the damage of the file or "".
     """
     count, position = 0, 0
     try:
@@ -181,17 +189,17 @@ def count_records(path: str | os.PathLike) -> tuple[int, str]:
     return count, ""
 
 
-def check_downloads(dataset: str, downloads: Path, url_infos: Mapping[str, Any] | None) -> None:
-    """Look at what TFDS is about to download, or believes it has.
+def check_downloads(dataset: str, downloads: Path, url_infos: Mapping[str, UrlInfo] | None) -> None:
+    """Check the archives that TFDS has, and that servers of missing ones can be reached.
 
-    TFDS believes in an archive by its file's name, which holds the checksum that the
-    content should have, and so accepts an HTML notice or half an archive there. And it
-    tries ten times over minutes to reach a server that is out of reach.
+    TFDS trusts an archive by its file's name, which holds the checksum that the content
+    should have, and so accepts an HTML notice or half an archive there. And it tries ten
+    times over minutes to reach a server that is out of reach.
 
     Args:
         dataset: Name of the data set.
         downloads: Folder of archives.
-        url_infos: Of each URL the expected `size` and sha256 `checksum`.
+        url_infos: Published size and checksum of each URL.
     Raises:
         UserError: If there was a wrong archive, which is renamed to end in ".wrong"; or
             if archives are missing and no server can be reached.
@@ -222,9 +230,9 @@ def check_downloads(dataset: str, downloads: Path, url_infos: Mapping[str, Any] 
 
 
 def _archives(dataset: str, downloads: Path, url: str, checksum: str) -> list[Path]:
-    """Return the downloaded files of a URL: TFDS names them by the checksum of the content.
+    """Return the downloaded files of a URL.
 
-    Or by that of the URL, where it did not know the content's.
+    TFDS names them by the checksum of the content or, where it did not know that, of the URL.
     """
     paths: list[Path] = []
     for digest in (checksum, hashlib.sha256(url.encode()).hexdigest()):
@@ -247,8 +255,8 @@ def _unreachable(url: str) -> str:
         return str(error) or type(error).__name__
 
 
-def describe_mismatch(path: Path, expected: Any) -> str:
-    """Return how a file differs from its expected `size` and `checksum`, or ""."""
+def describe_mismatch(path: Path, expected: UrlInfo) -> str:
+    """Return the difference of a file from its published size and checksum, or ""."""
     size, sha256, start = 0, hashlib.sha256(), b""
     with open(path, "rb") as file:
         while chunk := file.read(2**20):

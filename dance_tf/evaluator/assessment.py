@@ -1,10 +1,14 @@
-"""How good an evaluator is, measured against the exact table on fresh architectures."""
+"""Quality of an evaluator on fresh architectures, measured against the exact table.
+
+Three things count: whether its accelerator is as good as the exact best one (regret),
+whether its metrics are right (error), and whether its gradient points where the exact
+one does (cosine).
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,55 +21,63 @@ from dance_tf.evaluator.dataset import (
     sample_mixtures,
     sample_one_hot,
 )
-from dance_tf.evaluator.domain import Answers, collect_answers, in_chunks, relative_errors
 from dance_tf.evaluator.exact import ExactEvaluator
-from dance_tf.evaluator.trust import assess_trust
+from dance_tf.evaluator.neural import NeuralEvaluator
+from dance_tf.evaluator.trust import (
+    Answers,
+    assess_trust,
+    collect_answers,
+    in_chunks,
+    relative_errors,
+)
+from dance_tf.files import Json
 from dance_tf.hardware.accelerator import HEADS
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import objective_values
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.structs import METRICS, Evaluation
 
 __all__ = ["Evaluate", "evaluate_evaluator", "gradient_agreement", "logit_gradients"]
 
-#: Mixture weights [B, D, O] and objective vectors [B, 4] to what is said of them.
-Evaluate = Callable[[Any, Any], Evaluation]
+#: Function from mixture weights [B, D, O] and objective vectors [B, 4] to an Evaluation.
+Evaluate = Callable[[tf.Tensor, tf.Tensor], Evaluation]
 
-# The soft minimum goes over all accelerators: floats [chunk, A, 3] several times.
-_SOFT_CHUNK = 64
+# Rows of the soft minimum at once, which holds floats [rows, A, 3] several times.
+_SOFT_ROWS = 64
 
 
 def gradient_agreement(
     evaluate: Evaluate,
-    table: Any,
+    table: CostTable,
     mixture_weights: np.ndarray,
     objective_vectors: np.ndarray,
     *,
     evaluate_softly: Evaluate | None = None,
     softmin_temperature: float = 0.01,
     num_soft_minimum: int | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Json]:
     """Return quantiles of the cosine between gradients of log objective in the logits.
 
-    The gradient in the weights goes through the softmax that made them. A one-hot
-    architecture's softmax lets nothing through; there it is that of equal logits, as in
-    straight-through estimators. Architectures without a gradient are left out.
+    The gradient in the weights goes through the softmax that made them. The softmax of a
+    one-hot architecture lets nothing through; in its place stands that of equal logits, as
+    in straight-through estimators. Architectures without a gradient are left out.
 
     Args:
-        evaluate: The evaluator's; its gradient is compared.
+        evaluate: Evaluation whose gradient is compared.
+        table: Exact costs.
+        mixture_weights: Architectures, one-hot or soft, float32 [B, D, O].
+        objective_vectors: Objectives, float32 [B, 4].
         evaluate_softly: The evaluator's soft minimum; None if it has no other mode.
-        table: hardware.cost_table.CostTable.
-        mixture_weights: float32 [B, D, O], one-hot or soft.
-        objective_vectors: float32 [B, 4].
-        softmin_temperature: Of the exact evaluator.
-        num_soft_minimum: Compare only so many of the architectures with the soft minimum,
-            whose gradient takes milliseconds each; None: all.
+        softmin_temperature: Temperature of the exact evaluator.
+        num_soft_minimum: Number of architectures compared with the soft minimum, whose
+            gradient takes milliseconds each; None: all.
     Returns:
         For `hard_minimum`, `soft_minimum` and `default_with_soft_minimum`: `num` compared,
         `median`, `p10`, `p1`.
     """
     soft_minimum = ExactEvaluator(table, softmin_temperature).evaluate
 
-    def hard_minimum(weights: Any, vectors: Any) -> Evaluation:
+    def hard_minimum(weights: tf.Tensor, vectors: tf.Tensor) -> Evaluation:
         best = best_accelerators(table, tf.stop_gradient(weights), vectors).accelerator_index
         return Evaluation(table.metrics_at(weights, best), best)
 
@@ -74,7 +86,7 @@ def gradient_agreement(
         return in_chunks(lambda w, v: (logit_gradients(of, table, w, v),), *rows, **size)[0]
 
     def softly(of: Evaluate) -> np.ndarray:
-        return gradients(of, num_soft_minimum, size=_SOFT_CHUNK)
+        return gradients(of, num_soft_minimum, size=_SOFT_ROWS)
 
     ours, exact_soft = gradients(evaluate), softly(soft_minimum)
     ours_softly = ours[:num_soft_minimum] if evaluate_softly is None else softly(evaluate_softly)
@@ -86,7 +98,10 @@ def gradient_agreement(
 
 
 def logit_gradients(
-    evaluate: Evaluate, table: Any, mixture_weights: np.ndarray, objective_vectors: np.ndarray
+    evaluate: Evaluate,
+    table: CostTable,
+    mixture_weights: np.ndarray,
+    objective_vectors: np.ndarray,
 ) -> np.ndarray:
     """Return the gradient of log objective in the logits, float64 [B, D * O]."""
     weights = tf.constant(mixture_weights)
@@ -103,7 +118,7 @@ def logit_gradients(
     return (softmax * (gradient - mean)).reshape(len(mixture_weights), -1)
 
 
-def _cosines(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+def _cosines(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Json]:
     """Return quantiles of the cosine between the rows of two matrices."""
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     has_gradient = norms > 0
@@ -125,14 +140,14 @@ _ARCHITECTURES: dict[str, Callable[..., np.ndarray]] = {
 
 
 def evaluate_evaluator(
-    evaluator: Any,
-    table: Any,
+    evaluator: ExactEvaluator | NeuralEvaluator,
+    table: CostTable,
     num_architectures: int,
     seed: int,
     *,
     softmin_temperature: float = 0.01,
     num_soft_minimum: int = 500,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Measure an evaluator, neural or exact.
 
     For one-hot and for soft architectures, and for each kind of objective:
@@ -145,23 +160,24 @@ def evaluate_evaluator(
 
     Beside these the relative error at random accelerators, and the cosine between this
     evaluator's gradient and the exact ones, over random objectives; see
-    gradient_agreement. Under `trust`: how often large errors are flagged, on queries like
-    those of the training and on others; see trust_assessment.
+    `gradient_agreement`. Under `trust`: how often large errors are flagged, on queries like
+    those of the training and on others; see `assess_trust`.
 
     Args:
-        evaluator: An evaluator with `evaluate`, `estimate` and `trust`.
-        table: hardware.cost_table.CostTable.
-        num_architectures: Of each kind, and of each group under `trust`.
-        seed: Of the draws.
-        softmin_temperature: Of the exact evaluator compared with.
-        num_soft_minimum: Architectures of each kind whose gradient is compared with the
-            exact evaluator's, at the most; all are compared with that of the hard minimum.
+        evaluator: Evaluator to be judged.
+        table: Exact costs.
+        num_architectures: Number of architectures of each kind, and of queries of each
+            group under `trust`.
+        seed: Seed of the draws.
+        softmin_temperature: Temperature of the exact evaluator compared with.
+        num_soft_minimum: Number of architectures of each kind whose gradient is compared
+            with the exact evaluator's; all are compared with that of the hard minimum.
     Returns:
         JSON data; errors and regrets are fractions, not percent.
     """
     if num_architectures < 1:
         raise UserError(f"num_architectures is {num_architectures}, not positive")
-    report: dict[str, Any] = {
+    report: dict[str, Json] = {
         "evaluator": evaluator.kind,
         "space": table.space.name,
         "content_hash": table.content_hash,
@@ -204,21 +220,23 @@ def evaluate_evaluator(
     return report
 
 
-def _soft_minimum_of(evaluator: Any, temperature: float) -> Any:
-    """Return how to ask an evaluator for its soft minimum; None if it has but one mode."""
-    if evaluator.kind != "neural" or evaluator.shapes.generator_form == "heads":
+def _soft_minimum_of(
+    evaluator: ExactEvaluator | NeuralEvaluator, temperature: float
+) -> Evaluate | None:
+    """Return an evaluator's soft minimum as a function; None if it has but one mode."""
+    if not isinstance(evaluator, NeuralEvaluator) or evaluator.shapes.generator_form == "heads":
         return None
     return functools.partial(evaluator.evaluate, forwarding="soft_minimum", temperature=temperature)
 
 
 def _products_and_linear(num: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw objectives for gradients; area alone, which has none, has no share in them."""
+    """Draw random products and sums; unlike area alone, all of them have a gradient."""
     is_product = rng.integers(0, 2, size=num)[:, None] == 0
     products = draw_objectives("random_products", num, rng)
     return np.where(is_product, products, draw_objectives("random_linear", num, rng))
 
 
-def _summary(answers: Answers, table: Any) -> dict[str, Any]:
+def _summary(answers: Answers, table: CostTable) -> dict[str, Json]:
     """Return heads, regret and end-to-end error for one kind of objective."""
     best_heads = table.accelerators.head_indices(answers.best_index)
     generated_heads = table.accelerators.head_indices(answers.generated_index)
@@ -247,7 +265,7 @@ def _summary(answers: Answers, table: Any) -> dict[str, Any]:
     }
 
 
-def _summarise_errors(errors: np.ndarray) -> dict[str, dict[str, float]]:
+def _summarise_errors(errors: np.ndarray) -> dict[str, Json]:
     """Return mean and 99th percentile per metric of relative errors [N, 3]."""
     return {
         metric: {

@@ -1,4 +1,4 @@
-"""Labels for the evaluator, drawn anew at each training step.
+"""Labelled architectures for the training of an evaluator, drawn anew at each step.
 
 An example is an architecture (one-hot, or a mixture such as a search passes through), an
 objective, and the best accelerator under it; beside these, random accelerators for the
@@ -11,14 +11,17 @@ batches are then labelled among them alone, a hundred times faster.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import EDAP, random_objectives
 from dance_tf.hardware.oracle import best_accelerators
+from dance_tf.protocols import SearchSpace
 
 __all__ = [
     "OBJECTIVE_KINDS",
@@ -53,17 +56,17 @@ class LabelBatch(NamedTuple):
     accelerator_index: np.ndarray  # int32 [B], drawn uniformly
 
 
-def sample_one_hot(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
+def sample_one_hot(space: SearchSpace, num: int, rng: np.random.Generator) -> np.ndarray:
     """Draw architectures as one-hot weights, float32 [num, D, O], uniform over the space."""
     op_indices = space.sample(num, int(rng.integers(2**31)))
     return np.eye(space.num_ops, dtype=np.float32)[op_indices]
 
 
-def sample_biased(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw architectures as one-hot weights, float32 [num, D, O], each fond of some ops.
+def sample_biased(space: SearchSpace, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw architectures as one-hot weights, float32 [num, D, O], each of which prefers some ops.
 
-    Uniform ones are all alike in how often they use an op; these are not, down to
-    architectures of one op, or of hardly anything but Zero.
+    Architectures drawn uniformly use every op about equally often; biased ones differ, down
+    to architectures of one op, or of hardly anything but Zero.
     """
     shares = rng.dirichlet(np.full(space.num_ops, _BIAS), size=num)[:, None, :]
     scores = np.log(shares + 1e-30) + rng.gumbel(size=(num, *space.op_mask.shape))
@@ -71,11 +74,11 @@ def sample_biased(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
     return np.eye(space.num_ops, dtype=np.float32)[op_indices]
 
 
-def sample_mixtures(space: Any, num: int, rng: np.random.Generator) -> np.ndarray:
+def sample_mixtures(space: SearchSpace, num: int, rng: np.random.Generator) -> np.ndarray:
     """Draw mixtures, float32 [num, D, O], from near one-hot to near uniform.
 
     Each architecture has a Dirichlet concentration and each of its blocks one around it,
-    as a search decides some blocks before others. Forbidden ops are exactly 0.
+    as a search decides blocks one after the other. Forbidden ops are exactly 0.
     """
     low, high = np.log(_CONCENTRATIONS)
     logs = rng.uniform(low, high, size=(num, 1, 1)) + rng.normal(size=(num, space.num_blocks, 1))
@@ -102,10 +105,15 @@ def draw_objectives(kind: str, num: int, rng: np.random.Generator) -> np.ndarray
 
 
 class CandidateTable:
-    """The part of a table that belongs to some accelerators, for the oracle to choose from."""
+    """Part of a cost table that belongs to some accelerators, among which the oracle chooses."""
 
-    def __init__(self, table: Any, rows: np.ndarray) -> None:
-        """Take the accelerators `rows`, int32 [C], which must be able to run every cell."""
+    def __init__(self, table: CostTable, rows: np.ndarray) -> None:
+        """Take a part of a table.
+
+        Args:
+            table: Exact costs.
+            rows: Accelerators, int32 [C], which must be able to run every cell.
+        """
         self.space, self.reference = table.space, table.reference
         self.rows = np.asarray(rows, np.int32)
         num_cells = self.space.num_blocks * self.space.num_ops
@@ -117,20 +125,20 @@ class CandidateTable:
         self._fixed = (table.fixed_latency_ms[self.rows], table.fixed_energy_mj[self.rows])
         self._area_mm2 = table.area_mm2[self.rows]
 
-    def expected_metrics(self, mixture_weights: Any) -> tf.Tensor:
+    def expected_metrics(self, mixture_weights: ArrayLike) -> tf.Tensor:
         """Return the expected metrics, float32 [B, C, 3], of mixture weights [B, D, O]."""
         flat = tf.reshape(mixture_weights, [-1, self._cells[0].shape[0]])
         sums = [tf.matmul(flat, c) + f for c, f in zip(self._cells, self._fixed, strict=True)]
         return tf.stack([*sums, tf.broadcast_to(self._area_mm2, tf.shape(sums[0]))], axis=-1)
 
 
-def can_run_everything(table: Any) -> np.ndarray:
+def can_run_everything(table: CostTable) -> np.ndarray:
     """Return which accelerators can run every cell of a table, bool [A]."""
     return np.isfinite(table.latency_ms).all(axis=(0, 1)) & np.isfinite(table.fixed_latency_ms)
 
 
 def draw_architectures(
-    space: Any, num: int, soft_fraction: float, rng: np.random.Generator
+    space: SearchSpace, num: int, soft_fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw architectures, float32 [num, D, O]: mixtures, then one-hot ones, half of them biased."""
     num_soft = round(num * soft_fraction)
@@ -145,7 +153,7 @@ def draw_architectures(
 
 
 def draw_batch(
-    table: Any,
+    table: CostTable | CandidateTable,
     accelerators: np.ndarray,
     num: int,
     soft_fraction: float,
@@ -156,11 +164,11 @@ def draw_batch(
     """Draw and label one batch.
 
     Args:
-        table: hardware.cost_table.CostTable, or the CandidateTable to label from.
+        table: Exact costs, of the candidates alone or of all accelerators.
         accelerators: Rows of the accelerator space to draw the random ones from.
-        num: B.
+        num: Number of examples, B.
         soft_fraction: Share of the architectures that are mixtures.
-        rng: Determines the batch.
+        rng: Source of everything random in the batch.
         is_edap: Whether every objective is EDAP, in place of random ones.
     """
     mixtures = draw_architectures(table.space, num, soft_fraction, rng)
@@ -171,7 +179,7 @@ def draw_batch(
 
 
 def ever_best_accelerators(
-    table: Any,
+    table: CostTable,
     num: int,
     soft_fraction: float,
     seed: int,
@@ -181,10 +189,17 @@ def ever_best_accelerators(
 ) -> np.ndarray:
     """Return the accelerators that are best for any of `num` random draws, int32 [C], sorted.
 
-    Those that cannot run some cell are left out: a mixture could not use them.
+    Accelerators that cannot run some cell are left out: a mixture could not use them.
 
+    Args:
+        table: Exact costs.
+        num: Number of examples to draw, rounded up to whole chunks.
+        soft_fraction: Share of the architectures that are mixtures.
+        seed: Seed of the draws.
+        is_edap: Whether every objective is EDAP, in place of random ones.
+        chunk: Examples that are labelled at once.
     Raises:
-        UserError: If none is left.
+        UserError: If no accelerator is left.
     """
     num_accelerators = len(table.accelerators)
     seen = np.zeros(num_accelerators, bool)

@@ -7,35 +7,35 @@ nearly the best there.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import objective_values
 from dance_tf.hardware.oracle import TIE_TOLERANCE, best_accelerators
 from dance_tf.structs import Evaluation, Trust
 
 __all__ = ["ExactEvaluator", "mixture_softness", "soft_minimum"]
 
-# Added to the temperature, so that a one-hot mixture has one, if next to none.
+# Least temperature, which that of a one-hot mixture is.
 _TEMPERATURE_FLOOR = 1e-8
 
-# What every accelerator but the oracle's choice is set back by, in log value: far above the
-# temperature at a one-hot mixture, so that equally good ones get nothing there, and far
-# below it at softer ones.
+# Log value by which every accelerator but the oracle's choice is set back: far above the
+# temperature at a one-hot mixture, so that equally good accelerators get no share there, and
+# far below the temperature at softer mixtures.
 _TIE_MARGIN = 2 * TIE_TOLERANCE
 
 
-def mixture_softness(mixture_weights: Any, op_mask: np.ndarray) -> tf.Tensor:
-    """Return how far mixtures are from one-hot: 0 at one-hot, 1 at uniform.
+def mixture_softness(mixture_weights: ArrayLike, op_mask: np.ndarray) -> tf.Tensor:
+    """Return the distance of mixtures from one-hot: 0 at one-hot, 1 at uniform.
 
-    1 - sum_o w**2 over its value at uniform, averaged over the blocks that have a choice.
+    (1 - sum_o w_o**2) / (1 - 1 / num_ops), averaged over the blocks that have a choice.
 
     Args:
-        mixture_weights: float32 [B, D, O].
-        op_mask: Which candidate ops each block has, bool [D, O].
+        mixture_weights: Shares of the ops, float32 [B, D, O].
+        op_mask: True for the candidate ops that each block has, bool [D, O].
     Returns:
         float32 [B], smooth in the weights.
     """
@@ -47,17 +47,21 @@ def mixture_softness(mixture_weights: Any, op_mask: np.ndarray) -> tf.Tensor:
 
 
 def soft_minimum(
-    metrics: tf.Tensor, vectors: tf.Tensor, reference: Any, best: tf.Tensor, temperature: tf.Tensor
+    metrics: tf.Tensor,
+    vectors: tf.Tensor,
+    reference: ArrayLike,
+    best: tf.Tensor,
+    temperature: tf.Tensor,
 ) -> tf.Tensor:
     """Return metrics averaged over the accelerators that are nearly the best, float32 [B, 3].
 
-    As the formula of ExactEvaluator says; infinite where no accelerator can run the network.
+    The formula is that of ExactEvaluator; infinite where no accelerator can run the network.
 
     Args:
-        metrics: Of the accelerators to average over, float32 [B, N, 3].
+        metrics: Metrics of the accelerators to average over, float32 [B, N, 3].
         vectors: Objectives, float32 [B, 4].
-        reference: As for objective_values.
-        best: Which of the N is the best, int32 [B].
+        reference: Metrics that normalise the objectives, [3].
+        best: Position of the best accelerator among the N, int32 [B].
         temperature: Relative difference in the objective that is overlooked, float32 [B].
     """
     reference = tf.convert_to_tensor(reference, tf.float32)
@@ -74,7 +78,7 @@ def soft_minimum(
     scores = -gaps / (temperature[:, None] + _TEMPERATURE_FLOOR)
     shares = tf.nn.softmax(tf.where(can_run, scores, scores.dtype.min), axis=1)[..., None]
 
-    # Relative to the best accelerator, so that nothing is rounded where it has all shares.
+    # Ratios to the best accelerator: nothing is rounded where it has the whole share.
     at_best = tf.gather(metrics, best, axis=1, batch_dims=1)
     ratios = metrics / at_best[:, None, :]
     linear = 1.0 + tf.reduce_sum(shares * (ratios - 1.0), axis=1)
@@ -85,7 +89,7 @@ def soft_minimum(
 
 
 class ExactEvaluator:
-    """Metrics under the exact best accelerator, differentiable in the mixture weights.
+    """Evaluator that reads the whole cost table: no training and no error.
 
     With the value v_a of the objective for each accelerator a,
 
@@ -99,20 +103,31 @@ class ExactEvaluator:
     bump where the best accelerator changes. The temperature follows the softness, so the
     minimum hardens as the search decides, and as the softmax that makes the weights
     flattens at the same pace, its gradient in the logits stays bounded.
+
+    >>> import numpy as np
+    >>> import dance_tf
+    >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
+    >>> table = dance_tf.load_or_build_table(space, dance_tf.preset("tiny").hardware)
+    >>> evaluator = dance_tf.ExactEvaluator(table)
+    >>> one_hot = np.eye(space.num_ops, dtype=np.float32)[None, [0, 0]]
+    >>> evaluation = evaluator.evaluate(one_hot, dance_tf.EDAP.vector[None])
+    >>> table.accelerators.decode(int(evaluation.accelerator_index[0]))
+    Accelerator(...)
     """
 
     kind = "exact"
 
     def __init__(
-        self, table: Any, softmin_temperature: float = 0.01, reason: str | None = None
+        self, table: CostTable, softmin_temperature: float = 0.01, reason: str | None = None
     ) -> None:
-        """Hold a table.
+        """Make an evaluator of a table.
 
         Args:
-            table: hardware.cost_table.CostTable.
+            table: Exact costs.
             softmin_temperature: Relative difference in the objective that a uniform
                 mixture overlooks; smaller is harder.
-            reason: Why it stands in for a neural evaluator; None: it was asked for.
+            reason: Sentence that says why it stands in for a neural evaluator; None: it was
+                asked for.
         """
         if not softmin_temperature > 0:
             raise UserError(f"evaluator.softmin_temperature is {softmin_temperature}, not positive")
@@ -120,12 +135,13 @@ class ExactEvaluator:
         self.softmin_temperature = float(softmin_temperature)
         self.reason = reason
 
-    def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
+    def evaluate(self, mixture_weights: ArrayLike, objective_vectors: ArrayLike) -> Evaluation:
         """Evaluate architectures under objectives.
 
         Args:
-            mixture_weights: float32 [B, D, O]; rows over O sum to one, forbidden ops are 0.
-            objective_vectors: float32 [B, 4]; see hardware.objective.
+            mixture_weights: Architectures, float32 [B, D, O]; rows over O sum to one,
+                forbidden ops are 0.
+            objective_vectors: Objectives, float32 [B, 4]; see hardware.objective.
         Returns:
             Metrics float32 [B, 3], differentiable in the mixture weights, and the index
             of the best accelerator, int32 [B]. Infinite where no accelerator can run it.
@@ -139,12 +155,14 @@ class ExactEvaluator:
         temperature = self.softmin_temperature * mixture_softness(weights, self.table.space.op_mask)
         return Evaluation(soft_minimum(metrics, vectors, reference, best, temperature), best)
 
-    def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
+    def estimate(self, mixture_weights: ArrayLike, accelerator_index: ArrayLike) -> tf.Tensor:
         """Return the expected metrics, float32 [B, 3], at one accelerator per row [B]."""
         return self.table.metrics_at(mixture_weights, accelerator_index)
 
-    def trust(self, mixture_weights: Any, objective_vectors: Any, evaluation: Evaluation) -> Trust:
-        """Return that every answer can be relied on; arguments as for a NeuralEvaluator."""
+    def trust(
+        self, mixture_weights: ArrayLike, objective_vectors: ArrayLike, evaluation: Evaluation
+    ) -> Trust:
+        """Return full trust in every answer; arguments as for a NeuralEvaluator."""
         del mixture_weights, objective_vectors
         nothing = tf.zeros(tf.shape(evaluation.accelerator_index), tf.float32)
         return Trust(nothing, nothing, tf.ones_like(nothing, tf.bool))

@@ -1,12 +1,12 @@
-"""The labels as a TFDS data set, `dance_labels`: for others' models, and to look at.
+"""Labelled architectures as a TFDS data set, `dance_labels`, for models of a user's own.
 
 An example is an architecture, half of them one-hot and half mixtures, with the exact best
 accelerator under an objective of its own and under EDAP, and with the exact metrics on
-some random accelerators. Our own networks are trained on labels drawn anew at each step
-(evaluator/dataset.py) and need no such set.
+some random accelerators. The evaluators of this package are trained on labels drawn anew
+at each step (evaluator/dataset.py) and need no such set.
 
 Every thousand architectures are a chunk and a file. A chunk follows from the seed, its
-number and its size, whatever the others are; its number alone decides its split. The
+number and its size alone; its number alone decides its split. The
 features are plain tensors stored as bytes, which TFDS writes three times as fast as lists
 of numbers; the files are read by TFDS alone, without this code:
 
@@ -24,7 +24,7 @@ import io
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,7 +33,7 @@ from dance_tf.data.datasets import open_prepared
 from dance_tf.errors import UserError
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
 from dance_tf.evaluator.label_statistics import describe_degeneracy, label_statistics
-from dance_tf.files import strict_data
+from dance_tf.files import Json, strict_data
 from dance_tf.hardware.accelerator import HEADS
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import EDAP, random_objectives
@@ -52,13 +52,13 @@ _STREAM = 0x1ABE15
 
 @dataclasses.dataclass
 class LabelConfig(tfds.core.BuilderConfig):
-    """What determines a set of labels; its name is made of it.
+    """Cost table, seed and sizes of a set of labels, which its name is made of.
 
     Attributes:
         table: Exact costs of a network space on an accelerator space.
-        seed: Of all draws.
-        num_architectures: N, at least 3: one for each split.
-        num_accelerators_each: E, random accelerators of each architecture.
+        seed: Seed of all draws.
+        num_architectures: Number of architectures, N, at least 3: one for each split.
+        num_accelerators_each: Number of random accelerators of each architecture, E.
     """
 
     name: str = ""
@@ -90,7 +90,7 @@ class LabelConfig(tfds.core.BuilderConfig):
 
 
 class LabelChunk(NamedTuple):
-    """Some labelled architectures; the features of the data set, N rows each.
+    """Labelled architectures: the features of the data set, N rows each.
 
     Of each two objectives the first is drawn at random and the second is EDAP.
     """
@@ -104,7 +104,7 @@ class LabelChunk(NamedTuple):
 
 
 def draw_chunk(config: LabelConfig, number: int) -> LabelChunk:
-    """Draw and label one chunk, the same whatever the others are."""
+    """Draw and label one chunk, which depends on no other one."""
     table, size = config.table, config.chunk_sizes[number]
     rng = np.random.default_rng([config.seed, number, _STREAM])
     num_soft = size // 2
@@ -129,7 +129,7 @@ def draw_chunk(config: LabelConfig, number: int) -> LabelChunk:
 
 
 class Labelling:
-    """All chunks of a set, labelled on all cores, and what there is to say of them after."""
+    """All chunks of a set, labelled on all cores, and their statistics at the end."""
 
     def __init__(self, config: LabelConfig) -> None:
         self.config = config
@@ -146,8 +146,8 @@ class Labelling:
             self._seen.append(chunk._replace(accelerators=nothing, accelerator_metrics=nothing))
             yield chunk
 
-    def description(self) -> dict[str, Any]:
-        """Return what is stored beside the examples, as JSON data: their statistics first."""
+    def description(self) -> dict[str, Json]:
+        """Return the JSON data stored beside the examples: their statistics first."""
         config, table = self.config, self.config.table
         accelerators = table.accelerators
         columns = [np.concatenate(column) for column in list(zip(*self._seen, strict=True))[:4]]
@@ -196,10 +196,10 @@ class DanceLabels(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     on_progress: Callable[[int, int], None] | None = None
 
     def _info(self) -> tfds.core.DatasetInfo:
-        config: Any = self.builder_config
+        config: LabelConfig = self.builder_config
         space, num_each = config.table.space, config.num_accelerators_each
 
-        def tensor(dtype: type, *shape: int) -> Any:
+        def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
             return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
         features = LabelChunk(
@@ -224,15 +224,15 @@ class DanceLabels(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         )
 
     def _shard_iterators_per_split(
-        self, dl_manager: Any
-    ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[int, dict[str, np.ndarray]]]]]]:
         del dl_manager  # Nothing is downloaded.
-        config: Any = self.builder_config
+        config: LabelConfig = self.builder_config
         labelling = Labelling(config)
         chunks = iter(labelling)  # TFDS asks for the shards in this order.
         total, done = config.num_architectures, 0
 
-        def examples() -> Iterator[tuple[int, dict[str, Any]]]:
+        def examples() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
             nonlocal done
             columns = next(chunks)._asdict()
             for row in range(len(columns["objectives"])):
@@ -250,18 +250,18 @@ def build_labels(
     config: LabelConfig,
     data_dir: str,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Write a set of labels, unless it is there, and return what it holds.
+) -> dict[str, Json]:
+    """Write a set of labels, unless it is there, and return its description.
 
     TFDS writes aside and renames, so an interrupted build leaves no set.
 
     Args:
-        config: What to write.
+        config: Cost table, seed and sizes.
         data_dir: Folder of TFDS data sets, absolute.
-        on_progress: Called with (architectures done, architectures).
+        on_progress: Function that is called with (architectures done, architectures).
     Returns:
-        JSON data: `folder`, `was_built`, `num_examples` of each split, and what
-        `Labelling.description` returns.
+        JSON data: `folder`, `was_built`, `num_examples` of each split, and the fields of
+        `Labelling.description`.
     Raises:
         UserError: If the folder cannot be written, or the set in it is damaged.
     """

@@ -1,18 +1,18 @@
-"""How much there is to learn from a set of labels, and a warning where it is little.
+"""Statistics of a set of labels, and a warning where there is little to learn from it.
 
 A network that always gives the same answer is right wherever that is the only label, so
-accuracy alone says nothing. Entropy of the labels, how many accelerators are ever best,
-and what one accelerator for all networks would lose say how hard the question is.
+accuracy alone says nothing. The entropy of the labels, the number of accelerators that are
+ever best, and the loss of one accelerator for all networks say how hard the question is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from dance_tf.evaluator.dataset import OBJECTIVE_KINDS, CandidateTable
+from dance_tf.files import Json
 from dance_tf.hardware.accelerator import HEADS, accelerator_to_json
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import objective_values
@@ -30,7 +30,8 @@ __all__ = [
     "label_statistics",
 ]
 
-#: A head with less is answered by its most frequent value in about 99 of 100 cases.
+#: Least entropy of a head's labels: below it, its most frequent value is right in about 99 of
+#: 100 cases.
 MIN_HEAD_ENTROPY_BITS = 0.1
 #: Mean relative loss of one accelerator for all networks below which the choice hardly matters.
 MIN_ONE_FOR_ALL_LOSS = 1e-3
@@ -51,8 +52,8 @@ def entropy_bits(labels: np.ndarray) -> float:
 def kinds_of_objectives(vectors: np.ndarray) -> np.ndarray:
     """Return the position in OBJECTIVE_KINDS of drawn objectives [N, 4], int [N].
 
-    An objective of a single metric is that, whether product or linear; a product or a sum
-    with equal weights counts as one of the random ones.
+    An objective of one metric alone is a single metric, whether product or linear; a product
+    or a sum with equal weights counts as one of the random ones.
     """
     random = np.where(
         vectors[:, 0] > 0.5,
@@ -69,19 +70,20 @@ def label_statistics(
     objectives: np.ndarray,
     best_accelerators: np.ndarray,
     best_metrics: np.ndarray,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Return the statistics of labelled architectures, over all and per kind of objective.
 
     Args:
-        table: The table that the labels come from.
-        mixture_weights: float32 [N, D, O].
-        objectives: float32 [N, J, 4], those of each architecture; the last is EDAP.
-        best_accelerators: int32 [N, J].
-        best_metrics: float32 [N, J, 3]; infinite where no accelerator runs the network.
+        table: Table that the labels come from.
+        mixture_weights: Architectures, float32 [N, D, O].
+        objectives: Objectives of each architecture, float32 [N, J, 4]; the last is EDAP.
+        best_accelerators: Exact best accelerators, int32 [N, J].
+        best_metrics: Metrics on these, float32 [N, J, 3]; infinite where no accelerator
+            runs the network.
     Returns:
         JSON data. `one_for_all` is the accelerator that loses least on average when it is
         used for every network, among MAX_NETWORKS_COMPARED networks spread over the set,
-        and what it loses against the optimum over all of them, as a fraction.
+        and its loss against the optimum over all networks, as a fraction.
     """
     is_label = np.isfinite(best_metrics).all(axis=-1)
     kinds = np.stack([kinds_of_objectives(column) for column in objectives.swapaxes(0, 1)], 1)
@@ -108,7 +110,7 @@ def label_statistics(
     }
 
 
-def _of_labels(table: CostTable, labels: np.ndarray, metrics: np.ndarray) -> dict[str, Any]:
+def _of_labels(table: CostTable, labels: np.ndarray, metrics: np.ndarray) -> dict[str, Json]:
     heads = table.accelerators.head_indices(labels)
     counts = np.unique(labels, return_counts=True)[1]
     return {
@@ -136,7 +138,7 @@ def _one_for_all(
     weights: np.ndarray,
     vectors: np.ndarray,
     best_metrics: np.ndarray,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     optima = objective_values(vectors, best_metrics, table.reference).numpy()
     compared = np.arange(0, len(weights), -(-len(weights) // MAX_NETWORKS_COMPARED))
     total = np.zeros(len(candidates.rows))
@@ -161,14 +163,15 @@ def _one_for_all(
 
 
 def describe_degeneracy(
-    summary: Mapping[str, Any], head_sizes: Mapping[str, int] | None = None
+    summary: Mapping[str, Json], head_sizes: Mapping[str, int] | None = None
 ) -> list[str]:
     """Return a line for each way in which labels teach little; none for good ones.
 
     Args:
-        summary: Of `label_statistics`, with `num_pairs` and `num_infinite_pairs`.
-        head_sizes: How many values the accelerator space gives each head; one with a
-            single value is no question, and is passed over.
+        summary: Statistics from `label_statistics`, with `num_pairs` and
+            `num_infinite_pairs`.
+        head_sizes: Number of values that the accelerator space gives each head; a head with
+            a single value is passed over.
     """
     warnings = []
     num = summary["num_labels_without_accelerator"]

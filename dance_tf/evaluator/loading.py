@@ -1,17 +1,17 @@
-"""Choose the evaluator that a configuration asks for, and hold it to the cost table."""
+"""Choice of the evaluator that a configuration asks for, checked against the cost table."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dance_tf.config import EvaluatorConfig, HardwareConfig
 from dance_tf.errors import UserError
 from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
 from dance_tf.files import local_path
+from dance_tf.hardware.cost_table import CostTable
+from dance_tf.protocols import SearchSpace
 from dance_tf.run import installation
-from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["check_evaluator", "load_evaluator", "shipped_path"]
 
@@ -22,12 +22,17 @@ def shipped_path(space_name: str) -> str:
 
 
 def check_evaluator(
-    config: EvaluatorConfig, space: NetworkSpace, hardware: HardwareConfig
+    config: EvaluatorConfig, space: SearchSpace, hardware: HardwareConfig
 ) -> str | None:
-    """Say whether the evaluator of a configuration fits, before any cost is computed.
+    """Check whether the evaluator of a configuration fits, before any cost is computed.
 
+    Args:
+        config: Kind, and for a neural evaluator the folder, or None for the shipped one.
+        space: Network space of the run.
+        hardware: Accelerator space and machine of the run.
     Returns:
-        Why the exact evaluator will stand in for the shipped one; None if it will not.
+        Reason why the exact evaluator will stand in for the shipped one; None if it will
+        not.
     Raises:
         UserError: If an evaluator that was named does not exist or does not fit.
     """
@@ -40,15 +45,21 @@ def check_evaluator(
     return _refuse_if_named(config, problem)
 
 
-def load_evaluator(config: EvaluatorConfig, table: Any) -> ExactEvaluator | NeuralEvaluator:
+def load_evaluator(config: EvaluatorConfig, table: CostTable) -> ExactEvaluator | NeuralEvaluator:
     """Return the evaluator of a configuration, for the costs of a table.
 
-    Where none was named (kind "auto", no path) and the shipped one does not fit, that is
-    the exact evaluator, whose `reason` says so.
+    Where none was named (kind "auto", no path) and the shipped one does not fit, the exact
+    evaluator stands in, and its `reason` says why.
+
+    >>> import dance_tf
+    >>> tiny = dance_tf.preset("tiny")
+    >>> table = dance_tf.load_or_build_table(dance_tf.make_space(tiny.space), tiny.hardware)
+    >>> dance_tf.load_evaluator(tiny.evaluator, table).kind
+    'exact'
 
     Args:
-        config: kind; for a neural evaluator the folder, or None for the shipped one.
-        table: hardware.cost_table.CostTable.
+        config: Kind, and for a neural evaluator the folder, or None for the shipped one.
+        table: Exact costs, which the evaluator has to fit.
     Raises:
         UserError: If there is no such evaluator, if its files are damaged, or if it was
             trained for another network space, accelerator space, machine or table.
@@ -63,7 +74,7 @@ def load_evaluator(config: EvaluatorConfig, table: Any) -> ExactEvaluator | Neur
     return ExactEvaluator(table, config.softmin_temperature, reason)
 
 
-def _path(config: EvaluatorConfig, space: NetworkSpace) -> str:
+def _path(config: EvaluatorConfig, space: SearchSpace) -> str:
     if config.path is None:
         return shipped_path(space.name)
     return local_path(config.path, "evaluator.path")
@@ -77,11 +88,11 @@ def _refuse_if_named(config: EvaluatorConfig, problem: str | None) -> str | None
 
 def _problem(
     config: EvaluatorConfig,
-    space: NetworkSpace,
+    space: SearchSpace,
     hardware: HardwareConfig,
     content_hash: str | None = None,
 ) -> str | None:
-    """Return why a neural evaluator does not fit, widest reason first."""
+    """Return the widest reason why a neural evaluator does not fit, or None."""
     path = _path(config, space)
     if config.path is None and not os.path.isfile(os.path.join(path, MANIFEST)):
         return f"no neural evaluator is shipped for space {space.name}"

@@ -1,32 +1,39 @@
-"""The hardware generation network: which accelerator is the best for an architecture.
+"""Networks of the neural evaluator: hardware generation and cost estimation.
 
-A trunk of residual fully connected blocks, as in DANCE (2020). The accelerator passes
-between the networks as its four categorical heads side by side, [B, H], H being the sum
-of the head sizes: one-hot per head, or probabilities.
+Each has a trunk of residual fully connected blocks, as in DANCE (2020). The generation
+network turns an architecture and an objective into the best accelerator; the estimation
+network turns an accelerator into coefficients, with which the metrics are linear in the
+mixture weights. The accelerator passes between the two as its four categorical heads side
+by side, [B, H], H being the sum of the head sizes: one-hot per head, or probabilities.
 
 Differs from the paper: the objective is an input, so that new weights need no new
 training; and the choice is one softmax over the candidates, the accelerators that are
 ever best, of which the four heads are the marginals. Independent heads are as accurate,
 but where two accelerators are nearly as good they mix them into a third that is far worse.
-The candidates are ranked by the cost that the estimation network predicts for each; what
-the trunk adds decides between those that are nearly as good.
+The candidates are ranked by the cost that the estimation network predicts for each; the
+output of the trunk decides between candidates that are nearly as good. The estimation
+network of the paper, which takes everything side by side, is kept to compare with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.hardware.objective import objective_values
 
 __all__ = [
     "CostEstimationNetwork",
     "HardwareGenerationNetwork",
     "PlainCostEstimationNetwork",
+    "Scopes",
     "Trunk",
     "constant_weights",
     "head_one_hot",
@@ -34,39 +41,42 @@ __all__ = [
     "split_heads",
 ]
 
+#: Maker of scopes in which a graph takes weights as constants.
+Scopes: TypeAlias = Callable[[], AbstractContextManager]
+
 # Logits per unit of log objective before training: 0.1 % of it then weighs 1.
 _FIRST_SHARPNESS = 1000.0
 
 
-def head_one_hot(head_indices: Any, head_sizes: Sequence[int]) -> tf.Tensor:
+def head_one_hot(head_indices: ArrayLike, head_sizes: Sequence[int]) -> tf.Tensor:
     """Return positions [..., 4] as one-hot heads side by side, float32 [..., H]."""
     columns = tf.unstack(tf.cast(head_indices, tf.int32), axis=-1)
     heads = [tf.one_hot(c, n) for c, n in zip(columns, head_sizes, strict=True)]
     return tf.concat(heads, axis=-1)
 
 
-def split_heads(heads: Any, head_sizes: Sequence[int]) -> list[tf.Tensor]:
+def split_heads(heads: tf.Tensor, head_sizes: Sequence[int]) -> list[tf.Tensor]:
     """Return heads side by side [..., H] as one tensor per head."""
     return tf.split(heads, list(head_sizes), axis=-1)
 
 
-def objective_gaps(vectors: Any, metrics: Any, reference: Any) -> tf.Tensor:
-    """Return log objective less the least of it, float32 [B, C].
+def objective_gaps(vectors: tf.Tensor, metrics: tf.Tensor, reference: ArrayLike) -> tf.Tensor:
+    """Return log objective less its minimum over the candidates, float32 [B, C].
 
     Args:
         vectors: Objectives, float32 [B, 1, 4].
-        metrics: float32 [B, C, 3].
-        reference: As for objective_values.
+        metrics: Metrics of the candidates, float32 [B, C, 3].
+        reference: Metrics that normalise the objectives, [3].
     """
     values = tf.math.log(objective_values(vectors, metrics, reference))
     return values - tf.reduce_min(values, axis=-1, keepdims=True)
 
 
-def constant_weights(*networks: keras.Model) -> Callable[[], Any]:
+def constant_weights(*networks: keras.Model) -> Scopes:
     """Return a maker of scopes in which the networks' weights, as they are now, are constants."""
     weights = [(v, v.numpy()) for network in networks for v in network.variables]
 
-    def scope() -> Any:
+    def scope() -> AbstractContextManager:
         constants = [(variable, tf.constant(value)) for variable, value in weights]
         return keras.StatelessScope(state_mapping=constants)
 
@@ -76,10 +86,12 @@ def constant_weights(*networks: keras.Model) -> Callable[[], Any]:
 class Trunk(keras.layers.Layer):
     """A dense layer to `units`, then `num_blocks` residual blocks of two dense layers."""
 
-    def __init__(self, num_blocks: int, units: int, *, seed: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, num_blocks: int, units: int, *, seed: int) -> None:
+        super().__init__(name="trunk")
 
-        def dense(index: int, scale: float = 2.0, activation: str | None = None) -> Any:
+        def dense(
+            index: int, scale: float = 2.0, activation: str | None = None
+        ) -> keras.layers.Dense:
             initializer = keras.initializers.VarianceScaling(scale, seed=seed * 1000 + index)
             return keras.layers.Dense(units, activation, kernel_initializer=initializer)
 
@@ -89,12 +101,12 @@ class Trunk(keras.layers.Layer):
         self.firsts = [dense(2 * b + 1, activation="relu") for b in range(num_blocks)]
         self.seconds = [dense(2 * b + 2, scale=0.2) for b in range(num_blocks)]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.inlet.build(input_shape)
         for layer in (*self.firsts, *self.seconds):
             layer.build((None, self.inlet.units))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         hidden = self.inlet(inputs)
         for first, second in zip(self.firsts, self.seconds, strict=True):
             hidden = hidden + second(first(hidden))
@@ -118,14 +130,14 @@ class HardwareGenerationNetwork(keras.Model):
 
         Args:
             num_cells: Length of the flattened mixture weights, D * O.
-            num_outputs: Number of candidates, or of the values of all heads.
+            num_outputs: Number of candidates, or of values of all heads together.
             is_ranked: Whether the predicted objectives of the candidates are an input.
-            num_blocks: Residual blocks.
-            units: Width.
-            seed: Of the initial weights.
+            num_blocks: Number of residual blocks.
+            units: Width of the trunk.
+            seed: Seed of the initial weights.
         """
         super().__init__(name="hardware_generation")
-        self.trunk = Trunk(num_blocks, units, seed=seed, name="trunk")
+        self.trunk = Trunk(num_blocks, units, seed=seed)
         self.outlet = keras.layers.Dense(
             num_outputs,
             kernel_initializer=keras.initializers.VarianceScaling(0.1, seed=seed * 1000 + 999),
@@ -139,17 +151,18 @@ class HardwareGenerationNetwork(keras.Model):
         self.outlet.build((None, units))
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return logits, float32 [B, outputs].
 
         Args:
             inputs: Mixture weights [B, D, O], objective vectors [B, 4], and if the network
-                is ranked log predicted objectives less the least of them, [B, outputs].
+                is ranked the gaps between log predicted objectives and their minimum,
+                [B, outputs].
         """
         mixture_weights, objectives, *gaps = inputs
         cells = keras.ops.reshape(mixture_weights, (keras.ops.shape(mixture_weights)[0], -1))
         is_linear, weights = objectives[:, :1], objectives[:, 1:]
-        # The best accelerator stays when all weights grow alike, in either kind.
+        # The best accelerator stays the same when all weights grow by the same factor.
         weights = weights / keras.ops.sum(weights, axis=-1, keepdims=True)
         features = [cells, is_linear, is_linear * weights, (1.0 - is_linear) * weights]
         logits = self.outlet(self.trunk(keras.ops.concatenate(features, axis=-1)))
@@ -158,7 +171,7 @@ class HardwareGenerationNetwork(keras.Model):
         return logits
 
 
-# What float32 sums of about a hundred terms may add to a relative error.
+# Relative error that float32 sums of about a hundred terms may add.
 _ROUNDING = 1e-5
 
 
@@ -181,18 +194,18 @@ class CostEstimationNetwork(keras.Model):
         """Make the network; `normalise` sets its constants.
 
         Args:
-            cell_mask: Which cells cost anything, bool [D, O]: not Zero, not forbidden.
+            cell_mask: True for cells that cost anything, bool [D, O]: not Zero, not forbidden.
             head_sizes: Number of values of each head.
-            num_blocks: Residual blocks.
-            units: Width.
-            seed: Of the initial weights.
+            num_blocks: Number of residual blocks.
+            units: Width of the trunk.
+            seed: Seed of the initial weights.
         """
         super().__init__(name="cost_estimation")
         self.cell_mask = np.asarray(cell_mask, bool)
         self.head_sizes = tuple(head_sizes)
         self._live = np.flatnonzero(self.cell_mask)
         self._num_columns = len(self._live) + 1  # the cells, and the fixed layers as one
-        self.trunk = Trunk(num_blocks, units, seed=seed, name="trunk")
+        self.trunk = Trunk(num_blocks, units, seed=seed)
         self.outlet = keras.layers.Dense(
             2 * self._num_columns,
             kernel_initializer=keras.initializers.VarianceScaling(0.1, seed=seed * 1000 + 999),
@@ -215,15 +228,15 @@ class CostEstimationNetwork(keras.Model):
         self.outlet.build((None, units))
         self.built = True
 
-    def normalise(self, table: Any) -> None:
-        """Take from a table: areas, and mean and deviation of the log coefficients."""
+    def normalise(self, table: CostTable) -> None:
+        """Set areas, and mean and deviation of the log coefficients, to those of a table."""
         logs = np.log(self.table_coefficients(table))
         logs = np.ma.masked_invalid(logs)  # Cells that an accelerator cannot run are infinite.
         self.mean.assign(logs.mean(axis=0).filled(0.0))
         self.deviation.assign(np.maximum(logs.std(axis=0).filled(0.0), 1e-3))
         self.area_mm2.assign(np.reshape(table.area_mm2, self.head_sizes))
 
-    def bound_errors(self, table: Any) -> None:
+    def bound_errors(self, table: CostTable) -> None:
         """Set `error_bound` of each accelerator by comparing its coefficients with a table.
 
         Metrics are sums of coefficients with weights that are not negative, so no
@@ -236,8 +249,8 @@ class CostEstimationNetwork(keras.Model):
         bound = np.where(np.isfinite(exact).all(axis=1), errors.max(axis=1), np.inf)
         self.error_bound.assign(np.reshape(bound + _ROUNDING, self.head_sizes))
 
-    def table_coefficients(self, table: Any) -> np.ndarray:
-        """Return what `coefficients` should be for each accelerator, float32 [A, ...]."""
+    def table_coefficients(self, table: CostTable) -> np.ndarray:
+        """Return the exact coefficients of each accelerator, float32 [A, ...]."""
         num_accelerators = len(table.area_mm2)
         columns = [
             np.concatenate([cells.reshape(-1, num_accelerators)[self._live], fixed[None]])
@@ -248,16 +261,18 @@ class CostEstimationNetwork(keras.Model):
         ]
         return np.concatenate(columns).T
 
-    def coefficients(self, accelerator: Any) -> Any:
+    def coefficients(self, accelerator: tf.Tensor) -> tf.Tensor:
         """Return positive coefficients of heads [B, H]: latencies, then energies."""
         outputs = self.outlet(self.trunk(accelerator))
         return keras.ops.exp(self.mean + self.deviation * outputs)
 
-    def costs(self, accelerator: Any) -> tuple[Any, Any]:
+    def costs(self, accelerator: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return coefficients [B, ...] and area [B] of heads [B, H]: all that metrics need."""
         return self.coefficients(accelerator), self.area(accelerator)
 
-    def pairwise(self, mixture_weights: Any, coefficients: Any) -> Any:
+    def pairwise(
+        self, mixture_weights: tf.Tensor, coefficients: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return latency and energy of all pairs, float32 [B, N] each.
 
         Args:
@@ -265,19 +280,22 @@ class CostEstimationNetwork(keras.Model):
             coefficients: [N, ...].
         """
         cells, num = self._cells(mixture_weights), self._num_columns
-        return tuple(
+        latency, energy = (
             keras.ops.matmul(cells, keras.ops.transpose(part))
             for part in (coefficients[:, :num], coefficients[:, num:])
         )
+        return latency, energy
 
-    def pairwise_metrics(self, mixture_weights: Any, coefficients: Any, area: Any) -> Any:
-        """Return the metrics of all pairs, float32 [B, N, 3]; area [N], else as `pairwise`."""
+    def pairwise_metrics(
+        self, mixture_weights: tf.Tensor, coefficients: tf.Tensor, area: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the metrics of all pairs, float32 [B, N, 3]; see `pairwise`, area is [N]."""
         latency, energy = self.pairwise(mixture_weights, coefficients)
         area = keras.ops.broadcast_to(area, keras.ops.shape(latency))
         return keras.ops.stack([latency, energy, area], axis=-1)
 
-    def area(self, accelerator: Any) -> Any:
-        """Return the area of heads [B, H], float32 [B]; of probabilities the expected one."""
+    def area(self, accelerator: tf.Tensor) -> tf.Tensor:
+        """Return the area of heads [B, H], float32 [B]; the expected area of probabilities."""
         heads = split_heads(accelerator, self.head_sizes)
         area = keras.ops.matmul(
             heads[0], keras.ops.reshape(self.area_mm2, (self.head_sizes[0], -1))
@@ -287,20 +305,22 @@ class CostEstimationNetwork(keras.Model):
             area = keras.ops.sum(area * head[:, :, None], axis=1)
         return area[:, 0]
 
-    def combine(self, mixture_weights: Any, coefficients: Any, area: Any) -> Any:
-        """Return metrics, float32 [B, 3], of one row of coefficients and area each."""
+    def combine(
+        self, mixture_weights: tf.Tensor, coefficients: tf.Tensor, area: tf.Tensor
+    ) -> tf.Tensor:
+        """Return metrics, float32 [B, 3], of coefficients [B, ...] and area [B]."""
         cells, num = self._cells(mixture_weights), self._num_columns
         latency = keras.ops.sum(cells * coefficients[:, :num], axis=1)
         energy = keras.ops.sum(cells * coefficients[:, num:], axis=1)
         return keras.ops.stack([latency, energy, area], axis=1)
 
-    def _cells(self, mixture_weights: Any) -> Any:
+    def _cells(self, mixture_weights: tf.Tensor) -> tf.Tensor:
         """Return the weights of the cells that cost anything, and 1 for the fixed layers."""
         cells = keras.ops.reshape(mixture_weights, (-1, self.cell_mask.size))
         cells = keras.ops.take(cells, self._live, axis=1)
         return keras.ops.concatenate([cells, keras.ops.ones_like(cells[:, :1])], axis=1)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return metrics, float32 [B, 3].
 
         Args:
@@ -311,7 +331,7 @@ class CostEstimationNetwork(keras.Model):
 
 
 class PlainCostEstimationNetwork(keras.Model):
-    """The paper's form, kept to compare with: everything goes in side by side.
+    """Cost estimation as in the paper: architecture and accelerator go in side by side.
 
     Without feature forwarding it is asked about an architecture alone, and answers for the
     best accelerator under the one objective that it was trained on.
@@ -333,13 +353,13 @@ class PlainCostEstimationNetwork(keras.Model):
             num_cells: Length of the flattened mixture weights, D * O.
             head_sizes: Number of values of each head.
             is_forwarded: Whether the accelerator is an input.
-            num_blocks: Residual blocks.
-            units: Width.
-            seed: Of the initial weights.
+            num_blocks: Number of residual blocks.
+            units: Width of the trunk.
+            seed: Seed of the initial weights.
         """
         super().__init__(name="plain_cost_estimation")
         self.is_forwarded = is_forwarded
-        self.trunk = Trunk(num_blocks, units, seed=seed, name="trunk")
+        self.trunk = Trunk(num_blocks, units, seed=seed)
         self.outlet = keras.layers.Dense(
             3,
             kernel_initializer=keras.initializers.VarianceScaling(0.1, seed=seed * 1000 + 999),
@@ -353,7 +373,7 @@ class PlainCostEstimationNetwork(keras.Model):
         self.outlet.build((None, units))
         self.built = True
 
-    def normalise(self, table: Any) -> None:
+    def normalise(self, table: CostTable) -> None:
         """Set mean and deviation of the log metrics of uniform mixtures on all accelerators."""
         uniform = table.space.op_mask / table.space.op_mask.sum(axis=1, keepdims=True)
         metrics = np.asarray(table.expected_metrics(uniform[None].astype(np.float32)))[0]
@@ -361,7 +381,7 @@ class PlainCostEstimationNetwork(keras.Model):
         self.mean.assign(logs.mean(axis=0))
         self.deviation.assign(np.maximum(logs.std(axis=0), 1e-3))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return metrics, float32 [B, 3].
 
         Args:

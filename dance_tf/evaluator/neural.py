@@ -1,4 +1,4 @@
-"""The neural evaluator: both networks, frozen, with what they were trained for."""
+"""The neural evaluator: both networks, frozen, with the domain that they were trained on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.evaluator.domain import EvaluatorDomain, NetworkShapes, make_networks
@@ -20,12 +20,13 @@ from dance_tf.evaluator.networks import (
     CostEstimationNetwork,
     HardwareGenerationNetwork,
     PlainCostEstimationNetwork,
+    Scopes,
     constant_weights,
     head_one_hot,
     objective_gaps,
     split_heads,
 )
-from dance_tf.files import naming_path, read_json, write_json
+from dance_tf.files import Json, naming_path, read_json, write_json
 from dance_tf.hardware.objective import objective_values
 from dance_tf.run.installation import tool_command
 from dance_tf.structs import Evaluation, Trust
@@ -38,13 +39,13 @@ __all__ = [
     "TrustThresholds",
 ]
 
-#: How the generated accelerator enters the cost estimation network.
+#: Forms in which the generated accelerator enters the cost estimation network.
 FORWARDINGS = ("hard", "soft_minimum", "soft", "gumbel")
 
-#: File of a saved evaluator that describes the others.
+#: File of a saved evaluator that describes its weights.
 MANIFEST = "manifest.json"
 
-#: How a user mends an evaluator that does not load or does not fit.
+#: Advice for the user of an evaluator that does not load or does not fit.
 MEND = f"train one with `{tool_command('train_evaluator')}`, or use --evaluator=exact"
 
 _SCHEMA_VERSION = 2
@@ -53,14 +54,26 @@ _WEIGHTS = {"generator": "generator.weights.h5", "estimator": "estimator.weights
 
 @dataclasses.dataclass(frozen=True)
 class TrustThresholds:
-    """What an answer may have at most to be trusted; see structs.Trust."""
+    """Largest values with which an answer is trusted; see structs.Trust."""
 
     max_predicted_regret: float = 1e-3
     max_error_bound: float = 1e-2
 
 
 class NeuralEvaluator:
-    """Hardware generation network followed by cost estimation network."""
+    """Hardware generation network followed by cost estimation network.
+
+    >>> import numpy as np
+    >>> import dance_tf
+    >>> from dance_tf.evaluator.loading import shipped_path
+    >>> evaluator = dance_tf.NeuralEvaluator.load(shipped_path("cifar_mbconv_small"))
+    >>> one_hot = np.eye(7, dtype=np.float32)[None, [0] * 9]  # mbconv3_e3 in all nine blocks
+    >>> evaluation = evaluator.evaluate(one_hot, dance_tf.EDAP.vector[None])
+    >>> evaluation.metrics.shape  # latency_ms, energy_mj, area_mm2
+    TensorShape([1, 3])
+    >>> evaluator.domain.accelerators.decode(int(evaluation.accelerator_index[0]))
+    Accelerator(...)
+    """
 
     kind = "neural"
     reason: str | None = None  # it never stands in for another
@@ -72,19 +85,19 @@ class NeuralEvaluator:
         *,
         domain: EvaluatorDomain,
         shapes: NetworkShapes,
-        candidates: Any,
+        candidates: Sequence[int] | np.ndarray,
         thresholds: TrustThresholds = TrustThresholds(),
     ) -> None:
-        """Hold trained networks and freeze them.
+        """Make an evaluator of trained networks, which are frozen.
 
         Args:
             generator: Hardware generation network.
             estimator: Cost estimation network.
-            domain: What they were trained on.
-            shapes: Their forms and sizes.
+            domain: Spaces, machine and cost table that the networks were trained on.
+            shapes: Forms and sizes of the networks.
             candidates: Rows of the accelerator space that were the best for some training
                 example, int32 [C].
-            thresholds: Of `trust`.
+            thresholds: Thresholds of `trust`.
         """
         generator.trainable = False
         estimator.trainable = False
@@ -96,18 +109,18 @@ class NeuralEvaluator:
         self._head_indices = domain.accelerators.head_indices()
         heads = head_one_hot(self._head_indices[self.candidates], self.head_sizes)
         self._candidate_heads = heads
-        # The networks are frozen, so what they say of the candidates is computed once.
+        # The networks are frozen, so the costs of the candidates are computed once.
         is_linear = isinstance(estimator, CostEstimationNetwork)
         self._candidate_costs = estimator.costs(heads) if is_linear else None
 
     def evaluate(
         self,
-        mixture_weights: Any,
-        objective_vectors: Any,
+        mixture_weights: ArrayLike,
+        objective_vectors: ArrayLike,
         *,
         forwarding: str = "hard",
         temperature: float | None = None,
-        seed: Any = None,
+        seed: ArrayLike | None = None,
     ) -> Evaluation:
         """Evaluate architectures under objectives.
 
@@ -116,13 +129,13 @@ class NeuralEvaluator:
         Differs from the paper: Gumbel softmax is an option, not the default.
 
         Args:
-            mixture_weights: float32 [B, D, O].
-            objective_vectors: float32 [B, 4]; see hardware.objective.
+            mixture_weights: Architectures, float32 [B, D, O].
+            objective_vectors: Objectives, float32 [B, 4]; see hardware.objective.
             forwarding: "hard"; "soft", the heads' probabilities; "gumbel", one-hot samples
                 with the gradient of their Gumbel softmax; or "soft_minimum", the average
                 over the candidates that are nearly the best, as in ExactEvaluator.
-            temperature: Of the softmax in "soft" and "gumbel", by default 1; of the soft
-                minimum at a uniform mixture, by default 0.01.
+            temperature: Temperature of the softmax in "soft" and "gumbel", by default 1, or
+                of the soft minimum at a uniform mixture, by default 0.01.
             seed: Pair of integers, for "gumbel".
         Returns:
             Metrics float32 [B, 3], differentiable in the mixture weights, and the index
@@ -145,7 +158,7 @@ class NeuralEvaluator:
         if forwarding == "soft_minimum":
             return self._soft_minimum(weights, vectors, logits, temperature or 0.01)
         if forwarding == "hard" and self._candidate_costs is not None and not self._is_by_head:
-            # What the estimation network's trunk says of the candidates is known by now.
+            # The costs of the candidates are known: the estimation network's trunk rests.
             choice = tf.argmax(logits, axis=-1, output_type=tf.int32)
             costs = (tf.gather(part, choice) for part in self._candidate_costs)
             metrics = self.estimator.combine(weights, *costs)
@@ -177,18 +190,20 @@ class NeuralEvaluator:
         )
         return Evaluation(metrics, tf.gather(self.candidates, best))
 
-    def estimate(self, mixture_weights: Any, accelerator_index: Any) -> tf.Tensor:
+    def estimate(self, mixture_weights: ArrayLike, accelerator_index: ArrayLike) -> tf.Tensor:
         """Return the predicted metrics, float32 [B, 3], at one accelerator per row [B]."""
         heads = head_one_hot(tf.gather(self._head_indices, accelerator_index), self.head_sizes)
         return self.estimator((tf.convert_to_tensor(mixture_weights, tf.float32), heads))
 
-    def trust(self, mixture_weights: Any, objective_vectors: Any, evaluation: Evaluation) -> Trust:
-        """Return how far what `evaluate` returned for each row can be relied on.
+    def trust(
+        self, mixture_weights: ArrayLike, objective_vectors: ArrayLike, evaluation: Evaluation
+    ) -> Trust:
+        """Return the trust in the answer of `evaluate` to each row.
 
         Args:
-            mixture_weights: float32 [B, D, O].
-            objective_vectors: float32 [B, 4].
-            evaluation: What `evaluate` returned for them; forwarded hard.
+            mixture_weights: Architectures, float32 [B, D, O].
+            objective_vectors: Objectives, float32 [B, 4].
+            evaluation: Answer of `evaluate` to these, forwarded hard.
         """
         weights = tf.convert_to_tensor(mixture_weights, tf.float32)
         vectors = tf.convert_to_tensor(objective_vectors, tf.float32)
@@ -206,7 +221,7 @@ class NeuralEvaluator:
         )
         return Trust(regret, bound, is_trusted)
 
-    def constant_weights(self) -> Callable[[], Any]:
+    def constant_weights(self) -> Scopes:
         """Return a maker of scopes in which a graph takes the weights as constants."""
         return constant_weights(self.generator, self.estimator)
 
@@ -220,7 +235,7 @@ class NeuralEvaluator:
         return self.generator((weights, vectors, gaps))
 
     def _candidate_metrics(self, weights: tf.Tensor) -> tf.Tensor:
-        """Return what the estimation network predicts for the candidates, float32 [B, C, 3]."""
+        """Return the predicted metrics of the candidates, float32 [B, C, 3]."""
         if self._candidate_costs is not None:
             return self.estimator.pairwise_metrics(weights, *self._candidate_costs)
         num, rows = len(self.candidates), tf.shape(weights)[0]
@@ -237,7 +252,7 @@ class NeuralEvaluator:
         return [logits]
 
     def _as_heads(self, probabilities: list[tf.Tensor]) -> tf.Tensor:
-        """Return what the softmaxes give as heads side by side, [B, H]."""
+        """Return the probabilities of the softmaxes as heads side by side, [B, H]."""
         if self._is_by_head:
             return tf.concat(probabilities, axis=-1)
         return tf.matmul(probabilities[0], self._candidate_heads)
@@ -249,7 +264,7 @@ class NeuralEvaluator:
             index = index * head.shape[-1] + tf.argmax(head, axis=-1, output_type=tf.int32)
         return index
 
-    def save(self, path: str, **record: Any) -> None:
+    def save(self, path: str, **record: Json) -> None:
         """Save into a folder: weights, and a manifest with the SHA-256 of each.
 
         Files are written aside and renamed, the manifest last: a folder whose writing was
@@ -283,7 +298,7 @@ class NeuralEvaluator:
 
     @staticmethod
     def read_domain(path: str) -> EvaluatorDomain:
-        """Return what the evaluator in a folder speaks about, without its networks.
+        """Return the domain of the evaluator in a folder, without loading its networks.
 
         Raises:
             UserError: If its manifest is missing or damaged.
@@ -346,7 +361,7 @@ def _sha256(path: str) -> str:
         return hashlib.sha256(stream.read()).hexdigest()
 
 
-def _read_manifest(path: str) -> dict[str, Any]:
+def _read_manifest(path: str) -> dict[str, Json]:
     try:
         manifest = read_json(os.path.join(path, MANIFEST))
     except UserError as error:

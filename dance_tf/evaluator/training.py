@@ -1,7 +1,8 @@
-"""Train the neural evaluator on labels from the table.
+"""Training of a neural evaluator on labels from the cost table.
 
-First the cost estimation network, then, with that one as it is, the hardware generation
-network, which ranks the candidates by what the first says of them.
+First the cost estimation network is trained, then, with that one fixed, the hardware
+generation network, which ranks the candidates by their predicted costs. `train_evaluator`
+does the whole of it with checkpoints, then calibrates, assesses and saves the evaluator.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +21,7 @@ from dance_tf.errors import UserError
 from dance_tf.evaluator.assessment import evaluate_evaluator
 from dance_tf.evaluator.dataset import (
     CandidateTable,
+    LabelBatch,
     can_run_everything,
     draw_architectures,
     draw_batch,
@@ -35,20 +36,21 @@ from dance_tf.evaluator.networks import (
 )
 from dance_tf.evaluator.neural import MANIFEST, MEND, NeuralEvaluator
 from dance_tf.evaluator.trust import calibrated_thresholds
-from dance_tf.files import read_json, write_json
+from dance_tf.files import Json, read_json, write_json
+from dance_tf.hardware.cost_table import CostTable
 from dance_tf.run import terminal
 from dance_tf.run.checkpoints import CheckpointFolder
 from dance_tf.run.folder_lock import owned
 
 __all__ = ["EvaluatorTrainer", "NetworkTraining", "train_evaluator"]
 
-# Weight of the coefficients' own errors beside those of their sums. The sums are what is
-# asked for; but errors of their terms cancel, and then leave the sum little to learn from.
+# Weight of the coefficients' own errors beside the errors of their sums, the metrics. Errors
+# of the terms of a sum cancel, and then leave the sum little to learn from.
 _COEFFICIENT_WEIGHT = 40.0
 
 
 class NetworkTraining:
-    """Adam on a loss with a rate that falls as a cosine; the examples follow a seed."""
+    """Training of one network by Adam with a cosine rate; the examples follow a seed."""
 
     def __init__(
         self,
@@ -56,20 +58,20 @@ class NetworkTraining:
         loss_name: str,
         num_steps: int,
         config: EvaluatorConfig,
-        draw: Callable[[np.random.Generator], tuple[Any, ...]],
+        draw: Callable[[np.random.Generator], tuple[np.ndarray | tf.Tensor, ...]],
         loss: Callable[..., tf.Tensor],
         seed: tuple[int, int],
     ) -> None:
-        """Prepare.
+        """Prepare the training.
 
         Args:
-            network: To train.
-            loss_name: For reports.
-            num_steps: At most.
+            network: Network to train.
+            loss_name: Name of the loss in reports.
+            num_steps: Number of steps, at the most.
             config: Learning rate, and checks without progress after which to stop.
-            draw: Returns the arrays of a batch.
-            loss: Returns the loss of such arrays.
-            seed: Of the batches.
+            draw: Function that draws the arrays of a batch.
+            loss: Function from such arrays to their loss.
+            seed: Seed of the batches.
         """
         self.loss_name, self.num_steps = loss_name, num_steps
         self._patience = config.early_stop_checks
@@ -138,13 +140,15 @@ class EvaluatorTrainer:
     of the four heads.
     """
 
-    def __init__(self, table: Any, config: EvaluatorConfig, seed: int, candidates: Any) -> None:
+    def __init__(
+        self, table: CostTable, config: EvaluatorConfig, seed: int, candidates: np.ndarray
+    ) -> None:
         """Make untrained networks.
 
         Args:
-            table: hardware.cost_table.CostTable.
-            config: Shape and training.
-            seed: Of the initial weights and of the batches.
+            table: Exact costs.
+            config: Forms, sizes and training of the networks.
+            seed: Seed of the initial weights and of the batches.
             candidates: Rows of the accelerators that may be generated, int32 [C].
         """
         self.config, self.table = config, table
@@ -200,7 +204,7 @@ class EvaluatorTrainer:
     # The estimation network
 
     def _draw_pairs(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return architectures [B / 2, D, O], and accelerators for all of them [~B]."""
+        """Draw architectures [B / 2, D, O], and accelerators [~B] to pair each of them with."""
         num, space = self.config.batch_size, self.domain.space
         architectures = draw_architectures(space, -(-num // 2), self.config.soft_fraction, rng)
         others = rng.choice(self._runnable, size=max(num - len(self.candidates), num // 2))
@@ -219,11 +223,11 @@ class EvaluatorTrainer:
         return error + _COEFFICIENT_WEIGHT * own_error
 
     def _draw_examples(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Return architectures, and one accelerator with its metrics for each."""
+        """Draw architectures, and one accelerator with its metrics for each."""
         batch = self._draw_batch(rng)
         accelerators = self.candidates[batch.best_index]
         if self.config.estimator_form == "plain":
-            # Half of them are best ones: those are what it is asked about.
+            # Half of them are best ones, which an evaluator asks about.
             accelerators[1::2] = batch.accelerator_index[1::2]
         metrics = np.asarray(self.table.metrics_at(batch.mixture_weights, accelerators))
         return batch.mixture_weights, accelerators, metrics
@@ -236,7 +240,7 @@ class EvaluatorTrainer:
 
     # The generation network
 
-    def _draw_batch(self, rng: np.random.Generator) -> Any:
+    def _draw_batch(self, rng: np.random.Generator) -> LabelBatch:
         return draw_batch(
             self._labels,
             self._runnable,
@@ -247,9 +251,9 @@ class EvaluatorTrainer:
         )
 
     def _draw_choices(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Return architectures, objectives, and the place of the best among the candidates.
+        """Draw architectures, objectives, and the position of the best among the candidates.
 
-        For a ranked network also what the estimation network says of the candidates.
+        For a ranked network the predicted costs of the candidates follow.
         """
         batch = self._draw_batch(rng)
         return batch.mixture_weights, batch.objective_vectors, batch.best_index, *self._costs()
@@ -292,28 +296,28 @@ _NUM_ASSESSED = 2_000
 
 
 def train_evaluator(
-    table: Any,
+    table: CostTable,
     config: EvaluatorConfig,
     seed: int,
     output_dir: str,
     on_progress: Callable[..., None] | None = None,
     command: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Train an evaluator, assess it and save it; an interrupted training goes on.
 
     Checkpoints lie in `output_dir`/checkpoints until the evaluator is saved. The seed
     determines the result; a resumed training gives that of an uninterrupted one.
 
     Args:
-        table: hardware.cost_table.CostTable.
-        config: Shape and training.
-        seed: Of everything random.
+        table: Exact costs.
+        config: Forms, sizes and training of the networks.
+        seed: Seed of everything random.
         output_dir: Folder of the evaluator.
-        on_progress: Called with (step, total steps) of both networks together, and the
-            losses by name.
-        command: What to note in the manifest as the command that gives this evaluator.
+        on_progress: Function that is called with (step, total steps) of both networks
+            together, and the losses by name.
+        command: Command that gives this evaluator, for its manifest.
     Returns:
-        What `evaluate_evaluator` says of the result; also in its manifest.
+        Report of `evaluate_evaluator` about the result; also in its manifest.
     Raises:
         UserError: If the folder holds checkpoints of another training or unreadable ones,
             or the loss is no longer finite.
@@ -323,13 +327,13 @@ def train_evaluator(
 
 
 def _train(
-    table: Any,
+    table: CostTable,
     config: EvaluatorConfig,
     seed: int,
     output_dir: str,
     on_progress: Callable[..., None] | None,
     command: str | None,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     folder = os.path.join(output_dir, "checkpoints")
     identity = {
         "config": dataclasses.asdict(dataclasses.replace(config, path=None)),
@@ -386,7 +390,7 @@ def _train(
     return metrics
 
 
-def _finished(output_dir: str, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(output_dir: str, identity: dict[str, Json]) -> dict[str, Json] | None:
     """Return the metrics of a finished training; None if there is none, or its files are lost."""
     path = os.path.join(output_dir, MANIFEST)
     if not os.path.exists(path):
@@ -411,8 +415,8 @@ def _finished(output_dir: str, identity: dict[str, Any]) -> dict[str, Any] | Non
     return manifest["metrics"]
 
 
-def _claim(folder: str, identity: dict[str, Any]) -> None:
-    """Note whose checkpoints a folder holds, or find that they are ours."""
+def _claim(folder: str, identity: dict[str, Json]) -> None:
+    """Note the training that a folder's checkpoints belong to, or refuse those of another."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "training.json")
     if os.path.exists(path):

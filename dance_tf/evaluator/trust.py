@@ -1,11 +1,16 @@
-"""Whether an evaluator knows when it is wrong: its trust flag against the exact table."""
+"""Answers of an evaluator beside those of the exact table, and its trust flag judged by them.
+
+Regret and metric errors are measured on queries like those of the training and on others
+at their edge; an evaluator should flag its large errors on both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.evaluator.dataset import (
     draw_architectures,
@@ -13,36 +18,111 @@ from dance_tf.evaluator.dataset import (
     sample_mixtures,
     sample_one_hot,
 )
-from dance_tf.evaluator.domain import collect_answers, in_chunks, relative_errors
+from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.evaluator.neural import NeuralEvaluator, TrustThresholds
-from dance_tf.hardware.objective import random_objectives
+from dance_tf.files import Json
+from dance_tf.hardware.cost_table import CostTable
+from dance_tf.hardware.objective import objective_values, random_objectives
+from dance_tf.hardware.oracle import best_accelerators
+from dance_tf.protocols import SearchSpace
 from dance_tf.structs import Evaluation
 
-__all__ = ["ATYPICAL", "LARGE_ERROR", "LARGE_REGRET", "assess_trust", "calibrated_thresholds"]
+__all__ = [
+    "ATYPICAL",
+    "LARGE_ERROR",
+    "LARGE_REGRET",
+    "Answers",
+    "assess_trust",
+    "calibrated_thresholds",
+    "collect_answers",
+    "in_chunks",
+    "relative_errors",
+]
 
+# Rows that go through the networks and the oracle at once, so that their data stay in the caches.
+_ROWS_AT_ONCE = 512
+
+
+class Answers(NamedTuple):
+    """Answers to B queries, each an architecture under an objective."""
+
+    best_index: np.ndarray  # int32 [B], exact best accelerator
+    generated_index: np.ndarray  # int32 [B], accelerator that the evaluator generated
+    regret: np.ndarray  # float64 [B], exact objective at the generated one / optimum - 1
+    errors: np.ndarray  # float64 [B, 3], relative errors of the metrics of the generated one
+
+
+def in_chunks(
+    measure: Callable[..., tuple[ArrayLike, ...]], *rows: np.ndarray, size: int = _ROWS_AT_ONCE
+) -> list[np.ndarray]:
+    """Return the arrays [B, ...] that a function gives, called with some of the rows at a time.
+
+    Args:
+        measure: Function of a part of each of `rows`; returns arrays [b, ...].
+        *rows: Arrays of the same length B.
+        size: Number of rows of a call, at the most.
+    """
+    starts = range(0, len(rows[0]), size)
+    parts = [measure(*(array[start : start + size] for array in rows)) for start in starts]
+    return [np.concatenate([np.asarray(x) for x in field]) for field in zip(*parts, strict=True)]
+
+
+def relative_errors(predicted: ArrayLike, exact: ArrayLike) -> np.ndarray:
+    """Return |predicted / exact - 1|, float64 [B, 3], of metrics."""
+    return np.abs(np.asarray(predicted, np.float64) / np.asarray(exact, np.float64) - 1.0)
+
+
+def collect_answers(
+    evaluator: ExactEvaluator | NeuralEvaluator,
+    table: CostTable,
+    mixture_weights: np.ndarray,
+    objective_vectors: np.ndarray,
+) -> Answers:
+    """Ask an evaluator and the exact table the same queries.
+
+    Args:
+        evaluator: Evaluator to be judged.
+        table: Exact costs.
+        mixture_weights: Architectures, float32 [B, D, O].
+        objective_vectors: Objectives, float32 [B, 4].
+    """
+
+    def ask(weights: np.ndarray, vectors: np.ndarray) -> tuple[ArrayLike, ...]:
+        best, _, optimum = best_accelerators(table, weights, vectors)
+        evaluation = evaluator.evaluate(weights, vectors)
+        exact_metrics = table.metrics_at(weights, evaluation.accelerator_index)
+        value = np.asarray(objective_values(vectors, exact_metrics, table.reference), np.float64)
+        # The oracle may give a tie to the accelerator that is 2e-6 worse: no negative regret.
+        regret = np.maximum(value / np.asarray(optimum, np.float64) - 1.0, 0.0)
+        errors = relative_errors(evaluation.metrics, exact_metrics)
+        return best, evaluation.accelerator_index, regret, errors
+
+    return Answers(*in_chunks(ask, mixture_weights, objective_vectors))
+
+
+# Queries that the thresholds are calibrated on, and how many of them are drawn at a time.
 _NUM_DRAWN = 8_192
-_CHUNK = 256
+_DRAWN_AT_ONCE = 256
 
 # Share of typical answers that may be flagged, by each of the two thresholds.
 _FLAGGED = 0.005
 
-# Below these nothing is flagged: a regret that no user would see, an error like the mean.
+# No threshold is below these: a regret that no user would see, an error like the mean.
 _LEAST_REGRET, _LEAST_BOUND = 1e-5, 1e-3
 
 
 def calibrated_thresholds(evaluator: NeuralEvaluator, seed: int) -> TrustThresholds:
-    """Return thresholds that flag about one in a hundred answers to typical questions.
+    """Return thresholds that flag about one in a hundred answers to typical queries.
 
     Args:
-        evaluator: Trained.
-        seed: Of the questions: architectures hard and soft, and random objectives.
+        evaluator: Trained evaluator.
+        seed: Seed of the queries: architectures hard and soft, and random objectives.
     """
     rng = np.random.default_rng([seed, 2])
-    regrets: list[Any] = []
-    bounds: list[Any] = []
-    for _ in range(_NUM_DRAWN // _CHUNK):
-        weights = draw_architectures(evaluator.domain.space, _CHUNK, 0.5, rng)
-        vectors = random_objectives(_CHUNK, rng)
+    regrets, bounds = [], []
+    for _ in range(_NUM_DRAWN // _DRAWN_AT_ONCE):
+        weights = draw_architectures(evaluator.domain.space, _DRAWN_AT_ONCE, 0.5, rng)
+        vectors = random_objectives(_DRAWN_AT_ONCE, rng)
         trust = evaluator.trust(weights, vectors, evaluator.evaluate(weights, vectors))
         regrets.append(trust.predicted_regret)
         bounds.append(trust.error_bound)
@@ -60,26 +140,29 @@ LARGE_REGRET, LARGE_ERROR = 1e-3, 1e-2
 # A bound and an error that are equal may differ by the rounding of float32.
 _ROUNDING = 2e-6
 
-_Draw = Callable[[Any, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+#: Mixture weights, float32 [B, D, O], and objective vectors, float32 [B, 4].
+_Queries = tuple[np.ndarray, np.ndarray]
 
 
-def assess_trust(evaluator: Any, table: Any, num: int, seed: int) -> dict[str, Any]:
+def assess_trust(
+    evaluator: ExactEvaluator | NeuralEvaluator, table: CostTable, num: int, seed: int
+) -> dict[str, Json]:
     """Measure how often large errors are flagged, on typical and on atypical queries.
 
-    Large is a regret above LARGE_REGRET, or an error of a metric at the generated
-    accelerator above LARGE_ERROR. Flagged is what `trust` does not trust.
+    An answer is wrong if its regret is above LARGE_REGRET, or an error of a metric at the
+    generated accelerator above LARGE_ERROR. It is flagged if `trust` does not trust it.
 
     Args:
-        evaluator: With `evaluate`, `estimate` and `trust`.
-        table: hardware.cost_table.CostTable.
-        num: Queries of each group.
-        seed: Of the draws.
+        evaluator: Evaluator to be judged.
+        table: Exact costs.
+        num: Number of queries of each group.
+        seed: Seed of the draws.
     Returns:
-        `typical`, as the training draws them; `atypical`, a group by each name of
-        ATYPICAL; and `all` of them together. Of each group: `num`, `share_flagged`,
-        `num_large_errors`, `recall` (the share of those that is flagged; None without
-        any), `largest_trusted_regret` and `largest_trusted_error` (None if nothing is
-        trusted), and whether `error_bound` held for all.
+        `typical`, queries as the training draws them; `atypical`, a group by each name of
+        ATYPICAL; and `all` of them together. For each group: `num`, `share_flagged`,
+        `num_large_errors`, `recall` (the share of the wrong answers that is flagged; None
+        without any), `largest_trusted_regret` and `largest_trusted_error` (None if nothing
+        is trusted), and `error_bound_held`, whether no error was above its bound.
     """
     groups = {}
     for place, (name, draw) in enumerate({"typical": _typical, **ATYPICAL}.items()):
@@ -97,14 +180,17 @@ def assess_trust(evaluator: Any, table: Any, num: int, seed: int) -> dict[str, A
 
 
 def _measure(
-    evaluator: Any, table: Any, mixtures: np.ndarray, objectives: np.ndarray
+    evaluator: ExactEvaluator | NeuralEvaluator,
+    table: CostTable,
+    mixtures: np.ndarray,
+    objectives: np.ndarray,
 ) -> list[np.ndarray]:
     """Return regret, largest metric error, error bound and trust, each [B]."""
     answers = collect_answers(evaluator, table, mixtures, objectives)
 
-    def ask(weights: np.ndarray, vectors: np.ndarray, index: np.ndarray) -> tuple[Any, ...]:
-        # An evaluator may answer with metrics of several accelerators, as the exact one does
-        # at mixtures; the bound is for those of one.
+    def ask(weights: np.ndarray, vectors: np.ndarray, index: np.ndarray) -> tuple[ArrayLike, ...]:
+        # At mixtures the exact evaluator answers with the mean metrics of several
+        # accelerators; the bound is for the metrics of one.
         estimated = evaluator.estimate(weights, index)
         errors = relative_errors(estimated, table.metrics_at(weights, index))
         trust = evaluator.trust(weights, vectors, Evaluation(estimated, index))
@@ -115,7 +201,8 @@ def _measure(
 
 def _summary(
     regret: np.ndarray, error: np.ndarray, bound: np.ndarray, is_trusted: np.ndarray
-) -> dict[str, Any]:
+) -> dict[str, Json]:
+    """Return the fields of one group; see `assess_trust`."""
     is_large = (regret > LARGE_REGRET) | (error > LARGE_ERROR)
     any_trusted = bool(is_trusted.any())
     return {
@@ -129,30 +216,28 @@ def _summary(
     }
 
 
-def _typical(space: Any, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Half mixtures, half one-hot, as in training."""
+def _typical(space: SearchSpace, num: int, rng: np.random.Generator) -> _Queries:
+    """Draw half mixtures, half one-hot architectures, as the training does."""
     mixtures = [sample_mixtures(space, num // 2, rng), sample_one_hot(space, num - num // 2, rng)]
     return np.concatenate(mixtures), random_objectives(num, rng)
 
 
-def _one_op_everywhere(
-    space: Any, num: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same op in every block; a block that lacks it has any of its own."""
+def _one_op_everywhere(space: SearchSpace, num: int, rng: np.random.Generator) -> _Queries:
+    """Draw architectures with one op in all blocks; a block that lacks it has any other op."""
     op = np.eye(space.num_ops)[rng.integers(0, space.num_ops, size=num)]
     return _one_hot(_shared(space, op), rng), random_objectives(num, rng)
 
 
-def _mostly_zero(space: Any, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Nine in ten of the blocks that may be skipped are."""
+def _mostly_zero(space: SearchSpace, num: int, rng: np.random.Generator) -> _Queries:
+    """Draw architectures that skip nine in ten of the blocks that can be skipped."""
     is_zero = np.asarray([name == "zero" for name in space.op_names])
     shares = np.where(is_zero, 0.9, 0.1 / max((~is_zero).sum(), 1))
     shares = np.broadcast_to(shares, (num, space.num_ops))
     return _one_hot(_shared(space, shares), rng), random_objectives(num, rng)
 
 
-def _biased_ops(space: Any, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """All blocks of an architecture draw from the same few ops; half of them as mixtures."""
+def _biased_ops(space: SearchSpace, num: int, rng: np.random.Generator) -> _Queries:
+    """Draw architectures whose blocks all prefer a few ops; half of them are mixtures."""
     ops = rng.dirichlet(np.full(space.num_ops, 0.3), size=num)
     shares = _shared(space, ops)
     one_hot = _one_hot(shares, rng)
@@ -160,20 +245,17 @@ def _biased_ops(space: Any, num: int, rng: np.random.Generator) -> tuple[np.ndar
     return np.where(is_soft, shares, one_hot).astype(np.float32), random_objectives(num, rng)
 
 
-def _extreme_objectives(
-    space: Any, num: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Almost one metric alone: the other weights are 1e-6 to 1e-2 of its own."""
+def _extreme_objectives(space: SearchSpace, num: int, rng: np.random.Generator) -> _Queries:
+    """Draw objectives of nearly one metric: the other weights are 1e-6 to 1e-2 of its own."""
     mixtures, _ = _typical(space, num, rng)
     objectives = draw_objectives("single_metrics", num, rng)
-    others = 10.0 ** rng.uniform(-6, -2, size=(num, 3))
-    objectives[:, 1:] = np.maximum(objectives[:, 1:], others)
+    least = 10.0 ** rng.uniform(-6, -2, size=(num, 3))
+    objectives[:, 1:] = np.maximum(objectives[:, 1:], least)
     return mixtures, objectives
 
 
-#: Queries at the edge of those of the training, or beyond, by name: (space, number, rng)
-#: to mixture weights [B, D, O] and objective vectors [B, 4].
-ATYPICAL: dict[str, _Draw] = {
+#: Queries at the edge of those of the training, or beyond, drawn from (space, number, rng).
+ATYPICAL: dict[str, Callable[[SearchSpace, int, np.random.Generator], _Queries]] = {
     "one_op_everywhere": _one_op_everywhere,
     "mostly_zero": _mostly_zero,
     "biased_ops": _biased_ops,
@@ -181,10 +263,10 @@ ATYPICAL: dict[str, _Draw] = {
 }
 
 
-def _shared(space: Any, shares: np.ndarray) -> np.ndarray:
+def _shared(space: SearchSpace, shares: np.ndarray) -> np.ndarray:
     """Return shares of the ops [B, O] as weights of every block, float32 [B, D, O].
 
-    What falls on ops that a block does not have goes to its others.
+    Shares of ops that a block lacks go to the ops that it has.
     """
     weights = (shares[:, None, :] + 1e-6) * space.op_mask
     return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)

@@ -1,7 +1,9 @@
-"""What an exported network takes and gives: a JSON text that goes with every format.
+"""Description of an exported network, and its comparison with the network that was trained.
 
-It is `export.json` beside the exports, lies inside the SavedModel where TensorFlow Serving
-passes over it (assets.extra/description.json), and is appended to TFLite files.
+The description tells inputs, outputs and classes. It is a JSON text that goes with every
+format: `export.json` beside the exports, assets.extra/description.json inside the
+SavedModel, where TensorFlow Serving passes over it, and an appended file in TFLite. An
+export is kept only if its outputs are those of the network.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from dance_tf.errors import UserError
-from dance_tf.files import read_json
+from dance_tf.files import Json, read_json
 from dance_tf.structs import InputDescription
 
 __all__ = [
@@ -44,23 +47,23 @@ _NO_DATA_SET = "exported without a data set"
 
 
 def describe(
-    input_specs: Mapping[str, Any],
-    output_specs: Mapping[str, Any],
+    input_specs: Mapping[str, tf.TensorSpec],
+    output_specs: Mapping[str, tf.TensorSpec],
     inputs: InputDescription | None,
     value_range: tuple[float, float] | None,
-) -> dict[str, Any]:
-    """Return what is known of a network's inputs and classes; null with a reason beside it.
+) -> dict[str, Json]:
+    """Return the description of a network; an unknown field is None with a reason beside it.
 
     Args:
-        input_specs: Name to tf.TensorSpec.
-        output_specs: Name to tf.TensorSpec.
-        inputs: As the data set tells; None: without one.
-        value_range: Of what the network is fed, if the network itself says it.
+        input_specs: Shape and dtype of each input by name.
+        output_specs: Shape and dtype of each output by name.
+        inputs: Description of the images by their data set; None: without one.
+        value_range: Range of values that the network itself says that it takes, or None.
     Returns:
         `schema_version`, `inputs` (fields of InputDescription, and `specs`), `outputs` and
         `class_names`.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Json] = {}
     if inputs is not None:
         fields = dataclasses.asdict(inputs)
         del fields["class_names"]
@@ -85,7 +88,7 @@ def describe(
     }
 
 
-def read_description(saved_model_dir: str) -> dict[str, Any] | None:
+def read_description(saved_model_dir: str) -> dict[str, Json] | None:
     """Return the description inside a SavedModel, or None."""
     path = os.path.join(saved_model_dir, "assets.extra", DESCRIPTION_FILE)
     return read_json(path) if os.path.isfile(path) else None
@@ -97,9 +100,9 @@ def check_values(
     """Refuse images whose values lie far outside of a range; warn where they hardly fill it.
 
     Args:
-        images: float [...].
-        value_range: None: anything goes.
-        what: What to call the images.
+        images: Images of any shape, float.
+        value_range: Range to hold them to; None: nothing is refused.
+        what: Name of the images in a message.
     Raises:
         UserError: If they lie outside by more than a quarter of its width.
     """
@@ -125,7 +128,7 @@ def fills_little(images: np.ndarray, value_range: tuple[float, float]) -> bool:
     return 0 < float(images.max()) - float(images.min()) < _MIN_FILLED * (high - low)
 
 
-def _plain(specs: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(specs: Mapping[str, tf.TensorSpec]) -> dict[str, Json]:
     return {
         name: {"shape": spec.shape.as_list(), "dtype": spec.dtype.name}
         for name, spec in specs.items()
@@ -147,12 +150,12 @@ MIN_ACCURACY_KEPT = 0.5
 
 
 class Compared(NamedTuple):
-    """What every export is compared with."""
+    """Outputs and accuracies of the network, which every export is compared with."""
 
     expected: Mapping[str, np.ndarray]  # outputs [N, ...] of the images, then of random ones
-    num_images: int  # those that are no random ones
+    num_images: int  # number of images before the random ones
     labels: np.ndarray | None  # [num_images, ...]
-    accuracies: Mapping[str, float]  # of the network by output, those that classify
+    accuracies: Mapping[str, float]  # accuracy of the network by output that classifies
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -174,20 +177,21 @@ def accuracies_of(
     }
 
 
-def check_outputs(key: str, found: Mapping[str, np.ndarray], against: Compared) -> dict[str, Any]:
-    """Return how an export compares with the network.
+def check_outputs(key: str, found: Mapping[str, np.ndarray], against: Compared) -> dict[str, Json]:
+    """Return the differences between the outputs of an export and those of the network.
 
     Args:
         key: Name of the export; `saved_model`, `keras` and `tflite` have to be exact.
-        found: Its outputs by name, [N, ...].
-        against: What they should be.
+        found: Outputs of the export by name, [N, ...].
+        against: Outputs of the network.
     Returns:
         `max_difference`, `max_relative_difference`, `rms_error_of_spread`, `top1_agreement`
-        (None of an output that does not classify) and with labels `test_accuracy`; of
-        several outputs the worst, the accuracy of the first, and each under `outputs`.
+        (None where the output does not classify) and with labels `test_accuracy`. Of several
+        outputs, the worst differences and the accuracy of the first, and the fields of each
+        under `outputs`.
     Raises:
         UserError: If less than half of the accuracy is left.
-        RuntimeError: If the outputs are others.
+        RuntimeError: If the outputs differ by more than the format allows.
     """
     accuracies = accuracies_of(found, against.num_images, against.labels)
     outputs = {}
@@ -199,7 +203,7 @@ def check_outputs(key: str, found: Mapping[str, np.ndarray], against: Compared) 
         _refuse_mismatch(key, name, outputs[name])
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    result: dict[str, Any] = {}
+    result: dict[str, Json] = {}
     for field, worst in (
         ("max_difference", max),
         ("max_relative_difference", max),
@@ -213,7 +217,7 @@ def check_outputs(key: str, found: Mapping[str, np.ndarray], against: Compared) 
     return {**result, "outputs": outputs}
 
 
-def _comparison(found: np.ndarray, expected: np.ndarray, num_images: int) -> dict[str, Any]:
+def _comparison(found: np.ndarray, expected: np.ndarray, num_images: int) -> dict[str, Json]:
     """Compare an output [N, ...]; the rows after `num_images` are of random inputs."""
     if found.shape != expected.shape:
         raise RuntimeError(f"an export gives {found.shape}, the network {expected.shape}")
@@ -235,7 +239,7 @@ def _comparison(found: np.ndarray, expected: np.ndarray, num_images: int) -> dic
 
 
 def _refuse_collapse(key: str, accuracy: float, of_keras: float, num_images: int) -> None:
-    # Of few images chance alone takes as many.
+    # With few images, chance alone loses as many.
     num_lost = (of_keras - accuracy) * num_images
     if accuracy < MIN_ACCURACY_KEPT * of_keras and num_lost > np.sqrt(num_images):
         raise UserError(
@@ -245,7 +249,7 @@ def _refuse_collapse(key: str, accuracy: float, of_keras: float, num_images: int
         )
 
 
-def _refuse_mismatch(key: str, output: str, result: Mapping[str, Any]) -> None:
+def _refuse_mismatch(key: str, output: str, result: Mapping[str, Json]) -> None:
     agreement = result["top1_agreement"]
     if key in ("saved_model", "keras", "tflite"):
         is_good = result["max_relative_difference"] <= FLOAT_TOLERANCE and (

@@ -1,14 +1,20 @@
-"""An evaluator as a SavedModel that TensorFlow Serving can serve."""
+"""An evaluator as a SavedModel that TensorFlow Serving can serve.
+
+It has the signatures `serving_default` (evaluate), `estimate_cost` and, on request, `exact`;
+each refuses inputs that are out of range, with a message that names input and row.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.types.experimental import ConcreteFunction
 
 from dance_tf.errors import UserError
 from dance_tf.export.serving import (
@@ -20,14 +26,19 @@ from dance_tf.export.serving import (
     staging_folder,
     write_warmup_requests,
 )
+from dance_tf.files import Json
+from dance_tf.protocols import Evaluator, SearchSpace
 from dance_tf.run.folder_lock import owned
-from dance_tf.structs import METRICS
+from dance_tf.structs import METRICS, Accelerators
 
 __all__ = [
     "ESTIMATE_COST",
     "EXACT",
     "SUM_TOLERANCE",
+    "Choice",
+    "Domain",
     "Signature",
+    "domain_of",
     "evaluator_signatures",
     "export_evaluator",
     "random_queries",
@@ -40,30 +51,67 @@ _TOLERANCE = 1e-5
 _NUM_COMPARED = 4
 
 
+class _AcceleratorSpace(Protocol):
+    def __len__(self) -> int: ...
+
+    def all(self) -> Accelerators: ...
+
+
+class Domain(Protocol):
+    """Spaces and cost table that an evaluator is for: its domain, or a CostTable itself."""
+
+    @property
+    def space(self) -> SearchSpace: ...
+
+    @property
+    def accelerators(self) -> _AcceleratorSpace: ...
+
+    @property
+    def content_hash(self) -> str: ...
+
+
+class Choice(Protocol):
+    """Accelerators chosen for B architectures, with their metrics."""
+
+    @property
+    def accelerator_index(self) -> tf.Tensor: ...
+
+    @property
+    def metrics(self) -> tf.Tensor: ...
+
+
+#: Function from mixture weights and objective vectors to exact best accelerators.
+_Exact = Callable[[tf.Tensor, tf.Tensor], Choice]
+
+
+def domain_of(evaluator: Evaluator) -> Domain:
+    """Return the `domain` of an evaluator or, where it has none, its `table`."""
+    return getattr(evaluator, "domain", None) or getattr(evaluator, "table", None)
+
+
 def export_evaluator(
-    evaluator: Any,
+    evaluator: Evaluator,
     base_dir: str,
     version: int | str | None = None,
-    exact: Callable[..., Any] | None = None,
-) -> dict[str, Any]:
+    exact: _Exact | None = None,
+) -> dict[str, Json]:
     """Write `<base_dir>/<version>/saved_model.pb`, re-loaded and compared before it is visible.
 
     The signatures are those of `evaluator_signatures`, the same at every export. Beside the
     model lies one warm-up request per signature, where TensorFlow Serving looks for them.
 
     Args:
-        evaluator: protocols.Evaluator with either the `domain` or the `table` it speaks
-            about; both have `space` and `accelerators`.
+        evaluator: Evaluator that has a `domain` or a `table`.
         base_dir: Folder of versions; made if missing.
-        version: A whole number, 007 being 7; None: the highest in `base_dir` plus one.
-        exact: Finds the exact best accelerators, for the signature `exact`; see
-            `evaluator_signatures`.
+        version: Whole number, 007 being 7; None: the highest in `base_dir` plus one.
+        exact: Function that finds the exact best accelerators, for the signature `exact`;
+            see `evaluator_signatures`.
     Returns:
         `path`, `version`, `signatures` (name to `inputs` and `outputs`, which are name to
         dtype and shape), and `max_relative_difference`.
     Raises:
         UserError: If the version is no whole number or is there already.
-        RuntimeError: If the export does not do what the evaluator does.
+        RuntimeError: If the answers of the export are not those of the evaluator.
     """
     base_dir = os.path.abspath(base_dir)
     if os.path.exists(base_dir) and not os.path.isdir(base_dir):
@@ -73,16 +121,15 @@ def export_evaluator(
 
 
 def _export(
-    evaluator: Any, base_dir: str, version: int | str | None, exact: Callable[..., Any] | None
-) -> dict[str, Any]:
+    evaluator: Evaluator, base_dir: str, version: int | str | None, exact: _Exact | None
+) -> dict[str, Json]:
     number = next_version(base_dir) if version is None else check_version(version)
     final = os.path.join(base_dir, str(number))
     if os.path.lexists(final):
         raise UserError(f"{final} is there already; the next version is {next_version(base_dir)}")
     signatures = evaluator_signatures(evaluator, exact)
-    domain = getattr(evaluator, "domain", None) or evaluator.table
-    inputs = random_queries(domain, _NUM_COMPARED)
-    # Before the evaluator is traced: one that computes constants at its first use has them.
+    inputs = random_queries(domain_of(evaluator), _NUM_COMPARED)
+    # Before the evaluator is traced, so that constants it computes at its first use are there.
     expected = {
         name: signature.answer(**{n: tf.constant(inputs[n]) for n in signature.inputs})
         for name, signature in signatures.items()
@@ -111,12 +158,12 @@ def _export(
     }
 
 
-def random_queries(domain: Any, num: int) -> dict[str, np.ndarray]:
+def random_queries(domain: Domain, num: int) -> dict[str, np.ndarray]:
     """Return soft and one-hot mixtures in turn, EDAP before linear objectives, accelerators.
 
     Args:
-        domain: Has `space` and `accelerators`.
-        num: B, the number of each.
+        domain: Spaces that the queries are drawn from.
+        num: Number of queries, B.
     """
     rng = np.random.default_rng(0)
     op_mask = np.asarray(domain.space.op_mask)
@@ -133,7 +180,7 @@ def random_queries(domain: Any, num: int) -> dict[str, np.ndarray]:
     }
 
 
-def save_signatures(functions: Mapping[str, Any], path: str) -> None:
+def save_signatures(functions: Mapping[str, ConcreteFunction], path: str) -> None:
     """Write concrete functions of named tensors as the signatures of a SavedModel.
 
     Raises:
@@ -147,7 +194,7 @@ def save_signatures(functions: Mapping[str, Any], path: str) -> None:
 
 
 def _largest_difference(
-    served: ServedModel, inputs: dict[str, np.ndarray], expected: Mapping[str, Any]
+    served: ServedModel, inputs: dict[str, np.ndarray], expected: Mapping[str, tf.Tensor]
 ) -> float:
     """Compare an export with its evaluator, and each row of a batch with that row alone."""
     batch = served(**inputs)
@@ -157,7 +204,7 @@ def _largest_difference(
     largest = 0.0
     for name, value in batch.items():
         value = np.asarray(value, np.float64)
-        # What says how far to trust a number is a difference of numbers.
+        # Predicted regret and error bound are differences of numbers, and may be next to 0.
         atol = 0.0 if name in METRICS else _TOLERANCE
         single = np.concatenate([output[name] for output in singles])
         for other in (np.asarray(expected[name], np.float64), single.astype(np.float64)):
@@ -173,7 +220,7 @@ def _largest_difference(
     return largest
 
 
-def _described(specs: dict[str, tf.TensorSpec]) -> dict[str, Any]:
+def _described(specs: dict[str, tf.TensorSpec]) -> dict[str, Json]:
     return {
         name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
         for name, spec in sorted(specs.items())
@@ -183,23 +230,23 @@ def _described(specs: dict[str, tf.TensorSpec]) -> dict[str, Any]:
 ESTIMATE_COST = "estimate_cost"
 EXACT = "exact"
 
-#: How far from one the weights of a block may sum to.
+#: Largest difference between one and the sum of the weights of a block.
 SUM_TOLERANCE = 1e-3
 
-#: Condition that each row has to meet, bool [B], by what to say of a row that does not.
+#: Condition that each row has to meet, bool [B], by the message about a row that does not.
 _Checks = dict[str, tf.Tensor]
 
 
 class Signature(NamedTuple):
-    """One signature: its inputs by name, what it asks of each, and its answer."""
+    """Inputs of a signature by name, conditions that each has to meet, and the answer."""
 
     inputs: dict[str, tf.TensorSpec]
     checks: dict[str, Callable[[tf.Tensor], _Checks]]
     answer: Callable[..., dict[str, tf.Tensor]]
-    scope: Callable[[], Any] = contextlib.nullcontext  # in which to answer
+    scope: Callable[[], AbstractContextManager] = contextlib.nullcontext  # in which to answer
 
-    def function(self, *, is_checked: bool = True) -> Any:
-        """Return a concrete function of the inputs; without the checks, it answers bad input."""
+    def function(self, *, is_checked: bool = True) -> ConcreteFunction:
+        """Return a concrete function of the inputs, which refuses bad ones if it is checked."""
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             if is_checked:
@@ -225,19 +272,18 @@ class Signature(NamedTuple):
 
 
 def evaluator_signatures(
-    evaluator: Any, exact: Callable[..., Any] | None = None, *, with_trust: bool = True
+    evaluator: Evaluator, exact: _Exact | None = None, *, with_trust: bool = True
 ) -> dict[str, Signature]:
     """Return the signatures of an evaluator by name.
 
     Args:
-        evaluator: protocols.Evaluator with either the `domain` or the `table` it speaks
-            about; both have `space` and `accelerators`.
-        exact: From mixture weights and objective vectors to the exact best accelerators, a
-            record with `accelerator_index` and `metrics`, such as oracle.best_accelerators
-            of a table; None: there is no signature `exact`.
-        with_trust: Whether `serving_default` says how far its answer is to be trusted.
+        evaluator: Evaluator that has a `domain` or a `table`.
+        exact: Function from mixture weights and objective vectors to the exact best
+            accelerators, such as oracle.best_accelerators of a table; None: there is no
+            signature `exact`.
+        with_trust: Whether the answer of `serving_default` has the fields of structs.Trust.
     """
-    domain = getattr(evaluator, "domain", None) or evaluator.table
+    domain = domain_of(evaluator)
     accelerators, op_mask = domain.accelerators, np.asarray(domain.space.op_mask, bool)
     # Reading a variable takes about as long as a small layer, so an evaluator may have a
     # scope in which its weights are constants.
@@ -245,28 +291,28 @@ def evaluator_signatures(
     rows = accelerators.all()
     columns = tf.constant(np.stack(rows, axis=1), tf.int32)  # [A, fields]
 
-    def of_choice(metrics: Any, index: Any) -> dict[str, tf.Tensor]:
+    def of_choice(metrics: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
         index = tf.cast(index, tf.int32)
         fields = tf.unstack(tf.gather(columns, index), axis=1)
         named = dict(zip(rows._fields, fields, strict=True))
         return {**_by_name(metrics), "accelerator_index": index, **named}
 
-    def evaluate(mixture_weights: Any, objective_vectors: Any) -> dict[str, tf.Tensor]:
+    def evaluate(mixture_weights: tf.Tensor, objective_vectors: tf.Tensor) -> dict[str, tf.Tensor]:
         evaluation = evaluator.evaluate(mixture_weights, objective_vectors)
         outputs = of_choice(*evaluation)
         if with_trust and hasattr(evaluator, "trust"):
             outputs |= evaluator.trust(mixture_weights, objective_vectors, evaluation)._asdict()
         return outputs
 
-    def estimate(mixture_weights: Any, accelerator_index: Any) -> dict[str, tf.Tensor]:
+    def estimate(mixture_weights: tf.Tensor, accelerator_index: tf.Tensor) -> dict[str, tf.Tensor]:
         return _by_name(evaluator.estimate(mixture_weights, accelerator_index))
 
-    def find(mixture_weights: Any, objective_vectors: Any) -> dict[str, tf.Tensor]:
+    def find(mixture_weights: tf.Tensor, objective_vectors: tf.Tensor) -> dict[str, tf.Tensor]:
         assert exact is not None
         best = exact(mixture_weights, objective_vectors)
         return of_choice(best.metrics, best.accelerator_index)
 
-    def signature(answer: Callable[..., Any], other: str) -> Signature:
+    def signature(answer: Callable[..., dict[str, tf.Tensor]], other: str) -> Signature:
         names = ("mixture_weights", other)
         return Signature(
             {name: specs[name] for name in names},
@@ -294,7 +340,7 @@ def evaluator_signatures(
     return signatures
 
 
-def _by_name(metrics: Any) -> dict[str, tf.Tensor]:
+def _by_name(metrics: tf.Tensor) -> dict[str, tf.Tensor]:
     """Return metrics [B, 3] as one tensor [B] each."""
     return dict(zip(METRICS, tf.unstack(tf.cast(metrics, tf.float32), axis=1), strict=True))
 
@@ -345,6 +391,6 @@ def _refuse_rows(checks: _Checks) -> tf.Operation:
     return tf.cond(tf.reduce_all(passed), lambda: tf.constant(True), refuse).op
 
 
-def _refuse_unless(condition: tf.Tensor, message: Any) -> tf.Operation:
+def _refuse_unless(condition: tf.Tensor, message: str | tf.Tensor) -> tf.Operation:
     # Not tf.debugging.Assert, which wraps the operation in a conditional that costs more.
     return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(message)])

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.export.evaluator import (
     SUM_TOLERANCE,
+    domain_of,
     evaluator_signatures,
     random_queries,
     save_signatures,
 )
 from dance_tf.export.serving import SIGNATURE, staging_folder
 from dance_tf.export.tflite import convert_to_tflite, open_interpreter, quiet_stderr
-from dance_tf.files import read_json, write_json
+from dance_tf.files import Json, read_json, write_json
+from dance_tf.protocols import Evaluator
 from dance_tf.structs import METRICS, Evaluation
 
 __all__ = ["TFLiteEvaluator", "export_evaluator_tflite"]
@@ -35,14 +37,14 @@ _NUM_COMPARED = 1000
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def export_evaluator_tflite(evaluator: Any, output_dir: str) -> dict[str, Any]:
+def export_evaluator_tflite(evaluator: Evaluator, output_dir: str) -> dict[str, Json]:
     """Write evaluator.tflite and evaluator.json, run on 1,000 queries before they are kept.
 
     The model has the signature `serving_default` of `evaluator_signatures` without its
-    checks, which are in TFLiteEvaluator, and without what it says of trust.
+    checks, which are in TFLiteEvaluator, and without the fields of trust.
 
     Args:
-        evaluator: evaluator.neural.NeuralEvaluator.
+        evaluator: Neural evaluator; TFLite lacks operations of an exact one.
         output_dir: Folder; made if missing. Files of these names are replaced.
     Returns:
         `path`, `num_bytes`, `num_compared`, `max_relative_difference`.
@@ -51,7 +53,8 @@ def export_evaluator_tflite(evaluator: Any, output_dir: str) -> dict[str, Any]:
             is another one.
     """
     output_dir = os.path.abspath(output_dir)
-    queries = random_queries(evaluator.domain, _NUM_COMPARED)
+    domain = domain_of(evaluator)
+    queries = random_queries(domain, _NUM_COMPARED)
     inputs = [queries[name] for name in ("mixture_weights", "objective_vectors")]
     expected = evaluator.evaluate(*inputs)
     signature = evaluator_signatures(evaluator, with_trust=False)[SIGNATURE]
@@ -62,14 +65,14 @@ def export_evaluator_tflite(evaluator: Any, output_dir: str) -> dict[str, Any]:
         path = os.path.join(staging, MODEL_FILE)
         with open(path, "wb") as file:
             file.write(content)
-        space = evaluator.domain.space
+        space = domain.space
         description = {
             "schema_version": _SCHEMA_VERSION,
             "sha256": hashlib.sha256(content).hexdigest(),
             "space": space.name,
             "op_names": space.op_names,
             "op_mask": np.asarray(space.op_mask, bool),
-            "cost_table_sha256": evaluator.domain.content_hash,
+            "cost_table_sha256": domain.content_hash,
         }
         write_json(os.path.join(staging, DESCRIPTION_FILE), description)
         found = TFLiteEvaluator(staging).evaluate(*inputs)
@@ -85,7 +88,7 @@ def export_evaluator_tflite(evaluator: Any, output_dir: str) -> dict[str, Any]:
 
 
 class TFLiteEvaluator:
-    """Run an exported evaluator; `evaluate` is that of the neural one, forwarded hard."""
+    """Exported evaluator in the LiteRT interpreter; answers as the neural one, forwarded hard."""
 
     kind = "tflite"
 
@@ -94,7 +97,7 @@ class TFLiteEvaluator:
 
         Args:
             path: The folder.
-            num_threads: Of the interpreter.
+            num_threads: Number of threads of the interpreter.
         Raises:
             UserError: If a file is missing or the two do not belong together.
         """
@@ -112,16 +115,16 @@ class TFLiteEvaluator:
         self._index = outputs["accelerator_index"]["index"]
         self._batch_size = 0
 
-    def evaluate(self, mixture_weights: Any, objective_vectors: Any) -> Evaluation:
+    def evaluate(self, mixture_weights: ArrayLike, objective_vectors: ArrayLike) -> Evaluation:
         """Evaluate architectures under objectives.
 
         Args:
-            mixture_weights: float32 [B, D, O].
-            objective_vectors: float32 [B, 4]; see hardware.objective.
+            mixture_weights: Architectures, float32 [B, D, O].
+            objective_vectors: Objectives, float32 [B, 4]; see hardware.objective.
         Returns:
             Metrics float32 [B, 3] and the index of the generated accelerator, int32 [B].
         Raises:
-            UserError: If shapes or values are not those that the evaluator is for.
+            UserError: If shapes or values are out of range.
         """
         weights = np.asarray(mixture_weights, np.float32)
         vectors = np.asarray(objective_vectors, np.float32)
@@ -145,7 +148,7 @@ class TFLiteEvaluator:
         )
 
     def _check(self, weights: np.ndarray, vectors: np.ndarray) -> None:
-        """Refuse what the served model refuses; comparisons with a NaN are false."""
+        """Refuse the inputs that the served model refuses; comparisons with a NaN are false."""
         shape = self._forbidden.shape
         if weights.ndim != 3 or weights.shape[1:] != shape or not len(weights):
             raise UserError(
@@ -173,7 +176,7 @@ class TFLiteEvaluator:
             raise UserError("objective_vectors: is_linear, the first number, is neither 0 nor 1")
 
 
-def _read_description(path: str) -> dict[str, Any]:
+def _read_description(path: str) -> dict[str, Json]:
     description = read_json(path)
     version = description.get("schema_version") if isinstance(description, dict) else None
     if version != _SCHEMA_VERSION or not {"sha256", "op_mask"} <= set(description):

@@ -1,7 +1,7 @@
-"""Networks and evaluators as files that load elsewhere: SavedModel, Keras, TFLite.
+"""Networks as files that load elsewhere, SavedModel, Keras and TFLite; and accelerator.json.
 
-Every writer writes aside, re-loads what it wrote, compares it with the original and
-only then renames it, so a folder holds checked exports or nothing.
+Every export is written aside, re-loaded and compared with the network, and only then
+renamed, so a folder holds checked exports or nothing.
 
 The names are the same in every export: a network with one input takes `images`
 (float32 [B, H, W, C]) and gives `logits` (float32 [B, classes]). The batch axis is free
@@ -13,15 +13,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
 
 import keras
 import numpy as np
 
 from dance_tf.config import MachineConfig, config_from_json
 from dance_tf.errors import UserError
-from dance_tf.export.classifier import TFLiteClassifier
 from dance_tf.export.description import (
     DESCRIPTION_FILE,
     Compared,
@@ -31,11 +30,11 @@ from dance_tf.export.description import (
     describe,
     fills_little,
 )
-from dance_tf.export.evaluator import export_evaluator
 from dance_tf.export.preparation import better_range, declared_range, in_float32
 from dance_tf.export.serving import ServedModel, staging_folder
 from dance_tf.export.signatures import (
     Images,
+    Run,
     arrays_by_name,
     call_by_name,
     export_saved_model,
@@ -44,22 +43,25 @@ from dance_tf.export.signatures import (
     layer_names,
     output_specs,
 )
-from dance_tf.export.tflite import convert_to_tflite, float_operations, with_metadata
-from dance_tf.files import read_json, strict_data, write_json
+from dance_tf.export.tflite import (
+    TFLiteClassifier,
+    convert_to_tflite,
+    float_operations,
+    with_metadata,
+)
+from dance_tf.files import Json, read_json, strict_data, write_json
+from dance_tf.protocols import ImageDataset
 from dance_tf.structs import Accelerator, InputDescription
 
 __all__ = [
-    "TFLiteClassifier",
-    "convert_to_tflite",
-    "export_evaluator",
     "export_network",
-    "export_saved_model",
     "load_network",
     "read_accelerator",
     "sample_images",
     "write_accelerator",
 ]
 
+#: Formats of an exported network, which are keys of its report.
 FORMATS = ("saved_model", "keras", "tflite", "tflite_int8")
 
 _NUM_RANDOM = 16
@@ -74,37 +76,54 @@ def export_network(
     test_labels: np.ndarray | None = None,
     inputs: InputDescription | None = None,
     use_strict_int8: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Write a trained network in every format, each re-loaded and compared.
 
     Files: `saved_model/`, `network.keras`, `network.tflite` (float), `network_int8.tflite`
-    (int8, input and output too; what TFLite has in float only is listed) and `export.json`,
-    which holds what is returned. The SavedModel and the TFLite files hold the description
-    of inputs, classes and accuracies as well. Other files in the folder stay; exports of the
-    same names are replaced.
+    (int8, input and output too; operations that TFLite has in float only are listed) and
+    `export.json`, which holds the returned report. The SavedModel and the TFLite files hold
+    the description of inputs, classes and accuracies as well. Other files in the folder
+    stay; exports of the same names are replaced.
 
     A network of another dtype policy, such as mixed_float16, is exported in float32.
 
+    >>> import tempfile
+    >>> import keras
+    >>> import numpy as np
+    >>> import dance_tf
+    >>> inputs = keras.Input((8, 8, 3))
+    >>> pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    >>> network = keras.Model(inputs, keras.layers.Dense(4)(pooled))
+    >>> images = np.random.default_rng(0).random((8, 8, 8, 3), np.float32)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> report = dance_tf.export_network(network, folder.name, calibration_images=images)
+    >>> sorted(os.listdir(folder.name))
+    ['export.json', 'network.keras', 'network.tflite', 'network_int8.tflite', 'saved_model']
+    >>> report["tflite"]["max_relative_difference"] < 1e-5
+    True
+    >>> folder.cleanup()
+
     Args:
         model: Functional network; free batch axis.
-        calibration_images: [N, H, W, C], from which the int8 ranges are taken; N >= 1; in
-            the range of values that the network takes.
+        calibration_images: Images [N, H, W, C], from which the int8 ranges are taken; N >= 1;
+            in the range of values that the network takes.
         test_images: Images to compare on; None: the calibration images.
-        test_labels: Their labels, int [N] or of the shape of an output without its classes;
-            adds the accuracy of every format.
-        inputs: What the network is fed, as the data set tells; None: what the network tells.
-        use_strict_int8: Refuse a network of which something stays in float.
+        test_labels: Labels of the test images, int [N] or of the shape of an output without
+            its classes; adds the accuracy of every format.
+        inputs: Description of the images by their data set; None: the network's own.
+        use_strict_int8: Whether to refuse a network of which something stays in float.
     Returns:
         For each of `saved_model`, `keras`, `tflite` and `tflite_int8` a dict with `path`,
-        `num_bytes`, `max_difference` and `top1_agreement` with the model, with labels
-        `test_accuracy`; of several outputs the worst, the accuracy of the first that
-        classifies, and each under `outputs`. In `tflite_int8`, `float_operations` (see
-        export_tflite). `num_images`, `keras_test_accuracy`, `dtype_policies` that were
-        other than float32, and what `describe` of export_description returns.
+        `num_bytes`, `max_difference` and `top1_agreement` with the model, and with labels
+        `test_accuracy`. Of several outputs, the worst differences, the accuracy of the first
+        that classifies, and the fields of each under `outputs`. In `tflite_int8`, the
+        `float_operations` (see tflite.float_operations). `num_images`,
+        `keras_test_accuracy`, `dtype_policies` that were other than float32, and the fields
+        of `description.describe`.
     Raises:
         UserError: If the model or the images do not fit, the images are not in the range
             that the network takes, or an export loses its accuracy.
-        RuntimeError: If a float export does not do what the model does.
+        RuntimeError: If the outputs of a float export are not those of the model.
     """
     specs, results = input_specs(model), output_specs(model)
     calibration = arrays_by_name(calibration_images, specs, "calibration_images")
@@ -130,7 +149,7 @@ def export_network(
     against = Compared(expected, num_images, labels, accuracies)
     if policies:
         check_outputs("network in float32", own, against)
-    report: dict[str, Any] = {
+    report: dict[str, Json] = {
         **describe(specs, results, inputs, value_range),
         "num_images": num_images,
         "dtype_policies": policies,
@@ -154,7 +173,7 @@ def export_network(
             )
         }
 
-        def compare(key: str, run: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        def compare(key: str, run: Run) -> None:
             report[key] = check_outputs(key, in_batches(run, values), against)
 
         export_saved_model(network, files["saved_model"])
@@ -187,13 +206,13 @@ def export_network(
     return report
 
 
-def sample_images(dataset: Any, split: str, num: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_images(dataset: ImageDataset, split: str, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first images of a split and their labels, at most `num` of them.
 
     Args:
-        dataset: protocols.ImageDataset; its order without a seed is fixed.
+        dataset: Images, whose order without a seed is fixed.
         split: "architecture" to calibrate on, "test" to compare on.
-        num: How many.
+        num: Number of images.
     """
     images, labels = next(iter(dataset.split(split, batch_size=num)))
     return np.asarray(images), np.asarray(labels)
@@ -217,7 +236,7 @@ def load_network(path: str) -> keras.Model:
 def _checked_range(
     model: keras.Model, inputs: InputDescription | None, *images: Mapping[str, np.ndarray]
 ) -> tuple[float, float] | None:
-    """Return the range of values that a network takes, once the images are found to be in it."""
+    """Return the range of values that a network takes; refuse images that are not in it."""
     declared = declared_range(model)
     if inputs is not None:
         value_range, reason = inputs.value_range, "as `inputs` says"
@@ -274,8 +293,8 @@ def _noise(
     return noise.astype(array.dtype)
 
 
-def _attach_description(report: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Put what a network takes and gives, and the accuracies, into SavedModel and TFLite."""
+def _attach_description(report: Mapping[str, Json], files: Mapping[str, str]) -> None:
+    """Put inputs, outputs, classes and accuracies into the SavedModel and the TFLite files."""
     described = {key: report[key] for key in ("schema_version", "inputs", "outputs", "class_names")}
     accuracies = {key: report[key].get("test_accuracy") for key in FORMATS}
     described["test_accuracy"] = accuracies
@@ -310,7 +329,8 @@ def _attach_description(report: Mapping[str, Any], files: Mapping[str, str]) -> 
         TFLiteClassifier(files[key])  # loads
 
 
-def _in_words(inputs: Mapping[str, Any], accuracy: float | None, num_images: int) -> str:
+def _in_words(inputs: Mapping[str, Json], accuracy: float | None, num_images: int) -> str:
+    """Return range, preparation of images and accuracy as sentences for a file's metadata."""
     words = []
     if inputs["value_range"] is not None:
         words.append("Values of {:g} to {:g}.".format(*inputs["value_range"]))
@@ -323,7 +343,7 @@ def _in_words(inputs: Mapping[str, Any], accuracy: float | None, num_images: int
 
 
 def _listed(operations: list[dict[str, str]]) -> str:
-    """Return the operations of a list that are no conversions, with their layers, in short."""
+    """Return in short the operations that stay in float, with their layers."""
     computed = [o for o in operations if o["operation"] not in ("DEQUANTIZE", "QUANTIZE")]
     names = list(
         dict.fromkeys(
@@ -347,7 +367,7 @@ def _num_bytes(path: str) -> int:
 
 _SCHEMA_VERSION = 1
 
-#: What the numbers of an accelerator are; other units are in the names.
+#: Units of the fields of an accelerator; other units are in the names.
 _UNITS = {
     "pe_x": "processing elements along x",
     "pe_y": "processing elements along y",
@@ -356,25 +376,31 @@ _UNITS = {
 }
 
 
+class _Record(Protocol):
+    """Instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+
 def write_accelerator(
     path: str | os.PathLike,
     accelerator: Accelerator,
     machine: MachineConfig,
-    exact_cost: Any,
+    exact_cost: _Record | Mapping[str, Json],
     *,
-    cost_source: Mapping[str, Any] | None = None,
+    cost_source: Mapping[str, Json] | None = None,
 ) -> None:
     """Write accelerator.json, read it again and compare.
 
     Args:
-        path: File.
-        accelerator: The accelerator.
-        machine: What it shares with all accelerators of its space.
-        exact_cost: A record or a dict of numbers with units in their names, such as
-            latency_ms, of the run's network on this accelerator.
-        cost_source: Where that cost comes from, such as the technology and its hash.
+        path: File to write.
+        accelerator: Accelerator to write.
+        machine: Machine that all accelerators of the space share.
+        exact_cost: Exact cost of the run's network on this accelerator, a record or a dict
+            of numbers with units in their names, such as latency_ms.
+        cost_source: Source of that cost, such as the technology and its hash.
     """
-    if dataclasses.is_dataclass(exact_cost) and not isinstance(exact_cost, type):
+    if not isinstance(exact_cost, Mapping):
         exact_cost = dataclasses.asdict(exact_cost)
     data = {
         "schema_version": _SCHEMA_VERSION,
@@ -392,7 +418,7 @@ def write_accelerator(
 
 def read_accelerator(
     path: str | os.PathLike,
-) -> tuple[Accelerator, MachineConfig, Mapping[str, Any]]:
+) -> tuple[Accelerator, MachineConfig, Mapping[str, Json]]:
     """Return accelerator, machine and exact cost of an accelerator.json.
 
     Raises:

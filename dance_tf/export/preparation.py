@@ -1,4 +1,4 @@
-"""A network made ready for export: in float32, and with the range of values that it takes.
+"""Preparation of a network for export: float32, and the range of values that it takes.
 
 Axes: B images; H, W, C height, width and channels.
 """
@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from dance_tf.errors import UserError
 from dance_tf.export.signatures import BATCH_SIZE
+from dance_tf.files import Json
 
 __all__ = ["DeclaredRange", "better_range", "declared_range", "in_float32"]
 
-#: Ranges that images are fed in.
+#: Usual ranges of the values of images.
 _USUAL_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 
-#: Width of what first layers are fed, between that of 0..1 and that of standardised values.
+#: Width of the range that first layers are fed, between that of 0..1 and that of standardised
+#: values.
 _NORMAL_WIDTH = 2.0
 
-#: Share of images more that another range must get right to be taken for the right one.
+#: Least gain in accuracy by which another range is taken for the right one.
 _MIN_GAIN = 0.2
 
 
@@ -32,16 +34,16 @@ class DeclaredRange(NamedTuple):
 
     low: float
     high: float
-    reason: str  # what says so, for a message
+    reason: str  # evidence for the range, for a message
 
 
 def in_float32(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
     """Return a network that computes in float32, and the dtype policies that it had.
 
     Args:
-        model: Functional; itself returned if it has no other policy.
+        model: Functional network; itself returned if all of it is float32.
     Returns:
-        The network, and the names of the other policies, sorted.
+        The network, and the names of its policies other than float32, sorted.
     Raises:
         UserError: If a layer has weights that Keras has quantised, or the network cannot
             be built again from its config.
@@ -76,9 +78,9 @@ def in_float32(model: keras.Model) -> tuple[keras.Model, tuple[str, ...]]:
 
 
 def _dtype_policies(
-    config: Any, layer_name: str = ""
-) -> Iterator[tuple[dict[str, Any], str, keras.dtype_policies.DTypePolicy]]:
-    """Yield (config that holds it, name of the layer, policy) for floating policies."""
+    config: Json, layer_name: str = ""
+) -> Iterator[tuple[dict[str, Json], str, keras.dtype_policies.DTypePolicy]]:
+    """Yield each floating policy in a config: (part that holds it, name of the layer, policy)."""
     if isinstance(config, list | tuple):
         for part in config:
             yield from _dtype_policies(part, layer_name)
@@ -99,13 +101,14 @@ def _dtype_policies(
 def declared_range(model: keras.Model) -> DeclaredRange | None:
     """Return the range of images that a network with one input takes, if it says so.
 
-    An integer input takes the range of its type, or 0..255. Otherwise what comes before the
-    first layer that learns is followed, into networks inside the network as well: Rescaling,
-    Normalization, or arithmetic on the input. Of the usual ranges the one is taken that it
-    brings nearest to what first layers are fed.
+    An integer input takes the range of its type, or 0..255. Otherwise the operations before
+    the first layer that learns are followed, into networks inside the network as well:
+    Rescaling, Normalization, or arithmetic on the input. The range is the usual one that
+    they bring nearest to the values that first layers are fed.
 
     Returns:
-        None if the network has several inputs or nothing before its first layer that scales.
+        The range; None if the network has several inputs, or scales nothing before its first
+        layer that learns.
     """
     if len(model.inputs) != 1:
         return None
@@ -131,23 +134,23 @@ def declared_range(model: keras.Model) -> DeclaredRange | None:
 
 
 def _usual_range(scale: float, offset: float) -> tuple[float, float]:
-    """Return the range that `scale * x + offset` brings to what a first layer is fed."""
+    """Return the usual range that `scale * x + offset` brings to values for a first layer."""
     for low, high in _USUAL_RANGES:
         ends = (scale * low + offset, scale * high + offset)
         if any(np.allclose(ends, wanted, atol=0.02) for wanted in ((0, 1), (-1, 1))):
             return low, high
-    # Standardised values: what becomes 0 is the mean of the images, so it is in the range.
+    # Standardised values: the mean of the images becomes 0, and lies in their range.
     centre = -offset / scale
     unsigned = [r for r in _USUAL_RANGES[:2] if r[0] <= centre <= r[1]] or _USUAL_RANGES[:2]
     return min(unsigned, key=lambda r: abs(np.log(scale * (r[1] - r[0]) / _NORMAL_WIDTH)))
 
 
 def _first_values(model: keras.Model, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, values) of what follows the input, as long as it learns nothing.
+    """Yield (name, values) of the operations after the input, up to the first that learns.
 
     Args:
-        model: With one input.
-        values: float32 [B], of which each fills an image.
+        model: Network with one input.
+        values: Values float32 [B], each of which fills an image.
     """
     model = keras.Model(model.inputs, model.outputs)  # a Sequential does not tell its operations
     tensor = model.inputs[0]
@@ -173,12 +176,12 @@ def _first_values(model: keras.Model, values: np.ndarray) -> Iterator[tuple[str,
         yield user.name, _at_centre(model, tensor, images)
 
 
-def _learns(operation: Any) -> bool:
+def _learns(operation: keras.Operation) -> bool:
     is_normalization = isinstance(operation, keras.layers.Normalization)
     return bool(getattr(operation, "weights", None)) and not is_normalization
 
 
-def _takes(operation: Any, tensor: Any) -> bool:
+def _takes(operation: keras.Operation, tensor: keras.KerasTensor) -> bool:
     """Return whether an operation, or a network inside the network, is called with a tensor."""
     try:
         # A network's own `input` is the one that it was built with.
@@ -188,7 +191,7 @@ def _takes(operation: Any, tensor: Any) -> bool:
     return any(other is tensor for other in inputs)
 
 
-def _at_centre(model: keras.Model, tensor: Any, images: np.ndarray) -> np.ndarray:
+def _at_centre(model: keras.Model, tensor: keras.KerasTensor, images: np.ndarray) -> np.ndarray:
     """Return the centre's values, averaged over channels, float [B], of a tensor inside."""
     if tensor is model.inputs[0]:
         outputs = images
@@ -204,12 +207,12 @@ def better_range(
     """Return another usual range in which the network recognises far more of the images.
 
     Args:
-        model: With one input and one output, [B, classes].
-        images: float32 [B, H, W, C].
-        labels: int [B].
+        model: Network with one input and one output, [B, classes].
+        images: Images, float32 [B, H, W, C].
+        labels: Labels, int [B].
         value_range: Range that the images are in.
     Returns:
-        The range, the accuracy in it and that in `value_range`; None if there is none.
+        The range, the accuracy in it and that in `value_range`; None if no range is better.
     """
     low, high = value_range
     unit = (images - low) / (high - low)

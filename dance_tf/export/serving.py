@@ -1,7 +1,8 @@
-"""SavedModels as TensorFlow Serving wants them: version folders, and a client that checks.
+"""Files for TensorFlow Serving, and SavedModels called in this process as a server would.
 
 TensorFlow Serving looks for `<base>/<integer>/saved_model.pb` and passes over every
-other name, so a folder under another name is invisible until it is renamed.
+other name, so a folder under another name is invisible until it is renamed. Beside the
+versions lie the server's configuration and, inside each, a warm-up request per signature.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tensorflow.core.protobuf import saved_model_pb2
 
 from dance_tf.errors import UserError
@@ -39,7 +40,7 @@ __all__ = [
 #: The signature that every export has.
 SIGNATURE = "serving_default"
 
-# What an assertion in a model said.
+# Message of an assertion in a model.
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\]\s*(?:\[|$|\n)", re.DOTALL)
 
 _MAX_VERSION = 2**63 - 1  # TensorFlow Serving reads a signed 64-bit integer
@@ -47,10 +48,10 @@ _MAX_VERSION = 2**63 - 1  # TensorFlow Serving reads a signed 64-bit integer
 
 @contextlib.contextmanager
 def staging_folder(parent: str) -> Iterator[str]:
-    """Yield a new folder inside `parent` in which to write what is then renamed.
+    """Yield a new folder inside `parent`, to write files in that are then renamed.
 
-    At the end it is removed with what is still in it; after an error so are the folders
-    above it that were made for it. Those who write the same parent take turns.
+    At the end it is removed with the files that are still in it; after an error so are the
+    folders above it that were made for it. Writers of the same parent take turns.
     """
     with owned(parent, is_waiting=True):
         # Not tempfile.mkdtemp: its folders are closed to other users, such as a server's.
@@ -90,13 +91,13 @@ def versions(base_dir: str) -> dict[int, str]:
 def check_servable(path: str, layer_of: Callable[[str], str | None] = lambda _: None) -> None:
     """Refuse a SavedModel that TensorFlow Serving loads but cannot run.
 
-    Functions that XLA must compile are such: the server's XLA for CPUs is off by default.
+    It cannot run functions that XLA must compile: its XLA for CPUs is off by default.
 
     Args:
         path: Folder of the SavedModel.
-        layer_of: From the name of a node to the layer to name in the message.
+        layer_of: Function from the name of a node to the layer to name in the message.
     Raises:
-        UserError: If there is one, named by its layer or node.
+        UserError: If there is such a function, named by its layer or node.
     """
     saved_model = saved_model_pb2.SavedModel()
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
@@ -125,25 +126,25 @@ def next_version(base_dir: str) -> int:
 
 
 class ServedModel:
-    """Call a SavedModel by one of its signatures, as a serving client would.
+    """SavedModel in this process, called by a signature as a serving client would.
 
     One sample (no batch axis on any input) gets exactly one batch axis; batches pass as
     they are. The result always has the batch axis.
 
     Attributes:
-        path: Of the version.
-        description: What the SavedModel of a network takes and gives (see
-            export_description), or None.
+        path: Folder of the version.
+        description: Description of the network (see export/description.py), or None.
     """
 
     def __init__(self, path: str | os.PathLike, signature: str = SIGNATURE) -> None:
         """Load a SavedModel.
 
         Args:
-            path: Its folder, or a base folder of versions, of which the highest is taken.
-            signature: Which to call.
+            path: Folder of the SavedModel, or base folder of versions, of which the highest
+                is taken.
+            signature: Name of the signature to call.
         Raises:
-            UserError: If there is none, or it has no such signature.
+            UserError: If there is no SavedModel, or it has no such signature.
         """
         self.path = os.fspath(path)
         if not os.path.exists(os.path.join(self.path, "saved_model.pb")):
@@ -174,7 +175,7 @@ class ServedModel:
         """Name to shape and dtype."""
         return dict(self._function.structured_outputs)
 
-    def __call__(self, **inputs: Any) -> dict[str, np.ndarray]:
+    def __call__(self, **inputs: ArrayLike) -> dict[str, np.ndarray]:
         """Return the outputs by name, each with the batch axis first.
 
         Args:
@@ -217,17 +218,17 @@ class ServedModel:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _as_dtype(name: str, value: Any, dtype: tf.DType) -> np.ndarray:
+def _as_dtype(name: str, value: ArrayLike, dtype: tf.DType) -> np.ndarray:
     try:
         return np.asarray(value).astype(dtype.as_numpy_dtype, casting="same_kind")
     except (TypeError, ValueError):
         raise UserError(f"input {name!r} cannot be read as {dtype.name}") from None
 
 
-#: The name that the model is served under, and of its folder.
+#: Name that the model is served under, and of its folder.
 MODEL_NAME = "evaluator"
 
-#: Where TensorFlow Serving looks for warm-up requests, inside a version.
+#: Path inside a version where TensorFlow Serving looks for warm-up requests.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 _FILES = {
@@ -274,7 +275,7 @@ services:
 def write_server_files(folder: str) -> dict[str, str]:
     """Write models.config, batching.config and compose.yaml; return name to path.
 
-    Those that are there already stay as they are: they are meant to be changed.
+    Files that are there already stay as they are: they are meant to be changed.
     """
     os.makedirs(folder, exist_ok=True)
     paths = {name: os.path.join(folder, name) for name in _FILES}
@@ -290,8 +291,8 @@ def write_warmup_requests(
     """Write the requests that TensorFlow Serving sends to a version before it serves it.
 
     Args:
-        saved_model_dir: A version, before it is visible.
-        requests: Inputs by name, by signature.
+        saved_model_dir: Folder of the version, before it is visible.
+        requests: Inputs by name, for each signature.
     """
     path = os.path.join(saved_model_dir, WARMUP_FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ask a served evaluator: one call, by REST or by gRPC.
+"""Client of a served evaluator: one call, by REST or by gRPC.
 
 The gRPC side needs the package tensorflow-serving-api; the REST side needs nothing.
 """
@@ -10,23 +10,23 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 
 __all__ = ["PROTOCOLS", "predict"]
 
-#: Protocol to the port that TensorFlow Serving offers it on.
+#: Port of each protocol of TensorFlow Serving.
 PROTOCOLS = {"rest": 8501, "grpc": 8500}
 
-#: Inputs to the number of axes that one sample has; a batch has one more.
+#: Number of axes that one sample of each input has; a batch has one more.
 _SAMPLE_RANKS = {"mixture_weights": 2, "objective_vectors": 1, "accelerator_index": 0}
 
 
 def predict(
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, ArrayLike],
     *,
     protocol: str = "rest",
     server: str | None = None,
@@ -40,12 +40,12 @@ def predict(
     Args:
         inputs: Arrays by name; samples without the batch axis get exactly one, and a single
             sample among batches is repeated.
-        protocol: Of PROTOCOLS.
+        protocol: Name in PROTOCOLS.
         server: HOST:PORT; None: this machine and the protocol's usual port.
-        model_name: What the server calls the evaluator.
-        model_version: None: the newest that is served.
-        signature: See evaluator_signatures.
-        timeout_s: After which to give up.
+        model_name: Name that the evaluator is served under.
+        model_version: Version to ask; None: the newest that is served.
+        signature: Name of the signature; see evaluator.evaluator_signatures.
+        timeout_s: Seconds to wait for an answer.
     Raises:
         UserError: If an input is not finite; or if the server cannot be reached, does not
             answer in time, refuses, or answers with anything but a number for each sample.
@@ -62,7 +62,7 @@ def predict(
     return outputs
 
 
-def _batched(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _batched(inputs: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Return the inputs with exactly one batch axis."""
     arrays: dict[str, np.ndarray] = {}
     for name, value in inputs.items():
@@ -91,7 +91,7 @@ def _batched(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _refuse_not_finite(name: str, array: np.ndarray) -> None:
-    """Refuse what float32, and so JSON, cannot hold; the message gives its position."""
+    """Refuse numbers that float32, and so JSON, cannot hold; the message gives the position."""
     is_held = np.abs(array) <= np.finfo(np.float32).max
     if not is_held.all():
         position = np.argwhere(~is_held)[0].tolist()
@@ -101,7 +101,7 @@ def _refuse_not_finite(name: str, array: np.ndarray) -> None:
 
 
 def _check_output(server: str, name: str, values: np.ndarray, size: int) -> None:
-    """Refuse an output that is not numbers, one for each sample."""
+    """Refuse an output that is not one number for each sample."""
     where = f"{server} answers with a bad {name!r}"
     if values.dtype.kind not in "biuf":
         raise UserError(f"{where}: not numbers, or rows that differ in length")
@@ -212,6 +212,6 @@ def _predict_grpc(
     return arrays
 
 
-def _line(text: Any) -> str:
+def _line(text: object) -> str:
     """Return the first part of a message on one line."""
     return " ".join(str(text).split())[:400]

@@ -1,7 +1,7 @@
 """A Keras network as a function of named inputs, and as a SavedModel of the same names.
 
-Keras numbers layers and tensors through a process, so a network's own names depend on
-what was built before it; these do not.
+Keras numbers layers and tensors through a process, so a network's own names depend on the
+networks built before it; the names of an export do not.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.export.serving import SIGNATURE, check_servable
@@ -21,6 +21,7 @@ from dance_tf.export.serving import SIGNATURE, check_servable
 __all__ = [
     "BATCH_SIZE",
     "Images",
+    "Run",
     "arrays_by_name",
     "call_by_name",
     "export_saved_model",
@@ -34,8 +35,11 @@ __all__ = [
 #: Images that go through a network at a time.
 BATCH_SIZE = 64
 
-#: A network's input: an array for its only input, or arrays by the names of its inputs.
+#: Images for a network: an array for its only input, or arrays by the names of its inputs.
 Images = np.ndarray | Mapping[str, np.ndarray]
+
+#: Function from a batch to outputs [B, ...], both by name.
+Run = Callable[[dict[str, np.ndarray]], Mapping[str, ArrayLike]]
 
 
 def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
@@ -89,7 +93,7 @@ def output_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
     return specs
 
 
-def call_by_name(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+def call_by_name(model: keras.Model, inputs: Mapping[str, ArrayLike]) -> dict[str, tf.Tensor]:
     """Return a network's outputs, float32 [B, ...] by name, for inputs by exported names."""
     flat = [tf.convert_to_tensor(inputs[name]) for name in input_specs(model)]
     nested = keras.tree.pack_sequence_as(model.input, flat)
@@ -100,13 +104,15 @@ def call_by_name(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, tf.
     }
 
 
-def arrays_by_name(images: Images, specs: Mapping[str, tf.TensorSpec], what: str) -> dict[str, Any]:
+def arrays_by_name(
+    images: Images, specs: Mapping[str, tf.TensorSpec], what: str
+) -> dict[str, np.ndarray]:
     """Return images as arrays of the inputs' dtypes by name.
 
     Args:
         images: One array, or arrays by name; at least one sample, finite.
-        specs: The inputs.
-        what: What to call the images in a message.
+        specs: Shapes and dtypes of the inputs by name.
+        what: Name of the images in a message.
     Raises:
         UserError: If they do not fit the inputs.
     """
@@ -127,13 +133,13 @@ def arrays_by_name(images: Images, specs: Mapping[str, tf.TensorSpec], what: str
             expected = ["B", *spec.shape[1:].as_list()]
             raise UserError(f"{what}: shape {list(array.shape)} does not fit {expected}")
         if spec.dtype.is_floating and array.dtype.kind != "f":
-            # A cast would let pixels of 0..255 pass for ones of 0..1.
+            # A cast would take pixels of 0..255 for values of 0..1.
             raise UserError(f"{what}: {array.dtype} values; floats (0..1) are needed")
         if not np.isfinite(array).all():
             raise UserError(f"{what}: some values are not finite")
         arrays[name] = array.astype(spec.dtype.as_numpy_dtype)
         if spec.dtype.is_integer and not np.array_equal(arrays[name], array):
-            # A cast would make zeros of pixels of 0..1.
+            # A cast would turn values of 0..1 into zeros.
             raise UserError(
                 f"{what}: {array.dtype} values of {array.min():g} to {array.max():g}; whole"
                 f" numbers of {spec.dtype.name} are needed"
@@ -144,11 +150,9 @@ def arrays_by_name(images: Images, specs: Mapping[str, tf.TensorSpec], what: str
 
 
 def in_batches(
-    function: Callable[[dict[str, np.ndarray]], Mapping[str, Any]],
-    inputs: Mapping[str, np.ndarray],
-    batch_size: int = BATCH_SIZE,
+    function: Run, inputs: Mapping[str, np.ndarray], batch_size: int = BATCH_SIZE
 ) -> dict[str, np.ndarray]:
-    """Return the outputs, by name, of a function of a batch for all of the inputs."""
+    """Return the outputs by name of a function that takes the inputs batch by batch."""
     num = len(next(iter(inputs.values())))
     parts = [
         function({n: a[i : i + batch_size] for n, a in inputs.items()})
@@ -164,8 +168,8 @@ def export_saved_model(model: keras.Model, path: str) -> None:
     one convolution per group: a server's XLA for CPUs is off by default.
 
     Args:
-        model: As for `export_network`. Its only input is called `images`; several keep
-            the names that the model gives them.
+        model: Functional network with a free batch axis. Its only input is called `images`;
+            several keep the names that the network gives them.
         path: Folder; must not exist.
     Raises:
         UserError: If something that XLA must compile remains.
@@ -190,11 +194,11 @@ def layer_names(model: keras.Model) -> frozenset[str]:
 
 
 def layer_of(node: str, names: Collection[str]) -> str | None:
-    """Return the layer that a node of a traced network is of, or None.
+    """Return the layer that a node of a traced network belongs to, or None.
 
     Args:
-        node: Its name, a path of scopes such as `functional_1/conv2d_3_1/BiasAdd`.
-        names: As `layer_names` gives them.
+        node: Name of the node, a path of scopes such as `functional_1/conv2d_3_1/BiasAdd`.
+        names: Names of the layers; see `layer_names`.
     """
     found = []
     for scope in node.split("/"):
@@ -206,7 +210,7 @@ def layer_of(node: str, names: Collection[str]) -> str | None:
     return "/".join(found) or None
 
 
-def _all_layers(layer: Any) -> Iterator[keras.layers.Layer]:
+def _all_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Yield the layers inside a layer, at any depth: of networks, wrappers and lists."""
     seen = {id(layer)}
     waiting = [layer]
@@ -236,14 +240,16 @@ def _split_groups(model: keras.Model) -> Iterator[None]:
             del layer.convolution_op
 
 
-def _by_group(layer: Any) -> Callable[[Any, Any], Any]:
+def _by_group(layer: keras.layers.Layer) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Return a grouped convolution as a depthwise one, or as one convolution per group."""
     whole = layer.convolution_op
     axis = -1 if layer.data_format == "channels_last" else 1
     is_unit = all(rate == 1 for rate in layer.dilation_rate) or max(layer.strides) == 1
 
-    def convolve(inputs: Any, kernel: Any) -> Any:
+    def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         is_depthwise = kernel.shape[-2] == 1 and len(kernel.shape) == 4
-        if is_depthwise and is_unit and len(set(layer.strides)) == 1:  # what the kernels take
+        # TensorFlow's depthwise kernels take one stride, and no dilation beside a stride.
+        if is_depthwise and is_unit and len(set(layer.strides)) == 1:
             shape = (*kernel.shape[:2], layer.groups, kernel.shape[-1] // layer.groups)
             return keras.ops.depthwise_conv(
                 inputs,

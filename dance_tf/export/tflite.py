@@ -1,9 +1,14 @@
-"""SavedModels as TFLite, what remains in float there, and the interpreter that runs them."""
+"""TFLite files: conversion of SavedModels, metadata, and the interpreter that runs them.
+
+A file holds the metadata that Android's readers look for, and the JSON description of the
+network. `TFLiteClassifier` runs a file on images whatever its input and output types.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
@@ -11,19 +16,24 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import flatbuffers
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.errors import UserError
+from dance_tf.export.description import DESCRIPTION_FILE, check_values
 from dance_tf.export.serving import SIGNATURE, ServedModel
-from dance_tf.export.signatures import Images, arrays_by_name, layer_of
-from dance_tf.files import pattern_free
+from dance_tf.export.signatures import BATCH_SIZE, Images, arrays_by_name, in_batches, layer_of
+from dance_tf.files import Json, pattern_free
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter, SignatureRunner
 
 __all__ = [
     "LABELS_FILE",
+    "TFLiteClassifier",
     "convert_to_tflite",
     "float_operations",
     "open_interpreter",
@@ -32,7 +42,7 @@ __all__ = [
     "with_metadata",
 ]
 
-#: A node in a message of the converter, and what is wrong with it.
+#: Node in a message of the converter, and the reason that it gives.
 _NODE = re.compile(r'"([^"@]+/[^"@]+)@')
 _ERROR = re.compile(r"error: (?:loc\(.*?\)\)\)?: )?(.+)")
 
@@ -49,16 +59,16 @@ def convert_to_tflite(
     Operations that TFLite has in float only stay so in the int8 model: see
     `float_operations`. Integer inputs stay as they are.
 
-    It starts from the SavedModel, never from the Keras object: conversion from concrete
-    functions of Keras 3 models has dropped weights without a word.
+    The conversion starts from the SavedModel, never from the Keras object: conversion from
+    concrete functions of Keras 3 models has dropped weights without a word.
 
     Args:
-        saved_model_dir: With the signature `serving_default`.
-        calibration_images: [N, H, W, C], fed one at a time and by name; N >= 1.
+        saved_model_dir: Folder of a SavedModel with the signature `serving_default`.
+        calibration_images: Images [N, H, W, C], fed one at a time and by name; N >= 1.
         use_int8_io: Whether the int8 model's input and output are int8 too.
         layer_names: Layers of the network, one of which a message may name.
     Raises:
-        UserError: If the converter cannot.
+        UserError: If the converter refuses the network.
     """
     with pattern_free(saved_model_dir) as readable:
         return _convert(readable, calibration_images, use_int8_io, layer_names)
@@ -93,7 +103,7 @@ def _convert(
 
 
 def _cause(message: str, layer_names: Collection[str]) -> str:
-    """Return in one line what the converter says in a hundred."""
+    """Return the reason in a message of the converter, a hundred lines long, as one line."""
     lines = [line for line in message.splitlines() if "error:" in line] or [message]
     found = _ERROR.search(lines[0])
     reason = " ".join((found.group(1) if found else lines[0]).split())[:200]
@@ -105,14 +115,14 @@ def _cause(message: str, layer_names: Collection[str]) -> str:
 
 
 def float_operations(content: bytes, layer_names: Collection[str] = ()) -> list[dict[str, str]]:
-    """Return what a TFLite model computes in float, in order.
+    """Return the operations that a TFLite model computes in float, in order.
 
     Args:
-        content: Of the file.
+        content: Bytes of the file.
         layer_names: Layers of the network; see `signatures.layer_names`.
     Returns:
-        `operation`, `tensor` (that it gives), `dtype` and `layer` of each, the layer of a
-        conversion from int8 being that of the operation that asks for it; "" if unknown.
+        `operation`, `tensor` (its output), `dtype` and `layer` of each; the layer of a
+        conversion from int8 is that of the operation that asks for it; "" if unknown.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -142,19 +152,21 @@ def float_operations(content: bytes, layer_names: Collection[str] = ()) -> list[
     return found[::-1]
 
 
-def open_interpreter(path: str, num_threads: int | None = None) -> tuple[Any, Any]:
+def open_interpreter(
+    path: str, num_threads: int | None = None
+) -> tuple[Interpreter, SignatureRunner]:
     """Return the LiteRT interpreter of a file and the runner of its `serving_default`.
 
     Raises:
         UserError: If it is not a TFLite model with the signature `serving_default`.
     """
-    from ai_edge_litert.interpreter import Interpreter  # late: only TFLite needs it
+    from ai_edge_litert import interpreter as litert  # late: only TFLite needs it
 
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; expected a TFLite model")
     try:
         with quiet_stderr():
-            interpreter = Interpreter(model_path=path, num_threads=num_threads)
+            interpreter = litert.Interpreter(model_path=path, num_threads=num_threads)
         return interpreter, interpreter.get_signature_runner(SIGNATURE)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -165,7 +177,7 @@ def open_interpreter(path: str, num_threads: int | None = None) -> tuple[Any, An
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keep native chatter of TFLite from the terminal; say it all if something fails."""
+    """Keep native messages of TFLite from the terminal; print them all if something fails."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as chatter:
         saved = os.dup(2)
@@ -173,7 +185,7 @@ def quiet_stderr() -> Iterator[None]:
         try:
             yield
         except UserError:
-            raise  # it says what there is to say
+            raise  # its message is enough
         except BaseException:
             chatter.seek(0)
             os.write(saved, chatter.read())
@@ -183,10 +195,117 @@ def quiet_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-#: Class names, one a line, in the order of the labels.
+class TFLiteClassifier:
+    """Run a TFLite network on float images, whatever its input and output types.
+
+    The dtype, scale and zero point are read from the file.
+
+    Attributes:
+        path: Path of the file.
+        description: Description of the network in the file (see export/description.py), or
+            None.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Load a file.
+
+        Args:
+            path: Path of the file.
+        Raises:
+            UserError: If it is not a TFLite model with the signature `serving_default`.
+        """
+        self.path = os.fspath(path)
+        self._interpreter, self._runner = open_interpreter(self.path)
+        self._inputs = self._runner.get_input_details()
+        self._outputs = self._runner.get_output_details()
+        text = packed_file(self.path, DESCRIPTION_FILE)
+        self.description: dict[str, Json] | None = None if text is None else json.loads(text)
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs in the order of the file."""
+        return _in_order(self._inputs, self._interpreter.get_input_details())
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs in the order of the file."""
+        return _in_order(self._outputs, self._interpreter.get_output_details())
+
+    def predict(self, images: Images) -> np.ndarray:
+        """Return logits, float32 [B, classes], of images [B, H, W, C].
+
+        A model whose batch axis is fixed at 1 runs image by image.
+
+        Args:
+            images: Images, float32 in the range of values that the network takes; integers
+                where its input is an integer that is no quantised float.
+        Raises:
+            UserError: If the images do not fit, or lie far outside of the range in the
+                description; or the network has several outputs.
+        """
+        if len(self._outputs) != 1:
+            raise UserError(f"{self.path}: {len(self._outputs)} outputs; use predict_outputs")
+        ((_, logits),) = self.predict_outputs(images).items()
+        return logits
+
+    def predict_outputs(self, images: Images) -> dict[str, np.ndarray]:
+        """Return the outputs, float32 [B, ...], by name; images as for `predict`."""
+        shapes = {name: d["shape_signature"] for name, d in self._inputs.items()}
+        specs = {}
+        for name, details in self._inputs.items():
+            is_float = np.issubdtype(details["dtype"], np.floating) or details["quantization"][0]
+            specs[name] = tf.TensorSpec(
+                [None, *(None if n < 0 else n for n in shapes[name][1:])],
+                tf.float32 if is_float else details["dtype"],
+            )
+        arrays = arrays_by_name(images, specs, "images")
+        if self.description is not None and len(arrays) == 1:
+            (array,) = arrays.values()
+            check_values(array, self.description["inputs"]["value_range"], "images")
+        is_free = all(shape[0] < 0 for shape in shapes.values())
+        if not is_free and any(shape[0] > 1 for shape in shapes.values()):
+            raise UserError(f"{self.path}: its batch axis is fixed at more than one image")
+        return in_batches(self._run, arrays, batch_size=BATCH_SIZE if is_free else 1)
+
+    def accuracy(self, images: Images, labels: np.ndarray) -> float:
+        """Return the share of images whose largest logit is that of the label."""
+        return float(np.mean(self.predict(images).argmax(-1) == np.asarray(labels)))
+
+    def _run(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = {name: _quantise(batch[name], d) for name, d in self._inputs.items()}
+        with quiet_stderr():  # the first call announces its delegate
+            outputs = self._runner(**values)
+        return {name: _dequantise(outputs[name], d) for name, d in self._outputs.items()}
+
+
+#: Fields of a tensor as the interpreter tells them.
+_Details = Mapping[str, Json]
+
+
+def _in_order(details: Mapping[str, _Details], tensors: Sequence[_Details]) -> list[str]:
+    names = {d["index"]: name for name, d in details.items()}
+    return [names[tensor["index"]] for tensor in tensors]
+
+
+def _quantise(values: np.ndarray, details: _Details) -> np.ndarray:
+    dtype = details["dtype"]
+    scale, zero_point = details["quantization"]
+    if np.issubdtype(dtype, np.floating) or not scale:  # or an integer that is none quantised
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def _dequantise(values: np.ndarray, details: _Details) -> np.ndarray:
+    scale, zero_point = details["quantization"]
+    values = values.astype(np.float32)
+    return values if not scale else (values - np.float32(zero_point)) * np.float32(scale)
+
+
+#: File of class names, one a line, in the order of the labels.
 LABELS_FILE = "labels.txt"
 
-# Of the schema: the name of the buffer, its identifier, codes of enums and unions.
+# Parts of the metadata schema: name of the buffer, identifier, codes of enums and unions.
 _BUFFER_NAME, _IDENTIFIER, _MODEL_IDENTIFIER = b"TFLITE_METADATA", b"M001", b"TFL3"
 _DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2
 _IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 1
@@ -194,9 +313,9 @@ _RGB, _GREYSCALE = 1, 2
 
 
 class _Scalar(NamedTuple):
-    """A number in a table, by the method of the builder that adds its type."""
+    """Number in a table, with the method of the builder that adds its type."""
 
-    prepend: Callable[..., Any]
+    prepend: Callable[[int, int, int], None]
     value: int
 
 
@@ -215,14 +334,14 @@ def with_metadata(
     """Return a TFLite model with metadata and files; other metadata stay.
 
     Args:
-        content: The model.
-        name: Of the model.
+        content: Bytes of the model.
+        name: Name of the model.
         description: Text for people.
-        input_names: In the order of the model's inputs.
-        output_names: In the order of its outputs.
-        channels: Of the only input if it is an image, 1 or 3.
-        value_range: What 0..255 becomes before it is fed to the only input.
-        class_names: Of the first output, if they have names.
+        input_names: Names in the order of the model's inputs.
+        output_names: Names in the order of its outputs.
+        channels: Channels of the only input if it is an image, 1 or 3.
+        value_range: Values that 0 and 255 become before they are fed to the only input.
+        class_names: Names of the classes of the first output, if they have names.
         files: Further texts to append, by name.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -295,12 +414,12 @@ def _metadata(
     def file(file_name: str, kind: int) -> int:
         return table(builder.CreateString(file_name), None, byte(kind))
 
-    def tensor(tensor_name: str, content: Any = None, units: Any = None, **others: Any) -> int:
+    def tensor(tensor_name: str, parts: Mapping[str, int]) -> int:
         # Name, description, names of dimensions, content, process units, stats, files.
-        fields = (content, units, others.get("stats"), others.get("files"))
+        fields = map(parts.get, ("content", "units", "stats", "files"))
         return table(builder.CreateString(tensor_name), None, None, *fields)
 
-    inputs: list[dict[str, Any]] = [{"tensor_name": input_name} for input_name in input_names]
+    inputs: list[dict[str, int]] = [{} for _ in input_names]
     if channels is not None:
         colours = table(byte(_GREYSCALE if channels == 1 else _RGB))
         inputs[0]["content"] = table(byte(_IMAGE_PROPERTIES), colours)
@@ -310,11 +429,11 @@ def _metadata(
         options = table(floats(-low * std), floats(std))
         inputs[0]["units"] = vector([table(byte(_NORMALIZATION_OPTIONS), options)])
         inputs[0]["stats"] = table(floats(high), floats(low))
-    outputs: list[dict[str, Any]] = [{"tensor_name": output_name} for output_name in output_names]
+    outputs: list[dict[str, int]] = [{} for _ in output_names]
     if class_names is not None:
         outputs[0]["files"] = vector([file(LABELS_FILE, _TENSOR_AXIS_LABELS)])
-    input_tensors = vector([tensor(**fields) for fields in inputs])
-    output_tensors = vector([tensor(**fields) for fields in outputs])
+    input_tensors = vector([tensor(*pair) for pair in zip(input_names, inputs, strict=True)])
+    output_tensors = vector([tensor(*pair) for pair in zip(output_names, outputs, strict=True)])
     graph = table(None, None, input_tensors, output_tensors)
     described = vector([file(file_name, _DESCRIPTIONS) for file_name in files or {}])
     root = table(

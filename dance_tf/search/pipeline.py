@@ -19,6 +19,7 @@ from dance_tf.data import datasets
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator, load_evaluator
 from dance_tf.export import networks
+from dance_tf.export.evaluator import export_evaluator
 from dance_tf.files import Json, read_json, write_text
 from dance_tf.hardware.cost_table import cost_source, load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
@@ -263,7 +264,7 @@ def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[s
     evaluator_dir = os.path.join(folder, "evaluator")
     # An interrupted run may have written it already; a run has one.
     shutil.rmtree(evaluator_dir, ignore_errors=True)
-    served = networks.export_evaluator(problem.evaluator, evaluator_dir, 1)
+    served = export_evaluator(problem.evaluator, evaluator_dir, 1)
     return {name: report[name]["path"] for name in EXPORTS} | {"evaluator": served["path"]}
 
 

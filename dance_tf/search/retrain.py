@@ -33,10 +33,9 @@ from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
 from dance_tf.structs import Architecture
-from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.sgd import RowSGD
-from dance_tf.supernet.supernet import Supernet
+from dance_tf.supernet.supernet import Supernet, build_network
 
 __all__ = [
     "INHERITS_NOTHING",

@@ -1,4 +1,4 @@
-"""How accurate networks are with the weights that they inherit from a trained supernet.
+"""Accuracy of networks with the weights that they inherit from a trained supernet.
 
 A network's own batch-norm statistics depend on all its ops, while the supernet's moving
 ones are averages over the paths of its training. So each network first finds its own, on
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.protocols import ImageDataset
 from dance_tf.supernet.ops import MOMENTUM
@@ -21,7 +21,7 @@ from dance_tf.supernet.supernet import Supernet
 
 __all__ = ["NUM_CALIBRATION_IMAGES", "InheritedAccuracy", "inherited_accuracy", "recalibrated"]
 
-#: Of `train`, from which a network finds its batch-norm statistics.
+#: Training images from which a network finds its batch-norm statistics.
 NUM_CALIBRATION_IMAGES = 512
 _CALIBRATION_BATCH_SIZE = 64
 _BATCH_SIZE = 100  # whose activations stay in the caches of a core
@@ -29,7 +29,7 @@ _BATCH_SIZE = 100  # whose activations stay in the caches of a core
 
 @tf.function(reduce_retracing=True)
 def _pass_on(supernet: Supernet, images: tf.Tensor, op_indices: tf.Tensor) -> None:
-    """Move the statistics of one path."""
+    """Move the statistics of one network by a batch."""
     supernet.call_path(images, op_indices, None, training=True)
 
 
@@ -49,16 +49,17 @@ def _statistics(supernet: Supernet) -> list[keras.Variable]:
 
 @contextlib.contextmanager
 def recalibrated(
-    supernet: Supernet, op_indices: Any, batches: list[tf.Tensor]
+    supernet: Supernet, op_indices: ArrayLike, batches: list[tf.Tensor]
 ) -> Iterator[Supernet]:
-    """Give one network statistics of its own inside the context, as before outside.
+    """Give one network statistics of its own inside the context; those before come back.
 
     They are means over the batches, the later ones weighted more: the supernet's own
     moving averages, started from 0 and divided by the sum of their weights.
 
     Args:
-        supernet: Its weights stay as they are.
-        op_indices: int32 [D]. Inside, statistics of other ops mean nothing.
+        supernet: Trained supernet, whose weights stay as they are.
+        op_indices: Ops of the network, int32 [D]. Inside the context, the statistics of
+            other ops mean nothing.
         batches: Training images, float32 [B, H, W, C] each.
     """
     variables = _statistics(supernet)
@@ -84,11 +85,11 @@ class InheritedAccuracy:
     `cifar_mbconv_small` takes about 0.9 s of a core with 2,000 images.
 
     Args:
-        supernet: Trained; left as it is.
-        dataset: Calibrates on `train`, without augmentation.
-        num_images: How many images to judge on, at most all.
-        split: Of these images. Searches choose by `architecture`; `test` is for judging anew
-            what they chose.
+        supernet: Trained supernet; left as it is.
+        dataset: Images; the statistics are those of `train`, without augmentation.
+        num_images: Number of images to judge on, at most all.
+        split: Split of these images. Searches choose by `architecture`; `test` is for
+            judging their choice anew.
     """
 
     def __init__(
@@ -104,11 +105,11 @@ class InheritedAccuracy:
         self._held_out = _first(dataset, split, _BATCH_SIZE, num_images)
         self.num_images = sum(len(labels) for _, labels in self._held_out)
 
-    def __call__(self, op_indices: Any) -> np.ndarray:
+    def __call__(self, op_indices: ArrayLike) -> np.ndarray:
         """Return the shares of images that are classified right, float64 [B].
 
         Args:
-            op_indices: int32 [B, D], the networks.
+            op_indices: Ops of the networks, int32 [B, D].
         """
         accuracies = []
         for path in tf.unstack(tf.convert_to_tensor(op_indices, tf.int32)):
@@ -120,9 +121,9 @@ class InheritedAccuracy:
 
 
 def inherited_accuracy(
-    supernet: Supernet, op_indices: Any, dataset: ImageDataset, num_images: int
+    supernet: Supernet, op_indices: ArrayLike, dataset: ImageDataset, num_images: int
 ) -> np.ndarray:
-    """Return what `InheritedAccuracy` does, for networks that are all there at once."""
+    """Return the inherited accuracy, float64 [B], of networks int32 [B, D]."""
     return InheritedAccuracy(supernet, dataset, num_images)(op_indices)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -62,7 +61,7 @@ def kernel_shape(layer: Layer) -> tuple[int, int, int, int]:
 
 
 def _kernel_initializer(layer: Layer, seed: int) -> keras.initializers.Initializer:
-    """He et al. (2015), by the outputs that each weight feeds."""
+    """Return the initializer of He et al. (2015), by the outputs that each weight feeds."""
     fan_out = layer.R * layer.S * (1 if layer.kind == "depthwise" else layer.K)
     return keras.initializers.RandomNormal(
         stddev=(2.0 / fan_out) ** 0.5, seed=layer_seed(seed, layer.name)
@@ -76,7 +75,9 @@ def _is_pointwise(layer: Layer) -> bool:
 class _BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation that trains with the fused kernel."""
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if not training:
             return super().call(inputs, training=False)
         outputs, mean, variance = batch_norm_training(
@@ -90,14 +91,14 @@ class _BatchNorm(keras.layers.BatchNormalization):
 class _PointwiseConv(keras.layers.Conv2D):
     """1x1 convolution of stride 1 without bias."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return pointwise_conv(inputs, tf.convert_to_tensor(self.kernel)[0, 0])
 
 
 class _DepthwiseConv(keras.layers.DepthwiseConv2D):
     """Depthwise convolution without bias."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return depthwise_conv(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
 
 
@@ -109,23 +110,23 @@ def moved_statistics(old: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
 def conv_bn_layers(
     layer: Layer, *, seed: int, use_relu6: bool, is_for_training: bool
 ) -> list[keras.layers.Layer]:
-    """Return one convolution with its batch normalisation and, where asked, ReLU6.
+    """Return a convolution with its batch normalisation and, where asked, ReLU6.
 
     Args:
         layer: Kind, shape and name; the batch and the output size are not used.
-        seed: Of the run; the initial weights depend on it and on the layer's name.
+        seed: Seed of the run; the initial weights depend on it and on the layer's name.
         use_relu6: Whether ReLU6 follows.
         is_for_training: Fast layers instead of stock ones, of the same variables.
     """
     name = layer.name.replace("/", "_")
     initializer = _kernel_initializer(layer, seed)
-    arguments: dict[str, Any] = {
-        "kernel_size": (layer.S, layer.R),
-        "strides": (layer.stride[1], layer.stride[0]),
-        "padding": "same",
-        "use_bias": False,
-        "name": name,
-    }
+    arguments = dict(
+        kernel_size=(layer.S, layer.R),
+        strides=(layer.stride[1], layer.stride[0]),
+        padding="same",
+        use_bias=False,
+        name=name,
+    )
     convolution: keras.layers.Layer
     if layer.kind == "depthwise":
         depthwise = _DepthwiseConv if is_for_training else keras.layers.DepthwiseConv2D
@@ -150,8 +151,8 @@ def mbconv_layers(
     """Return an MBConv as a chain of Keras layers.
 
     Args:
-        layers: Its convolutions in order; the expansion is left out where it is 1.
-        seed: Of the run.
+        layers: Convolutions in order; the expansion is left out where it is 1.
+        seed: Seed of the run.
         is_for_training: Fast layers instead of stock ones, of the same variables.
     """
     return [
@@ -164,9 +165,9 @@ def mbconv_layers(
 
 
 def apply_layers(
-    layers: Sequence[keras.layers.Layer], inputs: Any, training: bool | None = None
-) -> Any:
-    """Return what a chain of layers makes of tensors or of symbolic inputs."""
+    layers: Sequence[keras.layers.Layer], inputs: tf.Tensor, training: bool | None = None
+) -> tf.Tensor:
+    """Return the outputs of a chain of layers for tensors or for symbolic inputs."""
     for layer in layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             inputs = layer(inputs, training=training)
@@ -182,12 +183,12 @@ class PackedOp:
     mean and variance. The vectors may be longer than the op needs.
 
     Args:
-        layers: Its convolutions in order; none for `zero`.
-        seed: Of the run; the initial weights are those of `mbconv_layers`.
+        layers: Convolutions in order; none for `zero`.
+        seed: Seed of the run; the initial weights are those of `mbconv_layers`.
 
     Attributes:
-        layers: Its convolutions.
-        num_weights, num_statistics: Lengths that the op needs.
+        layers: Convolutions of the op.
+        num_weights, num_statistics: Lengths of the vectors that the op needs.
     """
 
     def __init__(self, layers: Sequence[Layer], *, seed: int) -> None:
@@ -212,7 +213,7 @@ class PackedOp:
         return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
 
     def is_kernel(self) -> np.ndarray:
-        """Return which weights are of kernels, bool [num_weights]."""
+        """Return a mask of the weights of kernels, bool [num_weights]."""
         return np.repeat([True, False, False] * len(self.layers), self._sizes).astype(bool)
 
     def to_keras(self, weights: np.ndarray, statistics: np.ndarray) -> list[np.ndarray]:
@@ -233,8 +234,8 @@ class PackedOp:
         """Split the op's vectors.
 
         Returns:
-            Kernel, gamma and beta of each convolution, flat; mean and variance of each; both
-            with what the vector has beyond them as the last part.
+            Kernel, gamma and beta of each convolution, flat; mean and variance of each. The
+            last part of both is the rest of the vector.
         """
         num_channels = [layer.K for layer in self.layers for _ in range(2)]
         return tf.split(weights, [*self._sizes, -1]), tf.split(statistics, [*num_channels, -1])
@@ -245,10 +246,10 @@ class PackedOp:
         """Run the op.
 
         Args:
-            inputs: float32 [B, H, W, C].
-            weights: float32 [at least num_weights].
-            statistics: float32 [at least num_statistics].
-            training: Normalise by the batch instead of by `statistics`.
+            inputs: Features, float32 [B, H, W, C].
+            weights: Weights, float32 [at least num_weights].
+            statistics: Moving statistics, float32 [at least num_statistics].
+            training: Whether to normalise by the batch instead of by `statistics`.
         Returns:
             Outputs, float32 [B, H', W', K], and the statistics that were used.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def op_kernel_expansion(op_name: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _check_positive(record: Any, names: Sequence[str], where: str) -> None:
+def _check_positive(record: Block | NetworkSpace, names: Sequence[str], where: str) -> None:
     for name in names:
         value = getattr(record, name)
         is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -59,7 +59,7 @@ def _check_positive(record: Any, names: Sequence[str], where: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One searchable position."""
+    """One searchable position of a network, with the shapes of its inputs and outputs."""
 
     in_channels: int
     out_channels: int
@@ -71,7 +71,7 @@ class Block:
 
     @property
     def is_skippable(self) -> bool:
-        """Whether the block has an identity around it, so that Zero is a network."""
+        """Whether the block has an identity around it, so that it may be skipped by Zero."""
         return self.stride == 1 and self.in_channels == self.out_channels
 
 
@@ -82,6 +82,16 @@ class NetworkSpace:
     Fixed: a 3x3 convolution to `stem_channels`, a 3x3 MBConv of expansion 1 to
     `first_channels`, and after the blocks a 1x1 convolution to `head_channels`,
     global average pooling and a dense layer. Channels are after the width multiplier.
+
+    >>> import dance_tf
+    >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
+    >>> architecture = space.from_indices([3, 6])
+    >>> architecture.ops
+    ('mbconv5_e6', 'zero')
+    >>> [layer.name for layer in space.layers(architecture)][3:6]
+    ['block0/mbconv5_e6/expand', 'block0/mbconv5_e6/depthwise', 'block0/mbconv5_e6/project']
+    >>> space.num_architectures
+    42
     """
 
     name: str
@@ -130,24 +140,24 @@ class NetworkSpace:
 
     @property
     def num_blocks(self) -> int:
-        """D."""
+        """Number of searchable blocks, D."""
         return len(self.blocks)
 
     @property
     def num_ops(self) -> int:
-        """O."""
+        """Number of candidate ops, O."""
         return len(self.op_names)
 
     @property
     def op_mask(self) -> np.ndarray:
-        """Which candidate ops each block has, bool [D, O]."""
+        """True for the candidate ops that each block has, bool [D, O]."""
         return np.asarray(
             [[op != "zero" or b.is_skippable for op in self.op_names] for b in self.blocks]
         )
 
     @property
     def num_architectures(self) -> int:
-        """How many networks the space holds."""
+        """Number of networks in the space."""
         product = 1
         for count in self.op_mask.sum(axis=1):
             product *= int(count)
@@ -263,57 +273,52 @@ class NetworkSpace:
         return np.stack(columns, axis=-1).astype(np.int32)
 
 
-#: Plain data of the shipped spaces: channels before the width multiplier, and
-#: for each stage (blocks, channels, stride of its first block).
-SPACES: dict[str, dict[str, Any]] = {
-    "cifar_mbconv": {
-        "width_multiplier": 1.0,
-        "input_size": 32,
-        "stem": 32,
-        "first": 16,
-        "stages": ((3, 32, 1), (3, 64, 2), (3, 128, 2)),
-        "head": 1280,
-    },
-    "cifar_mbconv_small": {
-        "width_multiplier": 0.5,
-        "input_size": 16,
-        "stem": 32,
-        "first": 16,
-        "stages": ((3, 32, 1), (3, 64, 2), (3, 128, 2)),
-        "head": 1280,
-    },
-    # Two blocks, small enough to enumerate; for tests and for a first look.
-    "tiny_mbconv": {
-        "width_multiplier": 1.0,
-        "input_size": 8,
-        "stem": 8,
-        "first": 8,
-        "stages": ((1, 16, 2), (1, 16, 1)),
-        "head": 32,
-    },
+class _SpaceData(NamedTuple):
+    """Shape of a shipped space; channels are before the width multiplier."""
+
+    width_multiplier: float
+    input_size: int
+    stem: int
+    first: int
+    stages: tuple[tuple[int, int, int], ...]  # blocks, channels, stride of the first block
+    head: int
+
+
+_CIFAR_STAGES = ((3, 32, 1), (3, 64, 2), (3, 128, 2))
+
+#: Shipped spaces by name. `tiny_mbconv` is small enough to enumerate, for a first look.
+SPACES = {
+    "cifar_mbconv": _SpaceData(1.0, 32, 32, 16, _CIFAR_STAGES, 1280),
+    "cifar_mbconv_small": _SpaceData(0.5, 16, 32, 16, _CIFAR_STAGES, 1280),
+    "tiny_mbconv": _SpaceData(1.0, 8, 8, 8, ((1, 16, 2), (1, 16, 1)), 32),
 }
 
 
 def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
     """Build a shipped space, with the config's numbers in place of its own where given.
 
+    >>> import dance_tf
+    >>> space = dance_tf.make_space(dance_tf.preset("cifar10").space)
+    >>> space.name, space.input_size, space.num_blocks
+    ('cifar_mbconv', 32, 9)
+
     Args:
-        config: Name and numbers.
-        num_classes: Of the data set; used where the config does not say.
+        config: Name of the space, and numbers that replace its own.
+        num_classes: Number of classes of the data set, where the config does not say it.
     Raises:
         UserError: If the name is unknown or a number does not fit the space.
     """
     if config.name not in SPACES:
         raise UserError(f"unknown space {config.name!r}{did_you_mean(config.name, SPACES)}")
     data = SPACES[config.name]
-    width = data["width_multiplier"] if config.width_multiplier is None else config.width_multiplier
-    size = data["input_size"] if config.input_size is None else config.input_size
+    width = data.width_multiplier if config.width_multiplier is None else config.width_multiplier
+    size = data.input_size if config.input_size is None else config.input_size
     classes = num_classes if config.num_classes is None else config.num_classes
     if not width > 0:
         raise UserError(f"space.width_multiplier is {width}, not positive")
     if classes < 2:
         raise UserError(f"space.num_classes is {classes}, not at least 2")
-    total_stride = int(np.prod([stride for _, _, stride in data["stages"]]))
+    total_stride = int(np.prod([stride for _, _, stride in data.stages]))
     if size < total_stride or size % total_stride:
         raise UserError(f"space.input_size is {size}, not a positive multiple of {total_stride}")
 
@@ -321,8 +326,8 @@ def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
         return max(1, round(count * width))
 
     blocks = []
-    previous, resolution = channels(data["first"]), size
-    for num, stage_channels, stage_stride in data["stages"]:
+    previous, resolution = channels(data.first), size
+    for num, stage_channels, stage_stride in data.stages:
         for position in range(num):
             stride = stage_stride if position == 0 else 1
             resolution //= stride
@@ -333,8 +338,8 @@ def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
         input_size=size,
         num_classes=classes,
         width_multiplier=width,
-        stem_channels=channels(data["stem"]),
-        first_channels=channels(data["first"]),
-        head_channels=channels(data["head"]),
+        stem_channels=channels(data.stem),
+        first_channels=channels(data.first),
+        head_channels=channels(data.head),
         blocks=tuple(blocks),
     )

@@ -1,9 +1,8 @@
-"""The optimizer of network weights: SGD that leaves alone what a step did not use."""
+"""Optimizer of network weights: SGD that leaves the rows that a step did not use alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -19,9 +18,9 @@ def _is_named_kernel(variable: keras.Variable) -> np.ndarray | bool:
 class RowSGD(keras.optimizers.SGD):
     """SGD with Nesterov momentum and weight decay on kernels, row by row.
 
-    A gradient that is tf.IndexedSlices moves its rows only: the other rows keep their
-    weights and their momentum, as if they were parameters without a gradient. The rows of
-    one gradient must differ.
+    A gradient that is tf.IndexedSlices moves its rows only: all other rows keep their
+    weights and their momentum, as parameters without a gradient do. The rows of one
+    gradient must differ.
 
         gradient = gradient + weight_decay * weight     (kernels)
         velocity = momentum * velocity - learning_rate * gradient
@@ -29,14 +28,15 @@ class RowSGD(keras.optimizers.SGD):
 
     Args:
         learning_rate: Number or schedule.
-        momentum: Share of the velocity that is kept.
-        weight_decay: L2, coupled.
-        is_kernel: Which numbers of a variable decay: one boolean, or an array of its shape.
+        momentum: Share of the velocity that a step keeps.
+        weight_decay: Factor of the weights that is added to the gradient of kernels (L2).
+        is_kernel: Function that marks the numbers of a variable that decay, by one boolean
+            or an array of the variable's shape.
     """
 
     def __init__(
         self,
-        learning_rate: Any,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -46,12 +46,17 @@ class RowSGD(keras.optimizers.SGD):
         # Not Keras's own weight decay, which would move every row at every step.
         self._kernel_decay, self._is_kernel = np.float32(weight_decay), is_kernel
 
-    def build(self, variables: Any) -> None:
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make the velocities of Keras variables."""
         super().build(variables)
         self._decays = [np.asarray(self._is_kernel(v)) * self._kernel_decay for v in variables]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(
+        self,
+        gradient: tf.Tensor | tf.IndexedSlices,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
         """Update one tf.Variable by its gradient, a tensor or tf.IndexedSlices."""
         index = self._get_variable_index(variable)
         velocity, decay = self.momentums[index].value, self._decays[index]
@@ -73,7 +78,12 @@ class RowSGD(keras.optimizers.SGD):
         variable.scatter_update(tf.IndexedSlices(new[1], rows))
 
     def _step(
-        self, gradient: Any, weight: Any, velocity: Any, decay: Any, learning_rate: Any
+        self,
+        gradient: tf.Tensor,
+        weight: tf.Tensor,
+        velocity: tf.Tensor,
+        decay: tf.Tensor | np.ndarray,
+        learning_rate: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the new velocity and weight."""
         if isinstance(decay, tf.Tensor) or decay.any():

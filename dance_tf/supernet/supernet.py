@@ -1,10 +1,10 @@
-"""The supernet, whose candidate ops share one training, and the networks derived from it.
+"""Networks of a space: one alone, and the supernet, which trains all of them together.
 
 A step runs one path: in each block `tf.switch_case` runs the sampled op alone, inside
 one traced function for all paths. The weights of a block's ops are the rows of one
 variable, so the gradient of a step, and an optimizer that honours it, touches the rows
-of the sampled ops only. Gates on the ops that are computed may have a gradient, of which
-search/arch_gradients.py makes one of the architecture parameters.
+of the sampled ops only. Gates on the ops that are computed may have a gradient, from which
+search/arch_gradients.py derives that of the architecture parameters.
 
 Source: sampled paths and pairs from Cai et al. (2019), ProxylessNAS; gates of the Gumbel
 softmax from Dong and Yang (2019), GDAS, equation 5.
@@ -13,53 +13,136 @@ softmax from Dong and Yang (2019), GDAS, equation 5.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from dance_tf.structs import Architecture
-from dance_tf.supernet.mixed_op import MixedOp
-from dance_tf.supernet.network import build_network, fixed_keras_layers
-from dance_tf.supernet.ops import apply_layers, layer_seed
+from dance_tf.supernet.blocks import MixedOp, SuperkernelOp
+from dance_tf.supernet.ops import apply_layers, conv_bn_layers, layer_seed, mbconv_layers
 from dance_tf.supernet.search_space import NetworkSpace
-from dance_tf.supernet.superkernel import SuperkernelOp
 
 __all__ = ["SUPERNETS", "Supernet", "build_network", "derive"]
 
-#: Of the initial architecture parameters (ProxylessNAS).
+#: Standard deviation of the initial architecture parameters (ProxylessNAS).
 _LOGIT_STDDEV = 1e-3
 
-#: Smallest uniform number, so that its Gumbel noise is finite.
+#: Least uniform number, which keeps its Gumbel noise finite.
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-#: How a block holds its ops, by the name of the supernet. `proxyless`: each op has weights
-#: of its own, as in ProxylessNAS. `superkernel`: all are slices of the largest.
+#: Blocks by the name of the supernet. `proxyless`: each op has weights of its own, as in
+#: ProxylessNAS. `superkernel`: all ops are slices of the largest.
 SUPERNETS: dict[str, type[MixedOp]] = {"proxyless": MixedOp, "superkernel": SuperkernelOp}
+
+
+class _LayerOptions(TypedDict):
+    seed: int
+    is_for_training: bool
+
+
+def _fixed_keras_layers(
+    space: NetworkSpace, *, seed: int, is_for_training: bool
+) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
+    """Return the layers that every network has, those before and those after the blocks."""
+    stem, *first, head, classifier = space.fixed_layers()
+    options: _LayerOptions = {"seed": seed, "is_for_training": is_for_training}
+    before = [
+        keras.layers.Rescaling(2.0, -1.0, name="to_plus_minus_one"),
+        *conv_bn_layers(stem, use_relu6=True, **options),
+        *mbconv_layers(first, **options),
+    ]
+    after = [
+        *conv_bn_layers(head, use_relu6=True, **options),
+        keras.layers.GlobalAveragePooling2D(name="pool"),
+        keras.layers.Dense(
+            classifier.K,
+            kernel_initializer=keras.initializers.RandomNormal(
+                stddev=0.01, seed=layer_seed(seed, classifier.name)
+            ),
+            name=classifier.name,
+        ),
+    ]
+    return before, after
+
+
+def build_network(
+    space: NetworkSpace,
+    architecture: Architecture,
+    *,
+    seed: int = 0,
+    is_for_training: bool = False,
+) -> keras.Model:
+    """Build one network of a space.
+
+    Its convolutions are those of `space.layers(architecture)`, in that order.
+
+    >>> import dance_tf
+    >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
+    >>> network = dance_tf.build_network(space, space.from_indices([0, 6]))
+    >>> network.input_shape, network.output_shape
+    ((None, 8, 8, 3), (None, 10))
+
+    Args:
+        space: Network space.
+        architecture: One op per block.
+        seed: Seed of the initial weights.
+        is_for_training: Fast layers instead of stock ones. The weights of the two fit
+            each other (`get_weights`, `set_weights`); save the stock one.
+    Returns:
+        Network from images [B, H, W, C] in 0..1 to logits [B, classes].
+    Raises:
+        UserError: If the architecture is not one of the space.
+    """
+    options: _LayerOptions = {"seed": seed, "is_for_training": is_for_training}
+    ops = space.validate(architecture).ops
+    before, after = _fixed_keras_layers(space, **options)
+    size = space.input_size
+    inputs = keras.Input((size, size, space.image_channels), name="images")
+    x = apply_layers(before, inputs)
+    for index, (block, op_name) in enumerate(zip(space.blocks, ops, strict=True)):
+        layers = mbconv_layers(space.op_layers(index, op_name), **options)
+        outputs = apply_layers(layers, x)
+        if not block.is_skippable:
+            x = outputs
+        elif layers:
+            x = keras.layers.Add(name=f"block{index}_add")([x, outputs])
+    return keras.Model(inputs, apply_layers(after, x), name=space.name)
 
 
 class Supernet(keras.Model):
     """All networks of a space with shared weights, and the architecture parameters.
 
+    >>> import dance_tf
+    >>> import tensorflow as tf
+    >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
+    >>> supernet = dance_tf.Supernet(space)
+    >>> supernet.call_path(tf.zeros([4, 8, 8, 3]), [0, 6]).shape
+    TensorShape([4, 10])
+    >>> supernet.mixture_weights().shape  # blocks, candidate ops
+    TensorShape([2, 7])
+
     Args:
         space: Network space.
-        seed: Of the initial weights and architecture parameters.
+        seed: Seed of the initial weights and architecture parameters.
         kind: Name in SUPERNETS.
 
     Attributes:
-        arch_logits: float32 [D, O], not trainable, so that no optimizer of the weights
-            finds it: a tape has to watch it. Logits of ops that a block lacks are not used.
+        arch_logits: Architecture parameters, float32 [D, O], not trainable, so that no
+            optimizer of the weights finds them: a tape has to watch them. Logits of ops that
+            a block lacks are not used.
     """
 
     def __init__(self, space: NetworkSpace, seed: int = 0, kind: str = "proxyless") -> None:
         super().__init__(name="supernet")
         self.space, self.kind = space, kind
         self._op_mask = space.op_mask
-        self._before, self._after = fixed_keras_layers(space, seed=seed, is_for_training=True)
+        self._before, self._after = _fixed_keras_layers(space, seed=seed, is_for_training=True)
         self._blocks = [self._block(d, seed) for d in range(space.num_blocks)]
-        # tf.train.Checkpoint finds attributes, but not what lies in Keras's lists.
+        # tf.train.Checkpoint finds attributes, but not layers in the lists of Keras.
         for layer in (*self._before, *self._blocks, *self._after):
             setattr(self, f"layer_{layer.name}", layer)
         self.arch_logits = self.add_weight(
@@ -86,41 +169,41 @@ class Supernet(keras.Model):
 
     @property
     def network_weights(self) -> list[keras.Variable]:
-        """Trainable variables: of the fixed layers, and one of each block's ops."""
+        """Trainable variables: those of the fixed layers, and one for the ops of each block."""
         return self.trainable_weights
 
     def is_kernel(self, variable: keras.Variable) -> np.ndarray | bool:
-        """Return which numbers of a network weight are of kernels (and decay)."""
+        """Return a mask of the numbers of a network weight that belong to kernels (and decay)."""
         for block in self._blocks:
             if variable is block.packed:
                 return block.is_kernel
         return variable.name == "kernel"
 
-    def call(self, images: Any, training: bool | None = None) -> tf.Tensor:
-        """Return the logits of the architecture of the largest architecture parameters."""
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Return the logits of the architecture with the largest architecture parameters."""
         logits = tf.where(self._op_mask, self.arch_logits.value, -math.inf)
         op_indices = tf.argmax(logits, axis=-1, output_type=tf.int32)
         return self.call_path(images, op_indices, None, bool(training))
 
     def call_path(
         self,
-        images: Any,
-        op_indices: Any,
-        gates: Any = None,
+        images: tf.Tensor,
+        op_indices: ArrayLike,
+        gates: tf.Tensor | None = None,
         training: bool = False,
-        inactive: Any = None,
+        inactive: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Run one network of the space; no other op is computed or changed.
 
         Args:
-            images: float32 [B, H, W, C] in 0..1.
-            op_indices: int32 [D]. Logits are NaN where a block does not have the op.
-            gates: float32 [D, O] or None: factors of the ops' outputs, inside the identity
-                of a skippable block. The gate of `zero` has gradient 0: so has its output.
-            training: Batch statistics instead of the moving ones, which are updated.
-            inactive: int32 [D] or None: ops that are computed as well, beside those of
-                `op_indices`, for the gradient of their gates. Where a block has one op
-                alone, it is computed once.
+            images: Images, float32 [B, H, W, C] in 0..1.
+            op_indices: Op of each block, int32 [D]. Logits are NaN where a block lacks it.
+            gates: Factors of the ops' outputs, inside the identity of a skippable block,
+                float32 [D, O], or None. The gate of `zero`, whose output is 0, has gradient 0.
+            training: Whether to normalise by the batch, and update the moving statistics.
+            inactive: Ops that are computed beside those of `op_indices` for the gradient of
+                their gates, int32 [D], or None. The op of a block that has one alone is
+                computed once.
         Returns:
             Logits, float32 [B, classes].
         """
@@ -145,24 +228,26 @@ class Supernet(keras.Model):
         """
         return _masked_softmax(self.arch_logits.value, self._op_mask)
 
-    def sample_uniform(self, seed: Any) -> tf.Tensor:
-        """Draw op indices, int32 [D], each op of a block as likely as the others.
+    def sample_uniform(self, seed: ArrayLike) -> tf.Tensor:
+        """Draw op indices, int32 [D], all ops of a block equally likely.
 
         Args:
-            seed: int32 [2]; the draw is a function of it.
+            seed: Seed of the draw, int32 [2].
         """
         noise = tf.random.stateless_uniform(self._op_mask.shape, seed)
         return tf.argmax(tf.where(self._op_mask, noise, -1.0), axis=-1, output_type=tf.int32)
 
-    def sample_gates(self, seed: Any, temperature: Any = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
+    def sample_gates(
+        self, seed: ArrayLike, temperature: tf.Tensor | float = 1.0
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw op indices by the mixture weights, with gates that pass a gradient on.
 
         gates = one_hot + soft - stop_gradient(soft), where soft is the Gumbel softmax of the
         logits and one_hot its argmax, distributed as the mixture weights at any temperature.
 
         Args:
-            seed: int32 [2]; the draw is a function of it.
-            temperature: Of the Gumbel softmax.
+            seed: Seed of the draw, int32 [2].
+            temperature: Temperature of the Gumbel softmax.
         Returns:
             Op indices, int32 [D], and gates, float32 [D, O], whose values are one-hot.
         """
@@ -174,15 +259,15 @@ class Supernet(keras.Model):
         one_hot = tf.one_hot(op_indices, self.space.num_ops)
         return op_indices, one_hot + (soft - tf.stop_gradient(soft))
 
-    def sample_pair(self, seed: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def sample_pair(self, seed: ArrayLike) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Draw two ops of each block, without replacement, by the mixture weights.
 
         Args:
-            seed: int32 [2]; the draw is a function of it.
+            seed: Seed of the draw, int32 [2].
         Returns:
-            The pair, float32 [D, O], 1 at its ops; of these the op that is active, drawn by
-            the mixture weights of the two alone, and the other one, int32 [D] each. A block
-            with one op alone has it as both.
+            The pair, float32 [D, O], 1 at its ops; the active op of it, drawn by the mixture
+            weights of the two alone, and the inactive one, int32 [D] each. A block with one
+            op alone has it as both.
         """
         num_blocks, num_ops = self._op_mask.shape
         uniform = tf.random.stateless_uniform([num_blocks, num_ops + 1], seed, minval=_TINY)
@@ -208,9 +293,14 @@ class Supernet(keras.Model):
 
 
 def derive(supernet: Supernet) -> Architecture:
-    """Return the architecture of the largest logit in each block.
+    """Return the architecture with the largest logit in each block.
 
-    The space's fixed layers remain whatever is chosen, so it always has weighted ops.
+    >>> import dance_tf
+    >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
+    >>> supernet = dance_tf.Supernet(space)
+    >>> supernet.arch_logits.assign([[0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
+    >>> dance_tf.derive(supernet).ops
+    ('mbconv5_e3', 'zero')
     """
     space = supernet.space
     logits = np.where(space.op_mask, supernet.arch_logits.numpy(), -np.inf)
@@ -223,7 +313,7 @@ def _masked_softmax(logits: tf.Tensor, mask: np.ndarray) -> tf.Tensor:
 
 
 def _build_chain(layers: list[keras.layers.Layer], size: int, channels: int) -> None:
-    shape: Any = (None, size, size, channels)
+    shape: tuple[int | None, ...] = (None, size, size, channels)
     for layer in layers:
         layer.build(shape)
         shape = layer.compute_output_shape(shape)

@@ -139,13 +139,13 @@ def test_saved_model_adds_one_batch_axis_and_names_its_inputs(exported):
         served(images=np.full((8, 8, 3), "a"))
 
 
-# TFLite (field reports L1 to L7)
+# TFLite
 
 
 def test_tflite_starts_at_one_image_and_can_be_resized(exported):
     images, _ = _prototype_images(4, seed=4)
     for name in ("network.tflite", "network_int8.tflite"):
-        classifier = networks.TFLiteClassifier(exported[0] / name)
+        classifier = tflite.TFLiteClassifier(exported[0] / name)
         batch = classifier.predict(images)
         assert batch.shape == (4, 10) and batch.dtype == np.float32
         singles = np.concatenate([classifier.predict(images[i : i + 1]) for i in range(4)])
@@ -164,7 +164,7 @@ def test_tflite_starts_at_one_image_and_can_be_resized(exported):
     interpreter.set_tensor(details["index"], images)
     interpreter.invoke()
     logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    expected = networks.TFLiteClassifier(exported[0] / "network.tflite").predict(images)
+    expected = tflite.TFLiteClassifier(exported[0] / "network.tflite").predict(images)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -173,18 +173,18 @@ def test_classifier_reads_int8_io_from_the_file(exported, tmp_path):
     calibration, _ = _prototype_images(100, seed=2)
     path = tmp_path / "float_io.tflite"
     path.write_bytes(
-        networks.convert_to_tflite(str(folder / "saved_model"), calibration, use_int8_io=False)
+        tflite.convert_to_tflite(str(folder / "saved_model"), calibration, use_int8_io=False)
     )
     images, labels = _prototype_images(100, seed=5)
-    float_io = networks.TFLiteClassifier(path)
-    int8_io = networks.TFLiteClassifier(folder / "network_int8.tflite")
+    float_io = tflite.TFLiteClassifier(path)
+    int8_io = tflite.TFLiteClassifier(folder / "network_int8.tflite")
     dtypes = [
         next(iter(c._runner.get_input_details().values()))["dtype"] for c in (float_io, int8_io)
     ]
     assert dtypes == [np.float32, np.int8]
     right = [round(100 * c.accuracy(images, labels)) for c in (float_io, int8_io)]
     assert right[0] > 90 and abs(right[0] - right[1]) <= 1
-    keras_accuracy = networks.TFLiteClassifier(folder / "network.tflite").accuracy(images, labels)
+    keras_accuracy = tflite.TFLiteClassifier(folder / "network.tflite").accuracy(images, labels)
     assert min(right) >= 100 * keras_accuracy - 2
 
 
@@ -205,11 +205,11 @@ def test_two_inputs_are_fed_by_name_in_either_order(tmp_path):
         assert report["tflite_int8"]["rms_error_of_spread"] < 0.05
         expected = np.asarray(model([images, vector]))
         for name, tolerance in (("network.tflite", 1e-5), ("network_int8.tflite", 0.05)):
-            logits = networks.TFLiteClassifier(folder / name).predict(inputs)
+            logits = tflite.TFLiteClassifier(folder / name).predict(inputs)
             assert np.abs(logits - expected).max() < tolerance * np.abs(expected).max()
         outputs.append(logits)
         with pytest.raises(UserError, match="several inputs"):
-            networks.TFLiteClassifier(folder / "network.tflite").predict(images)
+            tflite.TFLiteClassifier(folder / "network.tflite").predict(images)
     np.testing.assert_array_equal(*outputs)
 
 
@@ -308,10 +308,10 @@ def test_other_files_are_no_classifier(tmp_path, exported):
     for content in (b"", b"not a model", (exported[0] / "network.tflite").read_bytes()[:500]):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"x\.tflite") as error:
-            networks.TFLiteClassifier(path)
+            tflite.TFLiteClassifier(path)
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no such file"):
-        networks.TFLiteClassifier(tmp_path / "missing.tflite")
+        tflite.TFLiteClassifier(tmp_path / "missing.tflite")
     whole = (exported[0] / "network.keras").read_bytes()
     for content in (b"", b"not a model", whole[: len(whole) // 2]):
         (tmp_path / "x.keras").write_bytes(content)

@@ -13,7 +13,7 @@ from flatbuffers.table import Table
 from keras import layers
 
 from dance_tf.errors import UserError
-from dance_tf.export import description, networks
+from dance_tf.export import description, networks, tflite
 from dance_tf.export.serving import ServedModel
 from dance_tf.structs import InputDescription
 from tests.repo.manual import code_blocks
@@ -85,8 +85,8 @@ def test_every_format_tells_inputs_classes_and_accuracy(exported):
     assert accuracies["saved_model"] == report["keras_test_accuracy"] == 1.0
     for found in (
         ServedModel(folder / "saved_model").description,
-        networks.TFLiteClassifier(folder / "network.tflite").description,
-        networks.TFLiteClassifier(folder / "network_int8.tflite").description,
+        tflite.TFLiteClassifier(folder / "network.tflite").description,
+        tflite.TFLiteClassifier(folder / "network_int8.tflite").description,
     ):
         assert {k: found[k] for k in ("inputs", "class_names", "test_accuracy")} == {
             "inputs": report["inputs"],
@@ -157,8 +157,8 @@ def test_standard_metadata_have_normalisation_colours_and_labels(exported, name)
 def test_images_far_outside_of_the_range_are_refused_and_too_narrow_ones_warned_of(exported):
     images, _ = _images(3)
     for predict in (
-        networks.TFLiteClassifier(exported[0] / "network.tflite").predict,
-        networks.TFLiteClassifier(exported[0] / "network_int8.tflite").predict,
+        tflite.TFLiteClassifier(exported[0] / "network.tflite").predict,
+        tflite.TFLiteClassifier(exported[0] / "network_int8.tflite").predict,
         lambda images: ServedModel(exported[0] / "saved_model")(images=images)["logits"],
     ):
         with warnings.catch_warnings():

@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from dance_tf.config import AcceleratorSpaceConfig, SpaceConfig
 from dance_tf.errors import UserError
-from dance_tf.export import networks
-from dance_tf.export.evaluator import random_queries
+from dance_tf.export.evaluator import export_evaluator, random_queries
 from dance_tf.export.serving import ServedModel, check_version, staging_folder
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.structs import DATAFLOWS, Evaluation
@@ -84,7 +83,7 @@ def base(tmp_path_factory):
     """A base folder with one evaluator exported twice in one process, as 1 and 2."""
     folder = tmp_path_factory.mktemp("served") / "evaluator"
     evaluator = _Networks()
-    reports = [networks.export_evaluator(evaluator, str(folder)) for _ in range(2)]
+    reports = [export_evaluator(evaluator, str(folder)) for _ in range(2)]
     return folder, reports, evaluator
 
 
@@ -161,7 +160,7 @@ def test_requests_that_do_not_fit_are_explained(base):
 
 
 def test_an_evaluator_of_constants_exports_too(tmp_path):
-    report = networks.export_evaluator(_Table(), str(tmp_path / "e"))
+    report = export_evaluator(_Table(), str(tmp_path / "e"))
     inputs = _inputs(2)
     expected = np.asarray(_Table().evaluate(**inputs).metrics)
     np.testing.assert_allclose(ServedModel(report["path"])(**inputs)["area_mm2"], expected[:, 2])
@@ -172,7 +171,7 @@ def test_an_evaluator_of_constants_exports_too(tmp_path):
 )
 def test_versions_that_serving_passes_over_are_refused_before_writing(tmp_path, version):
     with pytest.raises(UserError, match="whole number") as error:
-        networks.export_evaluator(_Networks(), str(tmp_path / "base"), version)
+        export_evaluator(_Networks(), str(tmp_path / "base"), version)
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == []
 
@@ -218,16 +217,16 @@ def test_an_evaluator_that_cannot_be_exported_leaves_nothing(tmp_path):
             return Evaluation(metrics * tf.random.uniform([3]), index)
 
     with pytest.raises(RuntimeError, match="no evaluation"):
-        networks.export_evaluator(Broken(), str(tmp_path / "a" / "b"))
+        export_evaluator(Broken(), str(tmp_path / "a" / "b"))
     with pytest.raises(RuntimeError, match="nothing kept"):
-        networks.export_evaluator(Unsteady(), str(tmp_path / "a" / "b"))
+        export_evaluator(Unsteady(), str(tmp_path / "a" / "b"))
     assert os.listdir(tmp_path) == []
 
 
 def test_two_exports_at_once_take_two_versions(tmp_path):
     base = str(tmp_path / "base")
     with ThreadPoolExecutor(2) as threads:
-        reports = threads.map(lambda _: networks.export_evaluator(_Table(), base), range(2))
+        reports = threads.map(lambda _: export_evaluator(_Table(), base), range(2))
         assert {report["version"] for report in reports} == {1, 2}
     assert sorted(os.listdir(base)) == ["1", "2"]
 

@@ -169,7 +169,7 @@ def test_outputs_are_compared_each(many_kinds):
         assert report[key]["max_difference"] == largest
         assert "test_accuracy" not in outputs["pixels"]  # labels are one per image
         assert report[key]["test_accuracy"] == outputs["output_1"]["test_accuracy"]
-    classifier = networks.TFLiteClassifier(folder / "network_int8.tflite")
+    classifier = tflite.TFLiteClassifier(folder / "network_int8.tflite")
     assert classifier.predict_outputs(_images(2))["pixels"].shape == (2, 8, 8, 5)
     with pytest.raises(UserError, match="2 outputs; use predict_outputs"):
         classifier.predict(_images(2))

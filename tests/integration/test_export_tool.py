@@ -20,7 +20,7 @@ from dance_tf.config import (
 from dance_tf.data.datasets import load_images
 from dance_tf.evaluator.domain import EvaluatorDomain, NetworkShapes, make_networks
 from dance_tf.evaluator.neural import NeuralEvaluator
-from dance_tf.export import networks
+from dance_tf.export import networks, tflite
 from dance_tf.export.serving import ServedModel
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.presets import preset
@@ -86,7 +86,7 @@ def test_network_of_a_run_folder(run_dir, capsys):
         assert os.path.dirname(report[key]["path"]) == str(run_dir / "exports")
         assert os.path.exists(report[key]["path"])
         assert "test_accuracy" in report[key]
-    classifier = networks.TFLiteClassifier(run_dir / "exports" / "network_int8.tflite")
+    classifier = tflite.TFLiteClassifier(run_dir / "exports" / "network_int8.tflite")
     assert classifier.predict(np.zeros((2, 8, 8, 3), np.float32)).shape == (2, 10)
 
 
@@ -104,7 +104,7 @@ def test_network_that_scales_its_input_is_fed_raw_images(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["inputs"]["value_range"] == [0.0, 255.0]
     assert report["inputs"]["specs"]["images"]["dtype"] == "uint8"
-    classifier = networks.TFLiteClassifier(output_dir / "network.tflite")
+    classifier = tflite.TFLiteClassifier(output_dir / "network.tflite")
     assert classifier.predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
 
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from dance_tf.config import config_to_json, override
-from dance_tf.export import networks
+from dance_tf.export import networks, tflite
 from dance_tf.files import read_json, write_json
 from dance_tf.presets import preset
 from dance_tf.run import reporting, terminal
@@ -47,7 +47,7 @@ def test_architecture_of_a_search_is_trained_and_exported(tmp_path, capsys):
     assert report["accuracy"]["split"] == "test"
     assert report["accuracy"]["num_images"] == 359
     assert report["exports"]["tflite"]["top1_agreement"] >= 0.99
-    classifier = networks.TFLiteClassifier(folder / "exports" / "network.tflite")
+    classifier = tflite.TFLiteClassifier(folder / "exports" / "network.tflite")
     network = networks.load_network(str(folder / "exports" / "network.keras"))
     assert network.count_params() == report["num_parameters"]
     assert classifier.path.endswith("network.tflite")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dance_tf.config import config_from_json, override
-from dance_tf.export import networks
+from dance_tf.export import networks, tflite
 from dance_tf.files import read_json
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
@@ -120,7 +120,7 @@ def test_a_run_leaves_everything(finished):
     exports = finished / "exports"
     network = networks.load_network(os.fspath(exports / "network.keras"))
     images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
-    logits = networks.TFLiteClassifier(exports / "network.tflite").predict(images)
+    logits = tflite.TFLiteClassifier(exports / "network.tflite").predict(images)
     np.testing.assert_allclose(logits, network(images), atol=1e-4)
     assert (exports / "saved_model" / "saved_model.pb").exists()
     assert (exports / "evaluator" / "1" / "saved_model.pb").exists()

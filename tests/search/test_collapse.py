@@ -11,7 +11,7 @@ from dance_tf.config import SearchConfig
 from dance_tf.errors import UserError
 from dance_tf.search.collapse import CollapseGuard, zero_weight
 from dance_tf.search.dance import DanceSearch
-from dance_tf.supernet.network import build_network
+from dance_tf.supernet.supernet import build_network
 from tests.evaluator.fake_table import make_fake_table
 from tests.search.problems import ScoredSupernet, Unlabelled, make_problem
 

@@ -21,8 +21,8 @@ from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.problem import make_objective
 from dance_tf.search.result import SearchResult
-from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.supernet import build_network
 from tests.search.problems import ScoredSupernet, Unlabelled, make_problem, shuffled_table
 
 CONFIG = SearchConfig(

@@ -16,9 +16,8 @@ from dance_tf.errors import UserError
 from dance_tf.files import read_json
 from dance_tf.run.surroundings import Interrupted, StopSignals
 from dance_tf.search.retrain import measure_accuracy, retrain
-from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
-from dance_tf.supernet.supernet import Supernet
+from dance_tf.supernet.supernet import Supernet, build_network
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv", num_classes=4))
 ARCHITECTURE = SPACE.from_indices([0, 2])

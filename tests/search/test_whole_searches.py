@@ -16,8 +16,8 @@ from dance_tf.config import SearchConfig, SpaceConfig
 from dance_tf.files import read_json
 from dance_tf.search.dance import DanceSearch
 from dance_tf.structs import Architecture
-from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import SPACES, make_space
+from dance_tf.supernet.supernet import build_network
 from tests.search.problems import ScoredSupernet, Unlabelled, make_problem, shuffled_table
 
 #: A warm-up step and two others.

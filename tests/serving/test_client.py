@@ -96,7 +96,7 @@ def test_the_cost_on_an_accelerator(ask, table, evaluator):
 
 
 def test_one_sample_or_a_batch_gets_exactly_one_batch_axis(ask, queries, tmp_path):
-    """[D, O], [1, D, O] and [3, D, O] give one, one and three predictions (V5)."""
+    """[D, O], [1, D, O] and [3, D, O] give one, one and three predictions."""
     weights, answers = queries["mixture_weights"].tolist(), []
     for mixtures in (weights[0], weights[:1], weights[:3]):
         path = tmp_path / "mixtures.json"

@@ -75,7 +75,7 @@ def test_exact_is_the_oracle(server, table, queries):
 
 @pytest.mark.parametrize("signature", OTHER)
 def test_row_i_of_a_batch_equals_the_single_result(server, queries, signature):
-    """One, three and six samples, by the session-based loader (V5)."""
+    """One, three and six samples, by the session-based loader."""
     batch = server.model.predict(signature, _inputs(queries, signature))
     three = server.model.predict(signature, _inputs(queries, signature, slice(3)))
     for i in range(6):
@@ -88,7 +88,7 @@ def test_row_i_of_a_batch_equals_the_single_result(server, queries, signature):
 
 
 def test_no_input_or_output_is_without_a_batch_axis(server):
-    """All signatures, as TensorFlow Serving reads them; batching needs the axis (V5)."""
+    """All signatures, as TensorFlow Serving reads them; batching needs the axis."""
     assert set(server.model.signatures) == set(OTHER)
     for definition in server.model.signatures.values():
         for info in (*definition.inputs.values(), *definition.outputs.values()):
@@ -98,7 +98,7 @@ def test_no_input_or_output_is_without_a_batch_axis(server):
 
 
 def test_a_second_export_in_one_process_has_the_same_signatures(folder, evaluator, server):
-    """Names, shapes and dtypes do not change with what was built before (V1)."""
+    """Names, shapes and dtypes do not change with what was built before."""
     report = export_evaluator(evaluator, str(folder.parent / "again"))
     for name, signature in report["signatures"].items():
         first = ServedModel(folder / "evaluator" / "1", name)
@@ -109,7 +109,7 @@ def test_a_second_export_in_one_process_has_the_same_signatures(folder, evaluato
 
 
 def test_unknown_names_are_answered_with_the_valid_ones(folder, queries):
-    """Inputs and signatures (V1)."""
+    """Inputs and signatures."""
     served = ServedModel(folder / "evaluator", "estimate_cost")
     with pytest.raises(UserError, match="the inputs are accelerator_index, mixture_weights"):
         served(**_inputs(queries, "serving_default"))

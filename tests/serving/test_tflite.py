@@ -30,7 +30,7 @@ def _arguments(queries, rows=slice(None)):
 
 @pytest.mark.parametrize("space", ["cifar_mbconv_small", "cifar_mbconv"])
 def test_a_shipped_evaluator_converts_through_the_saved_model(space, tmp_path):
-    """1,000 queries, hard and soft, of a reloaded Keras model (L1)."""
+    """1,000 queries, hard and soft, of a reloaded Keras model."""
     evaluator = NeuralEvaluator.load(shipped_path(space))
     report = export_evaluator_tflite(evaluator, str(tmp_path))
     assert report["num_compared"] == 1000
@@ -44,7 +44,7 @@ def test_a_shipped_evaluator_converts_through_the_saved_model(space, tmp_path):
 
 
 def test_the_batch_axis_is_free_and_rows_equal_single_runs(exported, queries):
-    """Four at once, then one by one, then four again (L3)."""
+    """Four at once, then one by one, then four again."""
     evaluator = TFLiteEvaluator(exported[0])
     batch = evaluator.evaluate(*_arguments(queries, slice(4)))
     assert batch.metrics.shape == (4, 3) and batch.accelerator_index.shape == (4,)
@@ -126,7 +126,7 @@ class _Changed:
     [(1.001, 0, "metrics differ from Keras"), (1.0, 1, "another accelerator for 1000")],
 )
 def test_a_conversion_that_differs_leaves_nothing(evaluator, tmp_path, factor, shift, says):
-    """As where weights were dropped without a word (L1)."""
+    """As where weights were dropped without a word."""
     with pytest.raises(RuntimeError, match=says):
         export_evaluator_tflite(_Changed(evaluator, factor, shift), str(tmp_path / "out"))
     assert os.listdir(tmp_path) == []

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.config import RetrainConfig, SpaceConfig
-from dance_tf.supernet.network import build_network
 from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.sgd import RowSGD
+from dance_tf.supernet.supernet import build_network
 from studies.image_file import Images
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
