@@ -117,6 +117,9 @@ def test_the_manifest_says_how_to_get_it_again(folder, manifest):
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == sha256
 
 
+@pytest.mark.parametrize(
+    "folder", [SPACES[0], pytest.param(SPACES[1], marks=pytest.mark.slow)], indirect=True
+)
 def test_a_sample_measured_anew_is_as_good(evaluator, tmp_path):
     """On the table itself, on architectures that are neither the training's nor the manifest's."""
     space = evaluator.domain.space
