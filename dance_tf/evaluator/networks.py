@@ -41,6 +41,9 @@ __all__ = [
     "split_heads",
 ]
 
+# Relative error that float32 sums of about a hundred terms may add.
+_ROUNDING = 1e-5
+
 #: Maker of scopes in which a graph takes weights as constants.
 Scopes: TypeAlias = Callable[[], AbstractContextManager]
 
@@ -169,10 +172,6 @@ class HardwareGenerationNetwork(keras.Model):
         if self.is_ranked:
             logits -= keras.ops.exp(self.log_sharpness) * gaps[0]
         return logits
-
-
-# Relative error that float32 sums of about a hundred terms may add.
-_ROUNDING = 1e-5
 
 
 class CostEstimationNetwork(keras.Model):

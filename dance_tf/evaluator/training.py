@@ -44,6 +44,15 @@ from dance_tf.run.folder_lock import owned
 
 __all__ = ["EvaluatorTrainer", "NetworkTraining", "train_evaluator"]
 
+# Random examples that the whole table labels, to find the accelerators that are ever best.
+_NUM_CANDIDATE_DRAWS = 262_144
+
+# Steps between checkpoints, each with a check on examples kept apart; and between reports.
+_CHECK_EVERY, _REPORT_EVERY = 1_000, 50
+
+# Architectures of each kind on which the trained evaluator is assessed.
+_NUM_ASSESSED = 2_000
+
 # Weight of the coefficients' own errors beside the errors of their sums, the metrics. Errors
 # of the terms of a sum cancel, and then leave the sum little to learn from.
 _COEFFICIENT_WEIGHT = 40.0
@@ -285,14 +294,6 @@ class EvaluatorTrainer:
             for label, head in zip(labels, split_heads(logits, sizes), strict=True)
         ]
         return tf.reduce_mean(tf.add_n(by_head))
-
-
-# Random examples that the whole table labels, to find the accelerators that are ever best.
-_NUM_CANDIDATE_DRAWS = 262_144
-
-_CHECK_EVERY = 1_000  # steps between checks on examples kept apart, and checkpoints
-_REPORT_EVERY = 50
-_NUM_ASSESSED = 2_000
 
 
 def train_evaluator(

@@ -39,6 +39,22 @@ __all__ = [
     "relative_errors",
 ]
 
+#: Regret, and relative error of a metric, from which an answer should not be trusted.
+LARGE_REGRET, LARGE_ERROR = 1e-3, 1e-2
+
+# A bound and an error that are equal may differ by the rounding of float32.
+_ROUNDING = 2e-6
+
+# Queries that the thresholds are calibrated on, and how many of them are drawn at a time.
+_NUM_DRAWN = 8_192
+_DRAWN_AT_ONCE = 256
+
+# Share of typical answers that may be flagged, by each of the two thresholds.
+_FLAGGED = 0.005
+
+# No threshold is below these: a regret that no user would see, an error like the mean.
+_LEAST_REGRET, _LEAST_BOUND = 1e-5, 1e-3
+
 # Rows that go through the networks and the oracle at once, so that their data stay in the caches.
 _ROWS_AT_ONCE = 512
 
@@ -100,17 +116,6 @@ def collect_answers(
     return Answers(*in_chunks(ask, mixture_weights, objective_vectors))
 
 
-# Queries that the thresholds are calibrated on, and how many of them are drawn at a time.
-_NUM_DRAWN = 8_192
-_DRAWN_AT_ONCE = 256
-
-# Share of typical answers that may be flagged, by each of the two thresholds.
-_FLAGGED = 0.005
-
-# No threshold is below these: a regret that no user would see, an error like the mean.
-_LEAST_REGRET, _LEAST_BOUND = 1e-5, 1e-3
-
-
 def calibrated_thresholds(evaluator: NeuralEvaluator, seed: int) -> TrustThresholds:
     """Return thresholds that flag about one in a hundred answers to typical queries.
 
@@ -133,12 +138,6 @@ def calibrated_thresholds(evaluator: NeuralEvaluator, seed: int) -> TrustThresho
     )
     return TrustThresholds(max(regret, _LEAST_REGRET), max(bound, _LEAST_BOUND))
 
-
-#: Regret, and relative error of a metric, from which an answer should not be trusted.
-LARGE_REGRET, LARGE_ERROR = 1e-3, 1e-2
-
-# A bound and an error that are equal may differ by the rounding of float32.
-_ROUNDING = 2e-6
 
 #: Mixture weights, float32 [B, D, O], and objective vectors, float32 [B, 4].
 _Queries = tuple[np.ndarray, np.ndarray]

@@ -32,6 +32,19 @@ __all__ = [
     "read_description",
 ]
 
+#: Largest difference to Keras of a float export, relative to the largest logit (or 1).
+FLOAT_TOLERANCE = 1e-5
+
+#: Least share of images on which a float export chooses the class that Keras chooses.
+MIN_TOP1_AGREEMENT = 0.99
+
+#: Largest root-mean-square error of int8 logits, or of float32 ones of a network of less
+#: precision, relative to their spread: at 1 they say nothing about the network's own.
+MAX_ERROR_OF_SPREAD = 1.0
+
+#: Least share of Keras's accuracy that an export keeps, unless the images are too few to tell.
+MIN_ACCURACY_KEPT = 0.5
+
 #: Name of the description inside a SavedModel's assets.extra and a TFLite file.
 DESCRIPTION_FILE = "description.json"
 
@@ -133,20 +146,6 @@ def _plain(specs: Mapping[str, tf.TensorSpec]) -> dict[str, Json]:
         name: {"shape": spec.shape.as_list(), "dtype": spec.dtype.name}
         for name, spec in specs.items()
     }
-
-
-#: Largest difference to Keras of a float export, relative to the largest logit (or 1).
-FLOAT_TOLERANCE = 1e-5
-
-#: Least share of images on which a float export chooses the class that Keras chooses.
-MIN_TOP1_AGREEMENT = 0.99
-
-#: Largest root-mean-square error of int8 logits, or of float32 ones of a network of less
-#: precision, relative to their spread: at 1 they say nothing about the network's own.
-MAX_ERROR_OF_SPREAD = 1.0
-
-#: Least share of Keras's accuracy that an export keeps, unless the images are too few to tell.
-MIN_ACCURACY_KEPT = 0.5
 
 
 class Compared(NamedTuple):

@@ -45,6 +45,15 @@ __all__ = [
     "save_signatures",
 ]
 
+ESTIMATE_COST = "estimate_cost"
+EXACT = "exact"
+
+#: Largest difference between one and the sum of the weights of a block.
+SUM_TOLERANCE = 1e-3
+
+#: Condition that each row has to meet, bool [B], by the message about a row that does not.
+_Checks = dict[str, tf.Tensor]
+
 #: Largest relative difference between the evaluator, its export, and single rows of it.
 _TOLERANCE = 1e-5
 
@@ -225,16 +234,6 @@ def _described(specs: dict[str, tf.TensorSpec]) -> dict[str, Json]:
         name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
         for name, spec in sorted(specs.items())
     }
-
-
-ESTIMATE_COST = "estimate_cost"
-EXACT = "exact"
-
-#: Largest difference between one and the sum of the weights of a block.
-SUM_TOLERANCE = 1e-3
-
-#: Condition that each row has to meet, bool [B], by the message about a row that does not.
-_Checks = dict[str, tf.Tensor]
 
 
 class Signature(NamedTuple):

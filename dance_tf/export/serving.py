@@ -37,6 +37,12 @@ __all__ = [
     "write_warmup_requests",
 ]
 
+#: Name that the model is served under, and of its folder.
+MODEL_NAME = "evaluator"
+
+#: Path inside a version where TensorFlow Serving looks for warm-up requests.
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+
 #: The signature that every export has.
 SIGNATURE = "serving_default"
 
@@ -224,12 +230,6 @@ def _as_dtype(name: str, value: ArrayLike, dtype: tf.DType) -> np.ndarray:
     except (TypeError, ValueError):
         raise UserError(f"input {name!r} cannot be read as {dtype.name}") from None
 
-
-#: Name that the model is served under, and of its folder.
-MODEL_NAME = "evaluator"
-
-#: Path inside a version where TensorFlow Serving looks for warm-up requests.
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 _FILES = {
     "models.config": f"""\

@@ -42,6 +42,15 @@ __all__ = [
     "with_metadata",
 ]
 
+#: File of class names, one a line, in the order of the labels.
+LABELS_FILE = "labels.txt"
+
+# Parts of the metadata schema: name of the buffer, identifier, codes of enums and unions.
+_BUFFER_NAME, _IDENTIFIER, _MODEL_IDENTIFIER = b"TFLITE_METADATA", b"M001", b"TFL3"
+_DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2
+_IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 1
+_RGB, _GREYSCALE = 1, 2
+
 #: Node in a message of the converter, and the reason that it gives.
 _NODE = re.compile(r'"([^"@]+/[^"@]+)@')
 _ERROR = re.compile(r"error: (?:loc\(.*?\)\)\)?: )?(.+)")
@@ -300,16 +309,6 @@ def _dequantise(values: np.ndarray, details: _Details) -> np.ndarray:
     scale, zero_point = details["quantization"]
     values = values.astype(np.float32)
     return values if not scale else (values - np.float32(zero_point)) * np.float32(scale)
-
-
-#: File of class names, one a line, in the order of the labels.
-LABELS_FILE = "labels.txt"
-
-# Parts of the metadata schema: name of the buffer, identifier, codes of enums and unions.
-_BUFFER_NAME, _IDENTIFIER, _MODEL_IDENTIFIER = b"TFLITE_METADATA", b"M001", b"TFL3"
-_DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2
-_IMAGE_PROPERTIES, _NORMALIZATION_OPTIONS = 2, 1
-_RGB, _GREYSCALE = 1, 2
 
 
 class _Scalar(NamedTuple):
