@@ -298,7 +298,7 @@ def derive(supernet: Supernet) -> Architecture:
     >>> import dance_tf
     >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
     >>> supernet = dance_tf.Supernet(space)
-    >>> supernet.arch_logits.assign([[0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
+    >>> _ = supernet.arch_logits.assign([[0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
     >>> dance_tf.derive(supernet).ops
     ('mbconv5_e3', 'zero')
     """
