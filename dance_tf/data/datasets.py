@@ -83,7 +83,7 @@ def load_images(
     >>> import dance_tf
     >>> images = dance_tf.load_images(dance_tf.preset("digits").data, input_size=16)
     >>> [images.num_images(split) for split in ("train", "architecture", "test")]
-    [1150, 287, 360]
+    [1151, 287, 359]
     >>> batch, labels = next(iter(images.split("train", batch_size=32, seed=0)))
     >>> batch.shape
     TensorShape([32, 16, 16, 3])
@@ -184,12 +184,12 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
     if sum(num_images.values()) * size * size * channels > max_bytes:
         # Without a pass over the files there are no labels: held out regardless of class.
         classes = np.zeros(num_images["train"], np.int32)
+        attributes["warnings"] = tuple(warnings)
         return StreamedImages(
             read,
             is_held_out=_held_out(classes, config),
             num_test=num_images["test"],
             image_shape=image_shape,
-            warnings=tuple(warnings),
             **attributes,
         )
     splits = {}
@@ -208,8 +208,8 @@ def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> 
             raise UserError(f"data set {name!r}: its split {own!r} has images without a class")
         warnings += absent_classes(name, own, labels, class_names)
         splits[split] = (images, labels)
-    warnings += lost_levels(name, histogram, values)
-    return _in_memory(splits, config, warnings=tuple(warnings), **attributes)
+    attributes["warnings"] = (*warnings, *lost_levels(name, histogram, values))
+    return _in_memory(splits, config, **attributes)
 
 
 def _in_memory(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.structs import InputDescription
@@ -364,7 +363,7 @@ def describe_input(
 
 
 def resize(
-    images: ArrayLike, size: int, channels: int, values: tuple[float, float] | None = None
+    images: tf.Tensor, size: int, channels: int, values: tuple[float, float] | None = None
 ) -> tf.Tensor:
     """Bring images to size x size pixels of bytes.
 

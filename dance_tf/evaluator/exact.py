@@ -103,16 +103,6 @@ class ExactEvaluator:
     bump where the best accelerator changes. The temperature follows the softness, so the
     minimum hardens as the search decides, and as the softmax that makes the weights
     flattens at the same pace, its gradient in the logits stays bounded.
-
-    >>> import numpy as np
-    >>> import dance_tf
-    >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
-    >>> table = dance_tf.load_or_build_table(space, dance_tf.preset("tiny").hardware)
-    >>> evaluator = dance_tf.ExactEvaluator(table)
-    >>> one_hot = np.eye(space.num_ops, dtype=np.float32)[None, [0, 0]]
-    >>> evaluation = evaluator.evaluate(one_hot, dance_tf.EDAP.vector[None])
-    >>> table.accelerators.decode(int(evaluation.accelerator_index[0]))
-    Accelerator(...)
     """
 
     kind = "exact"

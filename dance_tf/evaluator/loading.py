@@ -51,12 +51,6 @@ def load_evaluator(config: EvaluatorConfig, table: CostTable) -> ExactEvaluator 
     Where none was named (kind "auto", no path) and the shipped one does not fit, the exact
     evaluator stands in, and its `reason` says why.
 
-    >>> import dance_tf
-    >>> tiny = dance_tf.preset("tiny")
-    >>> table = dance_tf.load_or_build_table(dance_tf.make_space(tiny.space), tiny.hardware)
-    >>> dance_tf.load_evaluator(tiny.evaluator, table).kind
-    'exact'
-
     Args:
         config: Kind, and for a neural evaluator the folder, or None for the shipped one.
         table: Exact costs, which the evaluator has to fit.

@@ -95,7 +95,7 @@ _Exact = Callable[[tf.Tensor, tf.Tensor], Choice]
 
 def domain_of(evaluator: Evaluator) -> Domain:
     """Return the `domain` of an evaluator or, where it has none, its `table`."""
-    return getattr(evaluator, "domain", None) or getattr(evaluator, "table", None)
+    return getattr(evaluator, "domain" if hasattr(evaluator, "domain") else "table")
 
 
 def export_evaluator(

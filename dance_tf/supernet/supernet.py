@@ -13,6 +13,7 @@ softmax from Dong and Yang (2019), GDAS, equation 5.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypedDict
 
 import keras
@@ -188,7 +189,7 @@ class Supernet(keras.Model):
     def call_path(
         self,
         images: tf.Tensor,
-        op_indices: ArrayLike,
+        op_indices: Sequence[int] | tf.Tensor,
         gates: tf.Tensor | None = None,
         training: bool = False,
         inactive: tf.Tensor | None = None,
@@ -210,13 +211,13 @@ class Supernet(keras.Model):
         op_indices = tf.convert_to_tensor(op_indices, tf.int32)
         x = apply_layers(self._before, images, training)
         for d, mixed_op in enumerate(self._blocks):
-            has_inactive = inactive is not None and self._op_mask[d].sum() > 1
+            has_inactive = self._op_mask[d].sum() > 1
             outputs = mixed_op(
                 x,
                 op_indices[d],
                 None if gates is None else gates[d],
                 training=training,
-                inactive_index=inactive[d] if has_inactive else None,
+                inactive_index=None if inactive is None or not has_inactive else inactive[d],
             )
             x = x + outputs if mixed_op.block.is_skippable else outputs
         return apply_layers(self._after, x, training)

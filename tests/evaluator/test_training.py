@@ -13,35 +13,22 @@ import tensorflow as tf
 
 from dance_tf.config import EvaluatorConfig
 from dance_tf.errors import UserError
-from dance_tf.evaluator import training, trust
+from dance_tf.evaluator import training
 from dance_tf.evaluator.dataset import ever_best_accelerators
 from dance_tf.evaluator.neural import NeuralEvaluator
 from dance_tf.evaluator.training import EvaluatorTrainer
 
 SHORT = EvaluatorConfig(
-    num_blocks=1,
-    generator_units=16,
-    estimator_units=16,
-    estimator_steps=20,
-    generator_steps=20,
-    batch_size=32,
+    generator_units=16, estimator_units=16, estimator_steps=20, generator_steps=20, batch_size=32
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small_numbers():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
-        patch.setattr(training, "_NUM_ASSESSED", 64)
-        patch.setattr(training, "_CHECK_EVERY", 10)
-        patch.setattr(training, "_REPORT_EVERY", 5)
-        patch.setattr(trust, "_NUM_DRAWN", 512)
-        yield
-
-
-@pytest.fixture(scope="module")
-def candidates(table) -> np.ndarray:
-    return ever_best_accelerators(table, 512, 0.5, seed=0)
+@pytest.fixture(autouse=True)
+def _small_numbers(monkeypatch):
+    monkeypatch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
+    monkeypatch.setattr(training, "_NUM_ASSESSED", 64)
+    monkeypatch.setattr(training, "_CHECK_EVERY", 10)
+    monkeypatch.setattr(training, "_REPORT_EVERY", 5)
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +36,15 @@ def finished(table, tmp_path_factory) -> pathlib.Path:
     """A training from start to end, with its progress written beside it."""
     path = tmp_path_factory.mktemp("finished")
     reports = []
-    metrics = training.train_evaluator(
-        table, SHORT, 3, str(path), lambda *steps, **losses: reports.append([*steps, losses])
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)
+        patch.setattr(training, "_NUM_ASSESSED", 64)
+        patch.setattr(training, "_CHECK_EVERY", 10)
+        patch.setattr(training, "_REPORT_EVERY", 5)
+        metrics = training.train_evaluator(
+            table, SHORT, 3, str(path), lambda *steps, **losses: reports.append([*steps, losses])
+        )
     (path / "returned.json").write_text(json.dumps([metrics, reports], allow_nan=False))
-    return path
-
-
-class _StoppedError(Exception):
-    pass
-
-
-@pytest.fixture(scope="module")
-def stopped(table, tmp_path_factory) -> pathlib.Path:
-    """The training of `finished`, stopped at step 25, with checkpoints of steps 10 and 20."""
-    path = tmp_path_factory.mktemp("stopped")
-
-    def stop_at_25(step: int, total_steps: int, **losses: float) -> None:
-        if step == 25:
-            raise _StoppedError
-
-    with pytest.raises(_StoppedError):
-        training.train_evaluator(table, SHORT, 3, str(path), stop_at_25)
     return path
 
 
@@ -81,10 +55,10 @@ def _weights(path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("generator_form", ["ranked", "joint", "heads"])
-def test_overfits_32_rows(table, candidates, generator_form):
+def test_overfits_32_rows(table, generator_form):
+    candidates = ever_best_accelerators(table, 1024, 0.5, seed=0)
     config = EvaluatorConfig(
         generator_form=generator_form,
-        num_blocks=1,
         generator_units=64,
         estimator_units=64,
         estimator_steps=300,
@@ -112,7 +86,6 @@ def test_the_papers_forms_overfit_32_rows(table, estimator_form):
         generator_form="heads",
         estimator_form=estimator_form,
         training_objectives="edap",
-        num_blocks=1,
         estimator_units=64,
         estimator_steps=300,
         batch_size=32,
@@ -125,7 +98,8 @@ def test_the_papers_forms_overfit_32_rows(table, estimator_form):
     assert loss < 1e-3
 
 
-def test_a_batch_is_drawn_anew_at_each_step_and_by_seed(table, candidates):
+def test_a_batch_is_drawn_anew_at_each_step_and_by_seed(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
     trainers = [EvaluatorTrainer(table, SHORT, seed, candidates) for seed in (0, 0, 1)]
     for place in range(2):
         first, again, other = (trainer.stages[place].batch(0)[0] for trainer in trainers)
@@ -137,7 +111,8 @@ def test_a_batch_is_drawn_anew_at_each_step_and_by_seed(table, candidates):
         assert not np.array_equal(stage.batch(1)[0], first)
 
 
-def test_all_candidates_are_in_every_batch_of_the_estimator(table, candidates):
+def test_all_candidates_are_in_every_batch_of_the_estimator(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
     stage = EvaluatorTrainer(table, SHORT, 0, candidates).stages[0]
     for step in range(3):
         architectures, accelerators = stage.batch(step)
@@ -145,7 +120,8 @@ def test_all_candidates_are_in_every_batch_of_the_estimator(table, candidates):
         assert len(architectures) == 16 and len(accelerators) >= 32
 
 
-def test_with_exact_coefficients_the_estimator_has_no_loss(table, candidates):
+def test_with_exact_coefficients_the_estimator_has_no_loss(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
     trainer = EvaluatorTrainer(table, SHORT, 0, candidates)
     stage, estimator = trainer.stages[0], trainer.estimator
     batch = stage.batch(0)
@@ -155,7 +131,8 @@ def test_with_exact_coefficients_the_estimator_has_no_loss(table, candidates):
     assert float(stage._loss(*batch)) < 1e-9
 
 
-def test_stops_early_when_nothing_is_gained(table, candidates):
+def test_stops_early_when_nothing_is_gained(table):
+    candidates = ever_best_accelerators(table, 512, 0.5, seed=0)
     config = dataclasses.replace(SHORT, early_stop_checks=3, learning_rate=1e-12)
     stage = EvaluatorTrainer(table, config, 0, candidates).stages[0]
     for done in range(4):
@@ -182,8 +159,19 @@ def test_a_finished_training_is_a_folder_with_a_manifest(table, finished):
     assert (np.isfinite(list(manifest["trust_thresholds"].values()))).all()
 
 
-def test_a_stopped_training_goes_on_to_the_same_result(table, finished, stopped, tmp_path):
-    folder = shutil.copytree(stopped, tmp_path / "exp[1]")  # TensorFlow reads this as a pattern.
+class _StoppedError(Exception):
+    pass
+
+
+def test_a_stopped_training_goes_on_to_the_same_result(table, finished, tmp_path):
+    folder = tmp_path / "exp[1]"  # TensorFlow reads this as a pattern.
+
+    def stop_at_25(step: int, total_steps: int, **losses: float) -> None:
+        if step == 25:
+            raise _StoppedError
+
+    with pytest.raises(_StoppedError):
+        training.train_evaluator(table, SHORT, 3, str(folder), stop_at_25)
     assert not (folder / "manifest.json").exists()
     steps = []
     training.train_evaluator(
@@ -194,11 +182,15 @@ def test_a_stopped_training_goes_on_to_the_same_result(table, finished, stopped,
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_checkpoints_of_another_training_are_left_alone(table, stopped, tmp_path):
-    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+def test_checkpoints_of_another_training_are_left_alone(table, tmp_path):
+    def stop(step: int, total_steps: int, **losses: float) -> None:
+        if step >= 15:
+            raise _StoppedError
+
+    with pytest.raises(_StoppedError):
+        training.train_evaluator(table, SHORT, 3, str(tmp_path), stop)
     with pytest.raises(UserError, match="another configuration, seed or cost table"):
         training.train_evaluator(table, SHORT, 4, str(tmp_path))
-    shutil.rmtree(tmp_path / "checkpoints" / "step_00000020")
     [data] = (tmp_path / "checkpoints").glob("*/*.data-*")
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(UserError, match=r"step_00000010 is not whole .*, and no older one is"):
@@ -210,9 +202,14 @@ def test_checkpoints_of_another_training_are_left_alone(table, stopped, tmp_path
 
 
 def test_of_damaged_checkpoints_the_older_one_leads_to_the_same_end(
-    table, finished, stopped, tmp_path, capsys
+    table, finished, tmp_path, capsys
 ):
-    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    def stop_at_25(step: int, total_steps: int, **losses: float) -> None:
+        if step == 25:
+            raise _StoppedError
+
+    with pytest.raises(_StoppedError):
+        training.train_evaluator(table, SHORT, 3, str(tmp_path), stop_at_25)
     [data] = (tmp_path / "checkpoints" / "step_00000020").glob("*.data-*")
     data.write_bytes(data.read_bytes()[:-1])
     training.train_evaluator(table, SHORT, 3, str(tmp_path))
@@ -243,7 +240,9 @@ def test_a_finished_training_is_kept_and_what_it_has_lost_made_again(
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(table, tmp_path):
-    config = dataclasses.replace(SHORT, estimator_steps=40, batch_size=256, learning_rate=1e6)
+    config = EvaluatorConfig(
+        generator_units=16, estimator_units=16, estimator_steps=40, learning_rate=1e6
+    )
     with pytest.raises(UserError, match=r"not finite at step \d+: lower evaluator.learning_rate"):
         training.train_evaluator(table, config, 0, str(tmp_path))
     assert not (tmp_path / "manifest.json").exists()
