@@ -31,7 +31,7 @@ NUM_PARTS = 9
 BUILDER = """
 import pathlib, sys, time
 import numpy as np
-from dance_tf import folder_lock
+from dance_tf.run import folder_lock
 from dance_tf.hardware import table_store
 
 folder, log, pause_s, use_lock = sys.argv[1:]
