@@ -99,9 +99,9 @@ def rooflines(network: MappedNetwork) -> list[Plot]:
     A layer does at most as many MACs per cycle as there are PEs, and at most as many as
     the words that come in a cycle serve.
     """
-    machine, array = network.machine, network.accelerator
+    machine = network.machine
     return [
-        _roofline(network, title, name, words, per_cycle, array.pe_x * array.pe_y)
+        _roofline(network, title, name, words, per_cycle, network.accelerator.num_pes)
         for title, name, words, per_cycle in (
             (
                 "Roofline of DRAM",
@@ -170,7 +170,7 @@ def _roofline(
 
 def roofline_rows(network: MappedNetwork) -> list[dict[str, Json]]:
     """Return the points of both rooflines, layer by layer, as texts for a table."""
-    num_pes = network.accelerator.pe_x * network.accelerator.pe_y
+    num_pes = network.accelerator.num_pes
     rows = []
     for each in network.layers:
         macs, rates = each.layer.macs, [float(num_pes)]

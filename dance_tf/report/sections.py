@@ -142,7 +142,7 @@ def array_drawing(run: Run, exact: ExactParts | None) -> dict[str, Json]:
         "macs": "".join(f"M{x} {y}h{_PE}v{_PE}h-{_PE}z" for x, y in corners),
         "files": "".join(f"M{x} {y}h{_PE}v{split}h-{_PE}z" for x, y in corners) if split else "",
         "file_percent": round(100 * share, 1),
-        "num_pes": array.pe_x * array.pe_y,
+        "num_pes": array.num_pes,
     }
 
 
