@@ -54,11 +54,12 @@ def shares(parts: Mapping[str, float], scale: float) -> list[dict[str, Json]]:
 def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Json]]:
     """Return the fixed and the searched parts of the network, in the order in which they run."""
     space, blocks = run.space, []
-    stem, depthwise, project, head, classifier = space.fixed_layers()
+    stem, *first, head, classifier = space.fixed_layers()
     chains: list[tuple[str, str, str, int | None, Sequence[Layer]]] = [
         ("stem", "Stem", "Convolution 3x3", 3, [stem]),
-        ("first", "First", "MBConv 3x3, no expansion", 3, [depthwise, project]),
     ]
+    if first:
+        chains.append(("first", "First", "MBConv 3x3, no expansion", 3, first))
     for index, op in enumerate(run.architecture.ops):
         kernel = (op_kernel_expansion(op) or (None, None))[0]
         of_op = space.op_layers(index, op)
@@ -302,7 +303,7 @@ def _accuracy_note(result: Mapping[str, Json]) -> str:
 
 def _short(op: str) -> str:
     kernel_expansion = op_kernel_expansion(op)
-    return "zero" if kernel_expansion is None else "k{}e{}".format(*kernel_expansion)
+    return op if kernel_expansion is None else "k{}e{}".format(*kernel_expansion)
 
 
 def _percent(share: float | None) -> str:

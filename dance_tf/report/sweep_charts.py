@@ -196,7 +196,7 @@ def axes(sweep: Sweep) -> list[Axis]:
         ("area, mm²", lambda p: p.costs["area_mm2"], number, True),
         ("mean kernel of the MBConvs", lambda p: _mean_of_op(p, 0), plain, False),
         ("mean expansion of the MBConvs", lambda p: _mean_of_op(p, 1), plain, False),
-        ("blocks that are Zero", lambda p: float(p.ops.count("zero")), plain, False),
+        ("blocks of Zero or identity", lambda p: float(_num_without_mbconv(p)), plain, False),
         ("PE columns (pe_x)", lambda p: float(p.accelerator.pe_x), plain, False),
         ("PE rows (pe_y)", lambda p: float(p.accelerator.pe_y), plain, False),
         ("register file, bytes per PE", lambda p: float(p.accelerator.rf_bytes), plain, True),
@@ -243,6 +243,10 @@ def _dataflow_axis(sweep: Sweep) -> Axis:
     places = {first: 0.0, last: 100.0} | dict.fromkeys(middle, 50.0)
     title = f"dataflow (middle: {middle[0]})" if middle else "dataflow"
     return Axis(title, first, last, tuple(places[name] for name in names))
+
+
+def _num_without_mbconv(pair: Pair) -> int:
+    return sum(op_kernel_expansion(op) is None for op in pair.ops)
 
 
 def _mean_of_op(pair: Pair, part: int) -> float | None:

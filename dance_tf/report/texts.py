@@ -89,7 +89,7 @@ def op_name(op: str) -> str:
     """Return a candidate op in words."""
     kernel_expansion = op_kernel_expansion(op)
     if kernel_expansion is None:
-        return "Zero"
+        return op.capitalize()
     kernel, expansion = kernel_expansion
     return f"MBConv {kernel}x{kernel}, expansion {expansion}"
 

@@ -110,9 +110,15 @@ def _standing(run: Run, rivals: ExactParts | None, baseline: Run | None) -> list
     ]
 
 
+def _num_skipped(run: Run) -> int:
+    """Return how many skippable blocks the network leaves out."""
+    ops = run.space.to_indices(run.architecture)
+    return int(run.space.skip_mask[range(len(ops)), ops].sum())
+
+
 def _network(run: Run) -> str:
     ops = run.architecture.ops
-    num_zero = ops.count("zero")
+    num_zero = _num_skipped(run)
     macs = number(sum(layer.macs for layer in run.space.layers(run.architecture)))
     of_zero = f", {num_zero} of them Zero" if num_zero else ""
     return f"The network has {macs} MACs and {len(ops)} searched blocks{of_zero}."
@@ -328,9 +334,8 @@ def _about_cost(run: Run, rivals: ExactParts | None) -> list[Advice]:
                     _LAMBDA.format(collapse["lambda_2_after"]),
                 )
             ]
-    ops = run.architecture.ops
-    skippable = [op for op, block in zip(ops, run.space.blocks, strict=True) if block.is_skippable]
-    if skippable and set(skippable) == {"zero"}:
+    num_skippable = sum(block.is_skippable for block in run.space.blocks)
+    if num_skippable and _num_skipped(run) == num_skippable:
         return [
             Advice(
                 f"Every block that can be Zero is: lower lambda_2 ({weight:g}), under which none"
@@ -338,7 +343,11 @@ def _about_cost(run: Run, rivals: ExactParts | None) -> list[Advice]:
                 _LAMBDA.format(weight / 3),
             )
         ]
-    if rivals is not None and rivals.largest is not None and ops == rivals.largest.ops:
+    if (
+        rivals is not None
+        and rivals.largest is not None
+        and (run.architecture.ops == rivals.largest.ops)
+    ):
         return [
             Advice(
                 f"This is the largest network of the space: raise lambda_2 ({weight:g}), under"

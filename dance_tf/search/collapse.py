@@ -23,10 +23,10 @@ _NUM_CHECKS = 10
 
 def zero_weight(space: NetworkSpace, mixture_weights: np.ndarray) -> float:
     """Return the weight of Zero, averaged over the skippable blocks, of a mixture [D, O]."""
-    is_skippable = [block.is_skippable for block in space.blocks]
-    if "zero" not in space.op_names or not any(is_skippable):
+    mask = space.skip_mask
+    if not mask.any():
         return 0.0
-    return float(np.mean(mixture_weights[is_skippable, space.op_names.index("zero")]))
+    return float(np.sum(np.where(mask, mixture_weights, 0.0)) / mask.any(axis=1).sum())
 
 
 class CollapseGuard:

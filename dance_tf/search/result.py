@@ -256,7 +256,8 @@ def op_counts(space: NetworkSpace, architecture: Architecture) -> tuple[dict[str
     """Return how often each op was chosen, and the share of Zero among skippable blocks."""
     counts = {op: architecture.ops.count(op) for op in space.op_names}
     num_skippable = sum(block.is_skippable for block in space.blocks)
-    return counts, counts.get("zero", 0) / max(1, num_skippable)
+    num_skipped = space.skip_mask[range(space.num_blocks), space.to_indices(architecture)].sum()
+    return counts, float(num_skipped) / max(1, num_skippable)
 
 
 def read_records(path: str) -> tuple[SearchRecord, ...]:

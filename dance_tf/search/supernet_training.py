@@ -130,6 +130,8 @@ def read_supernet_record(
     record = read_json(path)
     if not isinstance(record, dict) or record.get("schema_version") != _SCHEMA_VERSION:
         raise UserError(f"{path} is not a supernet's record of this version")
+    if isinstance(record.get("space"), dict):  # An older record is of the only activation then.
+        record["space"] = {"activation": "relu6", **record["space"]}
     for name, wanted in _identity(space, dataset, config).items():
         if record.get(name) != wanted:
             raise UserError(

@@ -1,8 +1,9 @@
 """A block of the supernet: its candidate ops, of which a call runs one.
 
 In a `MixedOp` each op has weights of its own, which are a row of one variable. In a
-`SuperkernelOp` every op is a slice of the largest one: a smaller kernel is its centre, a
+`SuperkernelOp` every MBConv is a slice of the largest one: a smaller kernel is its centre, a
 smaller expansion the first of its expanded channels; gamma and beta go with the channels.
+The 1x1 convolution of `identity`, where a block changes the shape, has weights of its own.
 A sampled op runs its slice alone, and takes the time of that op. Under gates the slices
 become masks: one pass of the largest op then has the gradient of every candidate.
 
@@ -23,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.supernet.ops import PackedOp, kernel_shape, moved_statistics, normalise
-from dance_tf.supernet.primitives import blended_depthwise_conv, pointwise_conv
+from dance_tf.supernet.primitives import activate, blended_depthwise_conv, pointwise_conv
 from dance_tf.supernet.search_space import NetworkSpace, op_kernel_expansion
 
 __all__ = ["MixedOp", "SuperkernelOp"]
@@ -50,7 +51,8 @@ class MixedOp(keras.layers.Layer):
         self.block = space.blocks[block_index]
         self._is_allowed = space.op_mask[block_index]
         self._ops = [
-            PackedOp(space.op_layers(block_index, name), seed=seed) for name in space.op_names
+            PackedOp(space.op_layers(block_index, name), seed=seed, activation=space.activation)
+            for name in space.op_names
         ]
         values, self.is_kernel = self._initial_weights()
         self.packed = self._variable("packed", values)
@@ -135,7 +137,7 @@ class MixedOp(keras.layers.Layer):
         return tf.fill([tf.shape(inputs)[0], size, size, channels], value), statistics
 
     def keras_weights(self, op_index: int) -> list[np.ndarray]:
-        """Return copies of one op's variables, in the order of `mbconv_layers`."""
+        """Return copies of one op's variables, in the order of `op_keras_layers`."""
         return self._ops[op_index].to_keras(
             np.asarray(self._weights_of(op_index)), self.statistics.numpy()[op_index]
         )
@@ -150,7 +152,7 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
 
 
 class SuperkernelOp(MixedOp):
-    """All candidate ops of one block as slices of the largest.
+    """All candidate ops of one block, the MBConvs as slices of the largest.
 
     Args:
         space: Network space.
@@ -158,7 +160,8 @@ class SuperkernelOp(MixedOp):
         seed: Seed of the run.
 
     Attributes:
-        packed: Weights of the largest op, float32 [number of them].
+        packed: Weights of the largest op, then those of the shortcut if there is one,
+            float32 [number of them].
     """
 
     def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
@@ -167,7 +170,16 @@ class SuperkernelOp(MixedOp):
             sorted(set(values)) for values in zip(*filter(None, shapes), strict=True)
         )
         layers = space.op_layers(block_index, f"mbconv{kernels[-1]}_e{expansions[-1]}")
-        self._largest, self._stride = PackedOp(layers, seed=seed), layers[1].stride[0]
+        self._activation = space.activation
+        self._largest = PackedOp(layers, seed=seed, activation=space.activation)
+        self._stride = layers[1].stride[0]
+        #: The op that is no MBConv and has layers, and its index.
+        self._shortcut, self._shortcut_index = None, -1
+        for index, name in enumerate(space.op_names):
+            others = space.op_layers(block_index, name) if shapes[index] is None else ()
+            if others:
+                self._shortcut = PackedOp(others, seed=seed, activation=space.activation)
+                self._shortcut_index = index
         self._kernels = kernels
         channels = [space.blocks[block_index].in_channels * e for e in expansions]
         #: Expanded channels that each expansion adds to the smaller one.
@@ -178,16 +190,19 @@ class SuperkernelOp(MixedOp):
             for axis, values in enumerate((kernels, expansions))
         )
         slices = [
-            self._slice(s[0], channels[expansions.index(s[1])]) if s else _NOTHING for s in shapes
+            self._slice(s[0], channels[expansions.index(s[1])]) if s else self._unsliced(o)
+            for o, s in enumerate(shapes)
         ]
         #: Positions in `packed` of the weights of each op, op after op; and starts of the ops.
         self._positions = tf.constant(np.concatenate([weights for weights, _ in slices]))
         self._starts = tf.constant(np.cumsum([0, *(len(weights) for weights, _ in slices)]))
-        #: Positions of each op's statistics among those of the largest op, [O, S]; S for none.
-        self._statistics_at = np.full((len(slices), self._largest.num_statistics), -1)
+        #: Positions of each op's statistics among those of the largest op and the shortcut,
+        #: [O, S]; their number for none.
+        self._num_statistics = sum(op.num_statistics for op in self._packed_ops)
+        most = max(op.num_statistics for op in self._packed_ops)
+        self._statistics_at = np.full((len(slices), most), self._num_statistics)
         for row, (_, statistics) in zip(self._statistics_at, slices, strict=True):
             row[: len(statistics)] = statistics
-        self._statistics_at[self._statistics_at < 0] = self._largest.num_statistics
         super().__init__(space, block_index, seed=seed)
 
     def _slice(self, kernel: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -209,8 +224,23 @@ class SuperkernelOp(MixedOp):
             statistics += [mean, variance]
         return _flat(weights), _flat(statistics)
 
+    @property
+    def _packed_ops(self) -> list[PackedOp]:
+        return [self._largest, *([self._shortcut] if self._shortcut else [])]
+
+    def _unsliced(self, op_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions as `_slice` does, of an op that is no MBConv."""
+        if self._shortcut is None or op_index != self._shortcut_index:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        weights = self._largest.num_weights + np.arange(self._shortcut.num_weights)
+        statistics = self._largest.num_statistics + np.arange(self._shortcut.num_statistics)
+        return weights, statistics
+
     def _initial_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._largest.initial_weights(), self._largest.is_kernel()
+        return (
+            np.concatenate([op.initial_weights() for op in self._packed_ops]),
+            np.concatenate([op.is_kernel() for op in self._packed_ops]),
+        )
 
     def _weights_of(self, op_index: tf.Tensor | int) -> tf.Tensor:
         positions = self._positions[self._starts[op_index] : self._starts[op_index + 1]]
@@ -227,7 +257,7 @@ class SuperkernelOp(MixedOp):
         """Return the outputs of op `op_index`; in training, move its statistics.
 
         With gates, the kernel beyond each size is multiplied by the share of the ops that
-        have it, and so are the channels; the outputs by the sum of all gates but Zero's.
+        have it, and so are the channels; the outputs by the sum of the MBConvs' gates.
         One-hot gates of `op_index` give the outputs of that op, and a gradient to all gates.
         Where they choose Zero, the smallest op stands for all MBConvs.
 
@@ -241,10 +271,9 @@ class SuperkernelOp(MixedOp):
         """
         if gates is None or inactive_index is not None:
             return super().call(inputs, op_index, gates, training, inactive_index)
-        num_statistics = self._largest.num_statistics
         places = tf.gather(self._statistics_at, op_index)
         statistics = tf.gather(self.statistics.value, op_index)
-        spread = tf.scatter_nd(places[:, None], statistics, [num_statistics + 1])[:-1]
+        spread = tf.scatter_nd(places[:, None], statistics, [self._num_statistics + 1])[:-1]
         outputs, used = self._run_masked(inputs, gates, spread, training)
         if training:
             used = tf.gather(tf.concat([used, [0.0]], axis=0), places)
@@ -256,7 +285,11 @@ class SuperkernelOp(MixedOp):
     def _run_masked(
         self, inputs: tf.Tensor, gates: tf.Tensor, statistics: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Run the largest op under masks; return its outputs and the statistics used."""
+        """Run the largest op under masks, and the shortcut under its gate.
+
+        Returns:
+            Outputs, and the statistics used, in the order of those of `_packed_ops`.
+        """
         largest, layers = self._largest, self._largest.layers
         weights, moments = largest.split(self.packed.value, statistics)
         total = tf.reduce_sum(gates * self._has_kernel[:, 0])
@@ -278,12 +311,19 @@ class SuperkernelOp(MixedOp):
         kernels = [
             tf.reshape(weights[3 * i], kernel_shape(layer)) for i, layer in enumerate(layers)
         ]
-        x = tf.nn.relu6(normalised(pointwise_conv(inputs, kernels[0][0, 0]), 0))
+        x = pointwise_conv(inputs, kernels[0][0, 0])
+        x = activate(normalised(x, 0), self._activation)
         x = blended_depthwise_conv(x, *self._rings(kernels[1]), ring_shares, self._stride)
-        x = tf.nn.relu6(normalised(x, 1))
+        x = activate(normalised(x, 1), self._activation)
         # A matrix product gives the gradient of the shares faster than two passes over x.
         x = normalised(pointwise_conv(x, kernels[2][0, 0] * channel_shares[:, None]), 2)
-        return x * total, tf.stop_gradient(tf.concat(used, axis=0))
+        outputs = x * total
+        if self._shortcut is not None:
+            rest, of_shortcut = weights[-1], moments[-1]
+            shortcut, last = self._shortcut(inputs, rest, of_shortcut, training)
+            outputs += shortcut * gates[self._shortcut_index]
+            used.append(last)
+        return outputs, tf.stop_gradient(tf.concat(used, axis=0))
 
     def _rings(self, kernel: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Return the smallest kernel, and the ring that each next one adds around it."""
@@ -298,9 +338,6 @@ class SuperkernelOp(MixedOp):
             mask[width:-width, width:-width] = 0.0
             rings.append(centre * mask)
         return centres[0], rings
-
-
-_NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def _flat(arrays: list[np.ndarray]) -> np.ndarray:

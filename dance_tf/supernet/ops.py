@@ -1,8 +1,10 @@
 """Candidate operations: as Keras layers of one network, and packed into a row of the supernet.
 
 An MBConv expands by a 1x1 convolution, filters each channel, and projects by a 1x1
-convolution; batch normalisation follows each of the three and ReLU6 the first two. The
-identity around a skippable block is not part of it. `zero` has no layers.
+convolution; batch normalisation follows each of the three and the space's activation the
+first two. `identity` is a strided 1x1 convolution with batch normalisation where a block
+changes the shape. The identity around a skippable block is not part of either. `zero` has
+no layers.
 
 For export a network is made of stock Keras layers only, so that a saved file loads
 without this package. For training, subclasses with the same variables compute the same
@@ -22,6 +24,7 @@ import tensorflow as tf
 
 from dance_tf.structs import Layer
 from dance_tf.supernet.primitives import (
+    activate,
     batch_norm_training,
     biased_depthwise_conv,
     biased_pointwise_conv,
@@ -36,9 +39,10 @@ __all__ = [
     "conv_bn_layers",
     "kernel_shape",
     "layer_seed",
-    "mbconv_layers",
     "moved_statistics",
     "normalise",
+    "op_keras_layers",
+    "thinned",
 ]
 
 #: Share of the old value that the moving statistics keep at each step. Lower than
@@ -108,14 +112,14 @@ def moved_statistics(old: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
 
 
 def conv_bn_layers(
-    layer: Layer, *, seed: int, use_relu6: bool, is_for_training: bool
+    layer: Layer, *, seed: int, activation: str | None, is_for_training: bool
 ) -> list[keras.layers.Layer]:
-    """Return a convolution with its batch normalisation and, where asked, ReLU6.
+    """Return a convolution with its batch normalisation and, where asked, an activation.
 
     Args:
         layer: Kind, shape and name; the batch and the output size are not used.
         seed: Seed of the run; the initial weights depend on it and on the layer's name.
-        use_relu6: Whether ReLU6 follows.
+        activation: Activation that follows, of search_space.ACTIVATIONS, or None.
         is_for_training: Fast layers instead of stock ones, of the same variables.
     """
     name = layer.name.replace("/", "_")
@@ -140,26 +144,31 @@ def conv_bn_layers(
         convolution,
         batch_norm(momentum=MOMENTUM, epsilon=_EPSILON, name=f"{name}_bn"),
     ]
-    if use_relu6:
-        layers.append(keras.layers.ReLU(max_value=6.0, name=f"{name}_relu6"))
+    if activation is not None:
+        most = 6.0 if activation == "relu6" else None
+        layers.append(keras.layers.ReLU(max_value=most, name=f"{name}_{activation}"))
     return layers
 
 
-def mbconv_layers(
-    layers: Sequence[Layer], *, seed: int, is_for_training: bool
+def op_keras_layers(
+    layers: Sequence[Layer], *, seed: int, activation: str, is_for_training: bool
 ) -> list[keras.layers.Layer]:
-    """Return an MBConv as a chain of Keras layers.
+    """Return an op as a chain of Keras layers.
 
     Args:
         layers: Convolutions in order; the expansion is left out where it is 1.
         seed: Seed of the run.
+        activation: Activation after all convolutions but the last.
         is_for_training: Fast layers instead of stock ones, of the same variables.
     """
     return [
         keras_layer
         for layer in layers
         for keras_layer in conv_bn_layers(
-            layer, seed=seed, use_relu6=layer is not layers[-1], is_for_training=is_for_training
+            layer,
+            seed=seed,
+            activation=None if layer is layers[-1] else activation,
+            is_for_training=is_for_training,
         )
     ]
 
@@ -177,22 +186,23 @@ def apply_layers(
 
 
 class PackedOp:
-    """An MBConv whose variables lie one after the other in a vector that it is given.
+    """An op whose variables lie one after the other in a vector that it is given.
 
     Per convolution the weights are kernel, gamma, beta; the statistics are the moving
     mean and variance. The vectors may be longer than the op needs.
 
     Args:
         layers: Convolutions in order; none for `zero`.
-        seed: Seed of the run; the initial weights are those of `mbconv_layers`.
+        seed: Seed of the run; the initial weights are those of `op_keras_layers`.
+        activation: Activation after all convolutions but the last.
 
     Attributes:
         layers: Convolutions of the op.
         num_weights, num_statistics: Lengths of the vectors that the op needs.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, seed: int) -> None:
-        self.layers, self._seed = tuple(layers), seed
+    def __init__(self, layers: Sequence[Layer], *, seed: int, activation: str = "relu6") -> None:
+        self.layers, self._seed, self._activation = tuple(layers), seed, activation
         self._sizes = [
             size for layer in layers for size in (_num_kernel_weights(layer), layer.K, layer.K)
         ]
@@ -217,7 +227,7 @@ class PackedOp:
         return np.repeat([True, False, False] * len(self.layers), self._sizes).astype(bool)
 
     def to_keras(self, weights: np.ndarray, statistics: np.ndarray) -> list[np.ndarray]:
-        """Return the variables in the order of `mbconv_layers`."""
+        """Return the variables in the order of `op_keras_layers`."""
         arrays: list[np.ndarray] = []
         w = s = 0
         for layer in self.layers:
@@ -263,11 +273,11 @@ class PackedOp:
                 kernel = tf.reshape(kernel, kernel_shape(layer))
                 x = depthwise_conv(x, kernel, layer.stride[0])
             else:
-                x = pointwise_conv(x, tf.reshape(kernel, [layer.C, layer.K]))
+                x = pointwise_conv(thinned(x, layer), tf.reshape(kernel, [layer.C, layer.K]))
             at = slice(2 * index, 2 * index + 2)
             x, *moments[at] = normalise(x, gamma, beta, moments[at], training)
             if index + 1 < len(self.layers):
-                x = tf.nn.relu6(x)
+                x = activate(x, self._activation)
         return x, tf.stop_gradient(tf.concat([*moments, padding], axis=0))
 
     def _infer(
@@ -278,14 +288,21 @@ class PackedOp:
             kernel, gamma, beta = parts[3 * index : 3 * index + 3]
             mean, variance = moments[2 * index : 2 * index + 2]
             scale = gamma * tf.math.rsqrt(variance + _EPSILON)
-            bias, use_relu6 = beta - mean * scale, index + 1 < len(self.layers)
+            bias = beta - mean * scale
+            activation = self._activation if index + 1 < len(self.layers) else None
             if layer.kind == "depthwise":
                 kernel = tf.reshape(kernel, kernel_shape(layer)) * scale[:, None]
-                x = biased_depthwise_conv(x, kernel, bias, layer.stride[0], use_relu6)
+                x = biased_depthwise_conv(x, kernel, bias, layer.stride[0], activation)
             else:
                 kernel = tf.reshape(kernel, [layer.C, layer.K]) * scale
-                x = biased_pointwise_conv(x, kernel, bias, use_relu6)
+                x = biased_pointwise_conv(thinned(x, layer), kernel, bias, activation)
         return x
+
+
+def thinned(inputs: tf.Tensor, layer: Layer) -> tf.Tensor:
+    """Return the pixels that a 1x1 convolution of the layer's stride looks at."""
+    width, height = layer.stride
+    return inputs if layer.stride == (1, 1) else inputs[:, ::height, ::width]
 
 
 def normalise(

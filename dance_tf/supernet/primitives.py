@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 __all__ = [
+    "activate",
     "batch_norm_training",
     "biased_depthwise_conv",
     "biased_pointwise_conv",
@@ -36,32 +37,37 @@ def pointwise_conv(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def biased_pointwise_conv(
-    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, use_relu6: bool
+    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, activation: str | None
 ) -> tf.Tensor:
-    """Return the 1x1 convolution plus bias [K] and, where asked, ReLU6.
+    """Return the 1x1 convolution plus bias [K] and, where asked, an activation.
 
-    In a tf.function, TensorFlow makes one operation of product, bias and ReLU6 as long as
+    In a tf.function, TensorFlow makes one operation of product, bias and ReLU as long as
     nothing, not even a change of shape, comes between them.
     """
     rows = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[3]]), kernel)
-    rows = _with_bias(rows, bias, use_relu6)
+    rows = _with_bias(rows, bias, activation)
     return tf.reshape(rows, [-1, inputs.shape[1], inputs.shape[2], kernel.shape[1]])
 
 
 def biased_depthwise_conv(
-    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, stride: int, use_relu6: bool
+    inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, stride: int, activation: str | None
 ) -> tf.Tensor:
-    """Return the depthwise convolution plus bias [C] and, where asked, ReLU6.
+    """Return the depthwise convolution plus bias [C] and, where asked, an activation.
 
     TensorFlow makes one operation of it as in `biased_pointwise_conv`.
     """
     outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, stride, stride, 1], "SAME")
-    return _with_bias(outputs, bias, use_relu6)
+    return _with_bias(outputs, bias, activation)
 
 
-def _with_bias(outputs: tf.Tensor, bias: tf.Tensor, use_relu6: bool) -> tf.Tensor:
+def _with_bias(outputs: tf.Tensor, bias: tf.Tensor, activation: str | None) -> tf.Tensor:
     outputs = tf.nn.bias_add(outputs, bias)
-    return tf.nn.relu6(outputs) if use_relu6 else outputs
+    return outputs if activation is None else activate(outputs, activation)
+
+
+def activate(inputs: tf.Tensor, activation: str) -> tf.Tensor:
+    """Return "relu" or "relu6" of features."""
+    return tf.nn.relu(inputs) if activation == "relu" else tf.nn.relu6(inputs)
 
 
 def batch_norm_training(

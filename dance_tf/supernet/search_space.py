@@ -1,7 +1,9 @@
 """The shipped network spaces as plain data: blocks, candidate ops, layer shapes.
 
 Source of `cifar_mbconv`: the DANCE authors' slides (13 layers, nine searchable
-blocks in three stages, MBConv kernel 3/5/7 x expansion 3/6 plus Zero).
+blocks in three stages, MBConv kernel 3/5/7 x expansion 3/6 plus Zero). Source of
+`nas_bench_macro`: Su et al. (2021), arXiv 2103.11922, every network of which has been
+trained (see search/accuracy).
 """
 
 from __future__ import annotations
@@ -18,9 +20,24 @@ from dance_tf.errors import UserError, did_you_mean
 from dance_tf.hardware.layers import conv, dense, depthwise
 from dance_tf.structs import Architecture, Layer
 
-__all__ = ["OP_NAMES", "SPACES", "Block", "NetworkSpace", "make_space", "op_kernel_expansion"]
+__all__ = [
+    "ACTIVATIONS",
+    "OP_NAMES",
+    "SPACES",
+    "Block",
+    "NetworkSpace",
+    "make_space",
+    "op_kernel_expansion",
+]
 
-#: Candidate ops in the order of their index; the same for every block.
+#: Activations that a space may have after its convolutions.
+ACTIVATIONS = ("relu6", "relu")
+
+#: Ops that are no MBConv. `zero` is nothing but the identity around a skippable block;
+#: `identity` is that too, and a strided 1x1 convolution where the block changes the shape.
+_OTHER_OPS = ("zero", "identity")
+
+#: Candidate ops in the order of their index, where a space does not name its own.
 OP_NAMES = (
     "mbconv3_e3",
     "mbconv3_e6",
@@ -33,18 +50,18 @@ OP_NAMES = (
 
 
 def op_kernel_expansion(op_name: str) -> tuple[int, int] | None:
-    """Return kernel size and expansion of an MBConv op, None of `zero`.
+    """Return kernel size and expansion of an MBConv op, None of `zero` and `identity`.
 
     Raises:
         UserError: If it is not the name of an op.
     """
-    if op_name == "zero":
+    if op_name in _OTHER_OPS:
         return None
     found = re.fullmatch(r"mbconv([1-9][0-9]*)_e([1-9][0-9]*)", str(op_name))
     if found is None or int(found[1]) % 2 == 0:
         raise UserError(
-            f"unknown op {op_name!r}; there are zero and mbconvK_eE, of an odd kernel size K and"
-            f" an expansion E, such as {OP_NAMES[0]}"
+            f"unknown op {op_name!r}; there are zero, identity and mbconvK_eE, of an odd kernel"
+            f" size K and an expansion E, such as {OP_NAMES[0]}"
         )
     return int(found[1]), int(found[2])
 
@@ -80,8 +97,9 @@ class NetworkSpace:
     """A chain network with searchable blocks between fixed layers.
 
     Fixed: a 3x3 convolution to `stem_channels`, a 3x3 MBConv of expansion 1 to
-    `first_channels`, and after the blocks a 1x1 convolution to `head_channels`,
-    global average pooling and a dense layer. Channels are after the width multiplier.
+    `first_channels` unless that is None, and after the blocks a 1x1 convolution to
+    `head_channels`, global average pooling and a dense layer. Channels are after the width
+    multiplier.
 
     >>> import dance_tf
     >>> space = dance_tf.make_space(dance_tf.preset("tiny").space)
@@ -99,16 +117,21 @@ class NetworkSpace:
     num_classes: int
     width_multiplier: float
     stem_channels: int
-    first_channels: int
+    first_channels: int | None
     head_channels: int
     blocks: tuple[Block, ...]
     op_names: tuple[str, ...] = OP_NAMES
     image_channels: int = 3
+    activation: str = "relu6"
 
     def __post_init__(self) -> None:
         where = f"space {self.name!r}"
-        sizes = ("input_size", "num_classes", "stem_channels", "first_channels", "head_channels")
-        _check_positive(self, (*sizes, "image_channels"), where)
+        sizes = ["input_size", "num_classes", "stem_channels", "head_channels", "image_channels"]
+        sizes += [] if self.first_channels is None else ["first_channels"]
+        _check_positive(self, sizes, where)
+        if self.activation not in ACTIVATIONS:
+            hint = did_you_mean(str(self.activation), ACTIVATIONS)
+            raise UserError(f"{where}: unknown activation {self.activation!r}{hint}")
         if not self.blocks or not self.op_names:
             raise UserError(f"{where} has no {'ops' if self.blocks else 'blocks'}")
         for op in self.op_names:
@@ -118,7 +141,7 @@ class NetworkSpace:
                 raise UserError(f"{where}, all of its blocks: {error}") from None
             if self.op_names.count(op) > 1:
                 raise UserError(f"{where}: op {op!r} is there twice")
-        channels, size = self.first_channels, self.input_size
+        channels, size = self.first_channels or self.stem_channels, self.input_size
         for index, block in enumerate(self.blocks):
             if block.in_channels != channels:
                 raise UserError(
@@ -156,6 +179,13 @@ class NetworkSpace:
         )
 
     @property
+    def skip_mask(self) -> np.ndarray:
+        """True for the ops that leave a skippable block out, bool [D, O]."""
+        return np.asarray(
+            [[op in _OTHER_OPS and b.is_skippable for op in self.op_names] for b in self.blocks]
+        )
+
+    @property
     def num_architectures(self) -> int:
         """Number of networks in the space."""
         product = 1
@@ -164,10 +194,17 @@ class NetworkSpace:
         return product
 
     def fixed_layers(self) -> tuple[Layer, ...]:
-        """Return the layers that every network of the space has."""
+        """Return the layers that every network of the space has; the last two end it."""
         size = self.input_size
         last = self.blocks[-1]
         stem, first, head = self.stem_channels, self.first_channels, self.head_channels
+        first_layers: tuple[Layer, ...] = ()
+        if first is not None:
+            project = dict(in_channels=stem, out_channels=first, output_size=size, kernel=1)
+            first_layers = (
+                depthwise("first/depthwise", channels=stem, output_size=size, kernel=3),
+                conv("first/project", **project),
+            )
         return (
             conv(
                 "stem",
@@ -176,8 +213,7 @@ class NetworkSpace:
                 output_size=size,
                 kernel=3,
             ),
-            depthwise("first/depthwise", channels=stem, output_size=size, kernel=3),
-            conv("first/project", in_channels=stem, out_channels=first, output_size=size, kernel=1),
+            *first_layers,
             conv(
                 "head",
                 in_channels=last.out_channels,
@@ -189,14 +225,24 @@ class NetworkSpace:
         )
 
     def op_layers(self, block_index: int, op_name: str) -> tuple[Layer, ...]:
-        """Return the layers of one candidate op at one block; none for `zero`."""
+        """Return the layers of one candidate op at one block; none where it is left out."""
         block = self.blocks[block_index]
+        prefix = f"block{block_index}/{op_name}"
         kernel_expansion = op_kernel_expansion(op_name)
         if kernel_expansion is None:
-            return ()
+            if op_name == "zero" or block.is_skippable:
+                return ()
+            shortcut = conv(
+                f"{prefix}/shortcut",
+                in_channels=block.in_channels,
+                out_channels=block.out_channels,
+                output_size=block.output_size,
+                kernel=1,
+                stride=block.stride,
+            )
+            return (shortcut,)
         kernel, expansion = kernel_expansion
         hidden = block.in_channels * expansion
-        prefix = f"block{block_index}/{op_name}"
         return (
             conv(
                 f"{prefix}/expand",
@@ -229,7 +275,7 @@ class NetworkSpace:
             for index, op in enumerate(self.validate(architecture).ops)
             for layer in self.op_layers(index, op)
         ]
-        return (*fixed[:3], *searched, *fixed[3:])
+        return (*fixed[:-2], *searched, *fixed[-2:])
 
     def validate(self, architecture: Architecture) -> Architecture:
         """Return the architecture if it is a network of this space.
@@ -279,9 +325,11 @@ class _SpaceData(NamedTuple):
     width_multiplier: float
     input_size: int
     stem: int
-    first: int
+    first: int | None  # channels of the MBConv after the stem; None: there is none
     stages: tuple[tuple[int, int, int], ...]  # blocks, channels, stride of the first block
     head: int
+    op_names: tuple[str, ...] = OP_NAMES
+    activation: str = "relu6"
 
 
 _CIFAR_STAGES = ((3, 32, 1), (3, 64, 2), (3, 128, 2))
@@ -291,6 +339,16 @@ SPACES = {
     "cifar_mbconv": _SpaceData(1.0, 32, 32, 16, _CIFAR_STAGES, 1280),
     "cifar_mbconv_small": _SpaceData(0.5, 16, 32, 16, _CIFAR_STAGES, 1280),
     "tiny_mbconv": _SpaceData(1.0, 8, 8, 8, ((1, 16, 2), (1, 16, 1)), 32),
+    "nas_bench_macro": _SpaceData(
+        1.0,
+        32,
+        32,
+        None,
+        ((2, 64, 2), (3, 128, 2), (3, 256, 2)),
+        1280,
+        op_names=("identity", "mbconv3_e3", "mbconv5_e6"),
+        activation="relu",
+    ),
 }
 
 
@@ -326,7 +384,7 @@ def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
         return max(1, round(count * width))
 
     blocks = []
-    previous, resolution = channels(data.first), size
+    previous, resolution = channels(data.first or data.stem), size
     for num, stage_channels, stage_stride in data.stages:
         for position in range(num):
             stride = stage_stride if position == 0 else 1
@@ -339,7 +397,9 @@ def make_space(config: SpaceConfig, num_classes: int = 10) -> NetworkSpace:
         num_classes=classes,
         width_multiplier=width,
         stem_channels=channels(data.stem),
-        first_channels=channels(data.first),
+        first_channels=None if data.first is None else channels(data.first),
         head_channels=channels(data.head),
         blocks=tuple(blocks),
+        op_names=data.op_names,
+        activation=data.activation,
     )

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from dance_tf.structs import Architecture
 from dance_tf.supernet.blocks import MixedOp, SuperkernelOp
-from dance_tf.supernet.ops import apply_layers, conv_bn_layers, layer_seed, mbconv_layers
+from dance_tf.supernet.ops import apply_layers, conv_bn_layers, layer_seed, op_keras_layers
 from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["SUPERNETS", "Supernet", "build_network", "derive"]
@@ -43,6 +43,7 @@ SUPERNETS: dict[str, type[MixedOp]] = {"proxyless": MixedOp, "superkernel": Supe
 class _LayerOptions(TypedDict):
     seed: int
     is_for_training: bool
+    activation: str
 
 
 def _fixed_keras_layers(
@@ -50,14 +51,18 @@ def _fixed_keras_layers(
 ) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
     """Return the layers that every network has, those before and those after the blocks."""
     stem, *first, head, classifier = space.fixed_layers()
-    options: _LayerOptions = {"seed": seed, "is_for_training": is_for_training}
+    options: _LayerOptions = {
+        "seed": seed,
+        "is_for_training": is_for_training,
+        "activation": space.activation,
+    }
     before = [
         keras.layers.Rescaling(2.0, -1.0, name="to_plus_minus_one"),
-        *conv_bn_layers(stem, use_relu6=True, **options),
-        *mbconv_layers(first, **options),
+        *conv_bn_layers(stem, **options),
+        *op_keras_layers(first, **options),
     ]
     after = [
-        *conv_bn_layers(head, use_relu6=True, **options),
+        *conv_bn_layers(head, **options),
         keras.layers.GlobalAveragePooling2D(name="pool"),
         keras.layers.Dense(
             classifier.K,
@@ -98,14 +103,18 @@ def build_network(
     Raises:
         UserError: If the architecture is not one of the space.
     """
-    options: _LayerOptions = {"seed": seed, "is_for_training": is_for_training}
+    options: _LayerOptions = {
+        "seed": seed,
+        "is_for_training": is_for_training,
+        "activation": space.activation,
+    }
     ops = space.validate(architecture).ops
-    before, after = _fixed_keras_layers(space, **options)
+    before, after = _fixed_keras_layers(space, seed=seed, is_for_training=is_for_training)
     size = space.input_size
     inputs = keras.Input((size, size, space.image_channels), name="images")
     x = apply_layers(before, inputs)
     for index, (block, op_name) in enumerate(zip(space.blocks, ops, strict=True)):
-        layers = mbconv_layers(space.op_layers(index, op_name), **options)
+        layers = op_keras_layers(space.op_layers(index, op_name), **options)
         outputs = apply_layers(layers, x)
         if not block.is_skippable:
             x = outputs
@@ -237,6 +246,23 @@ class Supernet(keras.Model):
         """
         noise = tf.random.stateless_uniform(self._op_mask.shape, seed)
         return tf.argmax(tf.where(self._op_mask, noise, -1.0), axis=-1, output_type=tf.int32)
+
+    def sample_fair(self, seed: ArrayLike, index: tf.Tensor | int) -> tf.Tensor:
+        """Return one of O paths that together have each op of each block equally often.
+
+        Source: FairNAS (Chu et al., 2019), strict fairness; there the O gradients are added
+        up to one step, here each path is a step of its own.
+
+        Args:
+            seed: Seed of the O paths, int32 [2].
+            index: Number of the path among them, from 0.
+        Returns:
+            Op indices, int32 [D]. Blocks that lack ops go through those they have.
+        """
+        noise = tf.random.stateless_uniform(self._op_mask.shape, seed)
+        order = tf.argsort(tf.where(self._op_mask, noise, 2.0), axis=-1)
+        place = index % tf.constant(self._op_mask.sum(axis=1), tf.int32)
+        return tf.gather(order, place, batch_dims=1)
 
     def sample_gates(
         self, seed: ArrayLike, temperature: tf.Tensor | float = 1.0

@@ -85,16 +85,16 @@ def test_pointwise_conv():
     )
 
 
-@pytest.mark.parametrize("use_relu6", [False, True])
-def test_convolutions_with_bias(use_relu6):
+@pytest.mark.parametrize("activation", [None, "relu6", "relu"])
+def test_convolutions_with_bias(activation):
     inputs, bias = _normal(3, 4, 4, 5), _normal(6)
-    clip = tf.nn.relu6 if use_relu6 else tf.identity
+    clip = {None: tf.identity, "relu6": tf.nn.relu6, "relu": tf.nn.relu}[activation]
     kernel, filters = _normal(5, 6), _normal(3, 3, 5, 1)
     expected = clip(pointwise_conv(inputs, kernel) + bias)
-    found = tf.function(biased_pointwise_conv)(inputs, kernel, bias, use_relu6)
+    found = tf.function(biased_pointwise_conv)(inputs, kernel, bias, activation)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     expected = clip(depthwise_conv(inputs, filters, 2) + bias[:5])
-    found = tf.function(biased_depthwise_conv)(inputs, filters, bias[:5], 2, use_relu6)
+    found = tf.function(biased_depthwise_conv)(inputs, filters, bias[:5], 2, activation)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -65,7 +65,7 @@ def test_an_unknown_op_is_refused_when_the_space_is_made(op):
     with pytest.raises(UserError) as error:
         dataclasses.replace(TINY, op_names=("mbconv3_e3", op, "zero"))
     assert f"space 'tiny_mbconv', all of its blocks: unknown op {op!r}" in str(error.value)
-    assert "zero and mbconvK_eE" in str(error.value)
+    assert "zero, identity and mbconvK_eE" in str(error.value)
 
 
 @pytest.mark.parametrize(

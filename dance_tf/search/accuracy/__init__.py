@@ -1,0 +1,1 @@
+"""Sources of the accuracy that a search goes by: tables, supernets, predictors."""
