@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 __all__ = [
+    "AccuracySource",
     "CostModel",
     "Evaluator",
     "ExactCosts",
@@ -101,6 +102,21 @@ class Evaluator(Protocol):
 
     def estimate(self, mixture_weights: Array, accelerator_index: Array) -> tf.Tensor:
         """Return the metrics, float32 [B, 3], on one accelerator per row, int32 [B]."""
+
+
+class AccuracySource(Protocol):
+    """Errors of networks, and what it costs to ask for them."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind, as results give it: "table", "training" or "supernet"."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether each network that is asked for counts as one training."""
+
+    def errors(self, op_indices: np.ndarray) -> np.ndarray:
+        """Return the shares of images classified wrong, float64 [B], of networks int [B, D]."""
 
 
 class ImageDataset(Protocol):

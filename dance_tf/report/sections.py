@@ -54,12 +54,12 @@ def shares(parts: Mapping[str, float], scale: float) -> list[dict[str, Json]]:
 def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Json]]:
     """Return the fixed and the searched parts of the network, in the order in which they run."""
     space, blocks = run.space, []
-    stem, *first, head, classifier = space.fixed_layers()
+    stem, *first_layers, head, classifier = space.fixed_layers()
     chains: list[tuple[str, str, str, int | None, Sequence[Layer]]] = [
         ("stem", "Stem", "Convolution 3x3", 3, [stem]),
     ]
-    if first:
-        chains.append(("first", "First", "MBConv 3x3, no expansion", 3, first))
+    if first_layers:
+        chains.append(("first", "First", "MBConv 3x3, no expansion", 3, first_layers))
     for index, op in enumerate(run.architecture.ops):
         kernel = (op_kernel_expansion(op) or (None, None))[0]
         of_op = space.op_layers(index, op)

@@ -22,7 +22,7 @@ from dance_tf.errors import UserError
 from dance_tf.structs import Architecture
 from dance_tf.supernet.search_space import NetworkSpace
 
-__all__ = ["AccuracyTable", "shipped_table_path"]
+__all__ = ["AccuracyTable", "TableAccuracy", "shipped_table_path"]
 
 _COLUMN = "accuracy_percent_"
 
@@ -130,6 +130,27 @@ class AccuracyTable:
         """
         accuracies = self.accuracies[self.rows(op_indices)]
         return 1.0 - (accuracies.mean(axis=1) if training is None else accuracies[:, training])
+
+
+class TableAccuracy:
+    """Source of accuracy that looks one training of each network up; an AccuracySource.
+
+    Args:
+        table: Accuracies.
+        training: Number of the training, from 0; None: the mean of all.
+    """
+
+    kind = "table"
+    is_trained = True
+
+    def __init__(self, table: AccuracyTable, training: int | None = 0) -> None:
+        if training is not None and not 0 <= training < table.num_trainings:
+            raise UserError(f"{table.name}: has {table.num_trainings} trainings, no {training + 1}")
+        self.table, self._training = table, training
+
+    def errors(self, op_indices: ArrayLike) -> np.ndarray:
+        """Return the shares of images classified wrong, float64 [B], of networks int [B, D]."""
+        return self.table.errors(op_indices, self._training)
 
 
 def _words(space: NetworkSpace, ops: np.ndarray) -> str:

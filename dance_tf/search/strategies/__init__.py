@@ -1,0 +1,1 @@
+"""Strategies that search network and accelerator together, all under one protocol."""
