@@ -73,6 +73,8 @@ class ChosenEvaluator:
         if self._fixed_index is not None:
             return tf.fill(tf.shape(weights)[:1], self._fixed_index)
         best = best_accelerators(self._table, weights, objective_vectors, self._limits)
+        if self._limits == Limits():
+            return tf.cast(best.accelerator_index, tf.int32)
         metrics = self._table.expected_metrics(weights)[..., :2]
         shares = tf.where(tf.math.is_finite(metrics), metrics / self._limits.vector[:2], np.inf)
         excess = tf.reduce_max(shares, axis=-1) + self._set_back
