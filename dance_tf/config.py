@@ -169,6 +169,9 @@ class EvaluatorConfig:
 class SearchConfig:
     """Co-search: supernet weights, architecture parameters and the hardware cost."""
 
+    accuracy: str = "supernet"
+    accuracy_csv: str | None = None
+    num_trained: int = 68
     supernet: str = "proxyless"
     supernet_dir: str | None = None
     supernet_weights: str = "trained"
@@ -205,6 +208,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "search")
+        if self.accuracy == "predictor" and self.fixed_accelerator is not None:
+            raise UserError("search.accuracy=predictor cannot keep to search.fixed_accelerator")
         if self.supernet_weights == "frozen" and self.supernet_dir is None:
             raise UserError(
                 "search.supernet_weights=frozen needs search.supernet_dir: no op of an untrained"

@@ -37,8 +37,12 @@ class _Run(NamedTuple):
         return self.config.search.fixed_architecture is None
 
     @property
+    def asks_supernet(self) -> bool:
+        return self.searches and self.config.search.accuracy == "supernet"
+
+    @property
     def trains_weights(self) -> bool:
-        return self.searches and self.config.search.supernet_weights == "trained"
+        return self.asks_supernet and self.config.search.supernet_weights == "trained"
 
     @property
     def limits(self) -> tuple[float | None, ...]:
@@ -59,14 +63,23 @@ _COST_MODEL = Condition(
     lambda run: run.config.hardware.measured_csv is None,
 )
 _SEARCH = Condition("a search, so without search.fixed_architecture", lambda run: run.searches)
+_IN_SUPERNET = Condition(
+    "a search in a supernet, so without search.fixed_architecture and search.accuracy=predictor",
+    lambda run: run.asks_supernet,
+)
+_PREDICTOR = Condition(
+    "search.accuracy=predictor",
+    lambda run: run.searches and run.config.search.accuracy == "predictor",
+    is_refused=True,
+)
 _WEIGHTS = Condition(
     "a search that trains weights (search.supernet_weights=trained, no search.fixed_architecture)",
     lambda run: run.trains_weights,
 )
 _SUPERNET = Condition(
-    "a search, or with retrain.initial_weights=inherited",
+    "a search in a supernet, or with retrain.initial_weights=inherited",
     lambda run: (
-        run.searches or (run.retrains and run.config.retrain.initial_weights == "inherited")
+        run.asks_supernet or (run.retrains and run.config.retrain.initial_weights == "inherited")
     ),
 )
 _TAKES_WEIGHTS = Condition(
@@ -75,16 +88,16 @@ _TAKES_WEIGHTS = Condition(
 )
 _PULLED = Condition(
     "a search under search.lambda_2 above 0",
-    lambda run: run.searches and run.config.search.lambda_2 > 0,
+    lambda run: run.asks_supernet and run.config.search.lambda_2 > 0,
 )
 _LIMITS = Condition(
     "a search under search.max_latency_ms, max_energy_mj or max_area_mm2",
-    lambda run: run.searches and any(limit is not None for limit in run.limits),
+    lambda run: run.asks_supernet and any(limit is not None for limit in run.limits),
 )
 _ALTERED = Condition(
     "search.limits=gradient and search.max_latency_ms or max_energy_mj",
     lambda run: (
-        run.searches
+        run.asks_supernet
         and run.config.search.limits == "gradient"
         and any(limit is not None for limit in run.limits[:2])
     ),
@@ -140,12 +153,15 @@ EFFECTS: dict[str, Condition | None] = {
         "evaluator.kind=exact",
         lambda run: run.job == "evaluate_evaluator" or run.config.evaluator.kind == "exact",
     ),
+    "search.accuracy": _SEARCH,
+    "search.accuracy_csv": _PREDICTOR,
+    "search.num_trained": _PREDICTOR,
     "search.supernet": _SUPERNET,
     "search.supernet_dir": _SUPERNET,
-    "search.supernet_weights": _SEARCH,
-    "search.epochs": _SEARCH,
-    "search.warmup_epochs": _SEARCH,
-    "search.batch_size": _SEARCH,
+    "search.supernet_weights": _IN_SUPERNET,
+    "search.epochs": _IN_SUPERNET,
+    "search.warmup_epochs": _IN_SUPERNET,
+    "search.batch_size": _IN_SUPERNET,
     "search.weight_learning_rate": _WEIGHTS,
     "search.warmup_learning_rate": Condition(
         "search.warmup_epochs above 0 and weights that are trained",
@@ -153,16 +169,16 @@ EFFECTS: dict[str, Condition | None] = {
     ),
     "search.weight_decay": _WEIGHTS,
     "search.label_smoothing": _WEIGHTS,
-    "search.arch_learning_rate": _SEARCH,
-    "search.arch_every": _SEARCH,
-    "search.arch_gradient": _SEARCH,
+    "search.arch_learning_rate": _IN_SUPERNET,
+    "search.arch_every": _IN_SUPERNET,
+    "search.arch_gradient": _IN_SUPERNET,
     "search.arch_paths": Condition(
         "search.arch_gradient=score_function",
-        lambda run: run.searches and run.config.search.arch_gradient == "score_function",
+        lambda run: run.asks_supernet and run.config.search.arch_gradient == "score_function",
     ),
     "search.gumbel_temperature": Condition(
         "search.arch_gradient=straight_through",
-        lambda run: run.searches and run.config.search.arch_gradient == "straight_through",
+        lambda run: run.asks_supernet and run.config.search.arch_gradient == "straight_through",
     ),
     "search.objective": None,
     "search.lambda_latency": _TAKES_WEIGHTS,
@@ -170,8 +186,8 @@ EFFECTS: dict[str, Condition | None] = {
     "search.lambda_area": _TAKES_WEIGHTS,
     "search.lambda_2": _SEARCH,
     "search.lambda_2_warmup_epochs": _PULLED,
-    "search.log_every": _SEARCH,
-    "search.max_zero_share": _SEARCH,
+    "search.log_every": _IN_SUPERNET,
+    "search.max_zero_share": _IN_SUPERNET,
     "search.lambda_2_backoff": Condition(
         "a search under search.lambda_2 above 0 and no hard limit",
         lambda run: _PULLED.holds(run) and not _LIMITS.holds(run),

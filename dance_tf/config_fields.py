@@ -163,6 +163,17 @@ FIELDS: dict[str, FieldInfo] = {
         1e-6,
         1e3,
     ),
+    "search.accuracy": _choice(
+        "Source of accuracy: the supernet that is trained, or a predictor fitted to networks that"
+        " are trained one by one, or looked up in search.accuracy_csv",
+        "supernet",
+        "predictor",
+    ),
+    "search.accuracy_csv": FieldInfo(
+        "Table of networks and their accuracies for search.accuracy=predictor; null: the one that"
+        " is shipped for the space, or real trainings"
+    ),
+    "search.num_trained": _count("Networks that search.accuracy=predictor trains or looks up", 2),
     "search.supernet": _choice(
         "Weights of the supernet: each op has its own, or the ops of a block share one set",
         "proxyless",

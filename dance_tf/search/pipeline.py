@@ -28,6 +28,7 @@ from dance_tf.run import terminal
 from dance_tf.run.surroundings import StopSignals, open_run
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.judge import Judge
+from dance_tf.search.predictor_search import search_by_predictor
 from dance_tf.search.problem import SearchProblem
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
@@ -70,7 +71,9 @@ def prepare(config: ExperimentConfig, *, cache_dir: str | None = None) -> Search
     """
     space, dataset = load_space_and_images(config)
     check_evaluator(config.evaluator, space, config.hardware)
-    SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
+    asks_supernet = config.search.accuracy == "supernet"
+    if asks_supernet:
+        SearchPlan.of(config.search, dataset)  # Refuses a schedule that does not fit.
     supernet, is_warm = None, config.search.supernet_dir is not None
     if config.search.supernet_dir is not None:
         supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
@@ -79,7 +82,7 @@ def prepare(config: ExperimentConfig, *, cache_dir: str | None = None) -> Search
     evaluator = load_evaluator(config.evaluator, table)
     if evaluator.reason is not None:
         terminal.note(f"evaluator: exact, as {evaluator.reason}")
-    if supernet is None and config.search.fixed_architecture is None:
+    if supernet is None and asks_supernet and config.search.fixed_architecture is None:
         supernet = Supernet(space, config.seed, config.search.supernet)
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
 
@@ -138,7 +141,10 @@ def run_experiment(
         Interrupted: After a signal; what has been done is saved.
     """
     names = ["cost table"]
-    if config.search.fixed_architecture is None:
+    by_predictor = config.search.accuracy == "predictor"
+    if config.search.fixed_architecture is None and by_predictor:
+        names += ["search"]
+    elif config.search.fixed_architecture is None:
         is_warm = config.search.supernet_dir is not None or not config.search.warmup_epochs
         names += ["search"] if is_warm else ["warmup", "search"]
     if use_retrain:
@@ -148,8 +154,10 @@ def run_experiment(
         terminal.Stages(*names) as stages,
     ):
         problem = prepare(config, cache_dir=cache_dir)
-        work = SearchPlan.of(config.search, problem.dataset).work(config.search)
-        stages.expect({"search": work.pop("search")}, "search")
+        work: dict[str, float] = {}
+        if not by_predictor:
+            work = SearchPlan.of(config.search, problem.dataset).work(config.search)
+            stages.expect({"search": work.pop("search")}, "search")
         retraining = retrain_work(config.retrain, problem.dataset)
         stages.expect({**work, "retrain": retraining}, "weights")
         # Refuses what is out of reach or not in the space.
@@ -164,13 +172,23 @@ def run_experiment(
         run.begin(facts)
         terminal.note(f"within reach of networks and accelerators: {costs_text}")
         paths = _write_hardware(config, output_dir)
-        result = DanceSearch(
-            config.search,
-            seed=config.seed,
-            output_dir=output_dir,
-            is_resuming=is_resuming,
-            stop=stop,
-        ).search(problem, judge=judge)
+        if by_predictor:
+            result = search_by_predictor(
+                config,
+                problem,
+                output_dir=output_dir,
+                is_resuming=is_resuming,
+                stop=stop,
+                judge=judge,
+            )
+        else:
+            result = DanceSearch(
+                config.search,
+                seed=config.seed,
+                output_dir=output_dir,
+                is_resuming=is_resuming,
+                stop=stop,
+            ).search(problem, judge=judge)
         for warning in result.warnings:
             terminal.warn(warning)
         result = dataclasses.replace(
@@ -203,7 +221,7 @@ def run_experiment(
                 result,
                 accuracy=trained.accuracy,
                 accuracy_reason=None,
-                num_trained_candidates=1,
+                num_trained_candidates=result.num_trained_candidates + 1,
                 times={**result.times, "retrain_s": trained.elapsed_s},
             )
             if use_export:
@@ -296,7 +314,8 @@ def load_finished(
         tell_lost(output_dir, lost, "made again")
         return None
     history = os.path.join(output_dir, "history.jsonl")
-    if config.search.fixed_architecture is None and not os.path.exists(history):
+    in_supernet = config.search.accuracy == "supernet"
+    if in_supernet and config.search.fixed_architecture is None and not os.path.exists(history):
         tell_lost(output_dir, [history], "not made again")
     return result, paths | {name: path for name, path in files.items() if os.path.exists(path)}
 

@@ -174,6 +174,7 @@ class SearchResult:
     limits: dict[str, Json] | None = None  # as given, and what it took to keep them
     collapses: tuple[dict[str, Json], ...] = ()  # as CollapseGuard.collapses
     num_trained_candidates: int = 0  # networks retrained; the supernet is none
+    accuracy_source: dict[str, Json] | None = None  # of search.accuracy=predictor
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = "the network was not retrained"  # why there is none
     versions: dict[str, str] = dataclasses.field(default_factory=dict)

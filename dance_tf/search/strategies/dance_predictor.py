@@ -9,7 +9,8 @@ predictor's posterior and its own lambda_2:
 
 with the temperature t falling. The cost is that of the accelerator which is the exact best
 one for the mixture at each step, and its gradient flows into the architecture parameters as
-in DANCE. From the derived networks a few are chosen for training, one after the other: the one
+in DANCE. Beyond a limit a multiple of the excess is added, by which the accelerator is chosen
+too. From the derived networks a few are chosen for training, one after the other: the one
 that adds most to what is known, averaged over draws. For a front that is the hypervolume of
 error and log cost, for one trade-off the fall of its least value.
 
@@ -25,18 +26,18 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from dance_tf.evaluator.exact import ExactEvaluator
 from dance_tf.hardware.objective import Limits
+from dance_tf.hardware.oracle import contender_rows
 from dance_tf.search.accuracy.predictor import ErrorPredictor, FittedPredictor
-from dance_tf.search.judge import ChosenEvaluator
 from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials
 
-__all__ = ["DancePredictor"]
+__all__ = ["CoSearches", "DancePredictor", "choose"]
 
 #: lambda_2 of the co-searches for a front, log-uniform between these; weights of log(cost).
 _LEAST_LAMBDA_2, _LARGEST_LAMBDA_2 = 0.005, 1.5
 _LEARNING_RATE = 0.2
 _FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.2
+_CANNOT_RUN = 1e6  # stands for an infinite latency or energy
 _LIMIT_PENALTY = 5.0  # of log(error), for exceeding a limit by all of it
 _POINTS = 0.15  # errors further above the least than this add nothing to a front
 _NUM_DRAWS = 48  # of the posterior, that an expected gain is averaged over
@@ -72,52 +73,68 @@ class DancePredictor:
         """Yield networks on their exact best accelerators; see SearchStrategy."""
         rng, costs = np.random.default_rng(seed), problem.costs
         model = ErrorPredictor(problem.space, self._inherited)
-        searches = _Searches(problem, model, self._num_searches, self._num_steps)
+        searches = CoSearches(problem, model, self._num_searches, self._num_steps)
         known: dict[tuple[int, ...], float] = {}
-        fitted = self._inherited if self._inherited is not None else None
         first = _within(problem, rng, self._num_first)
         for ops in first:
             known[ops] = yield Pair(ops, costs.best(ops).accelerator)
-        fitted = None
+        fitted: FittedPredictor | None = None
         while True:
             fitted = model.fit(list(known), list(known.values()), fitted)
-            pool = [ops for ops in searches.derive(fitted, rng) if ops not in known]
+            pool = [
+                ops
+                for ops in searches.derive(fitted.draws(self._num_searches, rng), rng)
+                if ops not in known
+            ]
             if not pool:  # All that the searches find is known: look around it.
                 pool = _around(problem, known, rng, self._num_searches)
             if not pool:
                 return
-            for ops in _choose(problem, fitted, known, pool, self._num_chosen, rng):
+            for ops in choose(problem, fitted, known, pool, self._num_chosen, rng):
                 known[ops] = yield Pair(ops, costs.best(ops).accelerator)
 
+    def believed_errors(
+        self, problem: StrategyProblem, networks: np.ndarray, errors: np.ndarray
+    ) -> np.ndarray:
+        """Return the posterior means of the errors; see Believing."""
+        return ErrorPredictor(problem.space, self._inherited).fit(networks, errors).errors(networks)
 
-class _Searches:
+
+class CoSearches:
     """Co-searches that run side by side, each with its own predictor and its own lambda_2."""
 
     def __init__(
         self, problem: StrategyProblem, model: ErrorPredictor, num: int, num_steps: int
     ) -> None:
         self._problem, self._model, self._num, self._num_steps = problem, model, num, num_steps
-        goal, table = problem.goal, problem.table
-        limits = goal.limits or Limits()
-        self._evaluator = ChosenEvaluator(ExactEvaluator(table), table, limits)
-        self._vectors = tf.constant(np.tile(goal.objective.vector, (num, 1)))
-        self._reference = tf.constant(table.reference, tf.float32)
-        self._limits = tf.constant(limits.vector)
+        table, limits = problem.table, (problem.goal.limits or Limits()).vector
+        rows = np.asarray(contender_rows(table))
+        rows = rows[np.asarray(table.area_mm2, np.float32)[rows] <= limits[2]]
+        latency_ms, energy_mj = (column[:, rows] for column in table.columns())
+        sums = np.concatenate([latency_ms, energy_mj], axis=1)
+        sums = tf.constant(np.where(np.isfinite(sums), sums, _CANNOT_RUN), tf.float32)
+        self._fixed, self._cells = sums[0], sums[1:]  # [2 C], [D * O, 2 C]
+        self._area = tf.constant(np.asarray(table.area_mm2)[rows], tf.float32)
+        self._limits, self._reference = limits, table.reference
         self._blocked = tf.constant(np.where(problem.space.op_mask, 0.0, -np.inf), tf.float32)
 
-    def derive(self, fitted: FittedPredictor, rng: np.random.Generator) -> list[tuple[int, ...]]:
-        """Return the different networks that the searches end in, all within the limits."""
-        draws = fitted.draws(self._num, rng)
+    def derive(self, coefficients: np.ndarray, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """Return the different networks that the searches end in, all within the limits.
+
+        Args:
+            coefficients: Those of the predictor that each search goes by, [searches, F].
+            rng: Source of the starts, and of lambda_2 for a front.
+        """
         weight = self._problem.goal.cost_weight
         if weight is None:
-            ends = np.log([_LEAST_LAMBDA_2, _LARGEST_LAMBDA_2])
-            lambda_2 = np.exp(rng.uniform(*ends, size=self._num))
+            least, largest = np.log(_LEAST_LAMBDA_2), np.log(_LARGEST_LAMBDA_2)
+            lambda_2 = np.exp(rng.uniform(least, largest, size=self._num))
         else:
             lambda_2 = np.full(self._num, weight)
         start = rng.normal(size=(self._num, *self._problem.space.op_mask.shape))
         logits = self._descend(
             tf.constant(start, tf.float32),
-            tf.constant(draws, tf.float32),
+            tf.constant(coefficients, tf.float32),
             tf.constant(lambda_2, tf.float32),
         ).numpy()
         found: dict[tuple[int, ...], None] = {}
@@ -152,10 +169,22 @@ class _Searches:
 
     def _losses(self, mixture: tf.Tensor, draws: tf.Tensor, lambda_2: tf.Tensor) -> tf.Tensor:
         log_errors = tf.reduce_sum(self._model.features(mixture) * draws, axis=1)
-        metrics = self._evaluator.evaluate(mixture, self._vectors).metrics
-        costs = self._problem.goal.objective(metrics, self._reference)
-        excess = tf.reduce_sum(tf.nn.relu(metrics / self._limits - 1.0), axis=1)
-        return log_errors + lambda_2 * tf.math.log(costs) + _LIMIT_PENALTY * excess
+        flat = tf.reshape(mixture, [-1, self._cells.shape[0]])
+        latency_ms, energy_mj = tf.split(self._fixed + tf.matmul(flat, self._cells), 2, axis=1)
+        metrics = latency_ms, energy_mj, self._area
+        objective = self._problem.goal.objective
+        shares = [metric / unit for metric, unit in zip(metrics, self._reference, strict=True)]
+        if objective.kind == "linear":
+            total = sum(w * share for w, share in zip(objective.weights, shares, strict=True))
+            log_costs = tf.math.log(total)
+        else:
+            logs = [w * tf.math.log(s) for w, s in zip(objective.weights, shares, strict=True) if w]
+            log_costs = tf.add_n([tf.broadcast_to(log, tf.shape(latency_ms)) for log in logs])
+        values = lambda_2[:, None] * log_costs
+        for metric, limit in zip(metrics[:2], self._limits[:2], strict=True):
+            if np.isfinite(limit):
+                values += _LIMIT_PENALTY * tf.nn.relu(metric / limit - 1.0)
+        return log_errors + tf.reduce_min(values, axis=1)
 
 
 def _repaired(problem: StrategyProblem, logits: np.ndarray) -> tuple[int, ...] | None:
@@ -210,7 +239,7 @@ def _around(
     return list(found)
 
 
-def _choose(
+def choose(
     problem: StrategyProblem,
     fitted: FittedPredictor,
     known: dict[tuple[int, ...], float],
@@ -239,7 +268,8 @@ def _choose(
 
 def _falls(known: np.ndarray, pool: np.ndarray, num: int) -> list[int]:
     """Return rows of a pool [N, S] whose values fall most below the least so far, on average."""
-    least, chosen = known.min(axis=0), []
+    least = known.min(axis=0)
+    chosen: list[int] = []
     for _ in range(min(num, len(pool))):
         gains = np.maximum(least - pool, 0.0).mean(axis=1)
         gains[chosen] = -1.0
@@ -261,7 +291,7 @@ def _areas(
         pool_y: Likewise, [N, S].
         num: Number of rows to choose.
     """
-    order, chosen = np.argsort(pool_x, kind="stable"), []
+    chosen: list[int] = []
     # Least y of what is known, as steps over the different x: [steps, S].
     edges = np.unique(np.concatenate([x, pool_x, [1.0]]))
     widths = np.diff(edges)[:, None]
@@ -271,7 +301,7 @@ def _areas(
     starts = np.searchsorted(edges, pool_x)
     for _ in range(min(num, len(pool_x))):
         gains = np.full(len(pool_x), -1.0)
-        for row in order:
+        for row in range(len(pool_x)):
             if row not in chosen:
                 below = np.maximum(steps[starts[row] :] - pool_y[row], 0.0)
                 gains[row] = (widths[starts[row] :] * below).sum() / y.shape[1]

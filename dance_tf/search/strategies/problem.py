@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = [
     "COST_WEIGHTS",
+    "Believing",
     "Candidate",
     "Goal",
     "Pair",
@@ -202,6 +203,22 @@ class SearchStrategy(Protocol):
         """
 
 
+@runtime_checkable
+class Believing(Protocol):
+    """A strategy that has an opinion of its own on the networks that it has seen."""
+
+    def believed_errors(
+        self, problem: StrategyProblem, networks: np.ndarray, errors: np.ndarray
+    ) -> np.ndarray:
+        """Return the errors, float64 [N], that another training is expected to have.
+
+        Args:
+            problem: Problem of the run.
+            networks: Networks that were trained, int [N, D].
+            errors: Errors that were seen, float [N].
+        """
+
+
 class Trial(NamedTuple):
     """One pair that a strategy has asked for."""
 
@@ -223,6 +240,11 @@ class Trace(NamedTuple):
     def errors(self) -> dict[tuple[int, ...], float]:
         """Error of each network asked for, by its op indices, in order."""
         return {trial.pair.ops: trial.error for trial in self.trials}
+
+    def with_errors(self, errors: Sequence[float]) -> Trace:
+        """Return the same pairs with other errors, in the order of `errors`."""
+        new = dict(zip(self.errors, errors, strict=True))
+        return Trace(tuple(trial._replace(error=new[trial.pair.ops]) for trial in self.trials))
 
 
 def run_strategy(

@@ -1,0 +1,141 @@
+"""Comparison of strategies: which runs there are, and the record of their figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dance_tf.files import Json, strict_data
+from dance_tf.search.accuracy.table import AccuracyTable
+from dance_tf.search.strategies.comparison import (
+    COST_WEIGHTS_JUDGED,
+    EQUAL_ACCURACY_POINTS,
+    LIMITED_COST_WEIGHT,
+    Referee,
+    goals,
+    limits_of_space,
+)
+from dance_tf.search.strategies.problem import Pair, Trace, Trial
+from dance_tf.search.strategies.registry import STRATEGIES
+from dance_tf.search.strategies.runs import Run, Setting, make_problem, run_all
+
+__all__ = ["compare"]
+
+_SCHEMA_VERSION = 1
+
+
+def compare(
+    setting: Setting,
+    strategies: Sequence[str],
+    budgets: Sequence[int],
+    num_seeds: int,
+    folder: str,
+    *,
+    judge_csv: str | None = None,
+    num_jobs: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Json]:
+    """Run strategies, judge them, and return the record of a comparison.
+
+    Args:
+        setting: Space, costs and accuracies.
+        strategies: Names of the strategies.
+        budgets: Networks trained at which figures are told.
+        num_seeds: Runs of each strategy for each goal.
+        folder: Folder of the finished runs.
+        judge_csv: Table whose mean accuracies judge; None: the second training of the
+            setting's table, or its only one.
+        num_jobs: Processes that make runs at the same time.
+        on_progress: Function called with (runs finished, runs).
+    Raises:
+        UserError: If a file cannot be used, or a judge's table lacks a network.
+    """
+    problem, source = make_problem(setting)
+    networks = source.table.op_indices
+    if judge_csv is None:
+        training = min(1, source.table.num_trainings - 1)
+        judged = source.table.errors(networks, training)
+        judge: dict[str, Json] = {"table": source.table.name, "training": training + 1}
+    else:
+        judge = {"table": judge_csv, "training": None}
+        judged = AccuracyTable.read(problem.space, judge_csv).errors(networks)
+    limits = limits_of_space(problem, networks)
+    runs = [
+        Run(strategy, name, goal, seed)
+        for seed in range(num_seeds)
+        for strategy in strategies
+        for name, goal in goals(limits, problem.goal).items()
+    ]
+    found = run_all(setting, runs, budgets, folder, num_jobs=num_jobs, on_progress=on_progress)
+    referee = Referee(problem, networks, judged)
+    entries = []
+    for strategy in strategies:
+        of_strategy = [(run, done) for run, done in found.items() if run.strategy == strategy]
+        for budget in budgets:
+            traces: dict[str, list[Trace]] = {}
+            believed: dict[str, list[Trace]] = {}
+            for run, done in of_strategy:
+                traces.setdefault(run.goal_name, []).append(done.trace.up_to(budget))
+                opinion = done.believed_trace(budget)
+                if opinion is not None:
+                    believed.setdefault(run.goal_name, []).append(opinion)
+            entries.append(
+                {
+                    "strategy": strategy,
+                    "accuracy_source": "table",
+                    "method": STRATEGIES[strategy].method,
+                    "relation": STRATEGIES[strategy].relation,
+                    "budget": budget,
+                    **referee.figures(traces, limits),
+                    "believed": referee.figures(believed, limits) if believed else None,
+                    "wall_s_median": statistics.median(done.wall_s for _, done in of_strategy),
+                }
+            )
+    order = referee.front
+    return strict_data(
+        {
+            "schema_version": _SCHEMA_VERSION,
+            "space": problem.space.name,
+            "cost_table_sha256": problem.table.content_hash,
+            "objective": {
+                "kind": problem.goal.objective.kind,
+                "weights": list(problem.goal.objective.weights),
+            },
+            "accuracies": source.table.name,
+            "judge": judge,
+            "budgets": list(budgets),
+            "limits": limits,
+            "cost_weights": list(COST_WEIGHTS_JUDGED),
+            "limited_cost_weight": LIMITED_COST_WEIGHT,
+            "exact": {
+                "num_on_front": len(order),
+                "front": [
+                    {"ops": networks[row].tolist(), "error": judged[row], "cost": cost}
+                    for row, cost in zip(order, np.exp(referee.log_costs[order]), strict=True)
+                ],
+                "cost_ratio": dict(
+                    zip(
+                        (f"{points:g}" for points in EQUAL_ACCURACY_POINTS),
+                        referee.cost_ratios(order),
+                        strict=True,
+                    )
+                ),
+                "ceiling": referee.hypervolume(_everything(source.errors(networks), networks)),
+                "one_accelerator_loss_mean": float(referee.one_for_all.mean()),
+                "one_accelerator_loss_max": float(referee.one_for_all.max()),
+            },
+            "strategies": entries,
+        }
+    )
+
+
+def _everything(seen: np.ndarray, networks: np.ndarray) -> Trace:
+    """Return the trace of a run that has trained every network."""
+    return Trace(
+        tuple(
+            Trial(Pair(tuple(ops), 0), float(error), number + 1)
+            for number, (ops, error) in enumerate(zip(networks.tolist(), seen, strict=True))
+        )
+    )

@@ -1,0 +1,238 @@
+"""Runs of strategies, each kept in a file of its own, so that a comparison can be resumed.
+
+A run is a function of strategy, goal, seed and source of accuracy; the file holds every pair
+that it asked for, from which the figures of every smaller budget follow.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dance_tf.config import HardwareConfig, SpaceConfig
+from dance_tf.errors import UserError
+from dance_tf.files import Json, read_json, write_json
+from dance_tf.hardware.cost_table import load_or_build_table
+from dance_tf.hardware.objective import Objective
+from dance_tf.search.accuracy.inherited import read_inherited
+from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy
+from dance_tf.search.strategies.problem import (
+    Believing,
+    Goal,
+    Pair,
+    StrategyProblem,
+    Trace,
+    Trial,
+    run_strategy,
+)
+from dance_tf.search.strategies.registry import STRATEGIES, make_strategy
+from dance_tf.supernet.search_space import make_space
+
+__all__ = ["Finished", "Run", "Setting", "make_problem", "run_all"]
+
+_SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """All that the runs of a comparison share; plain data, for other processes.
+
+    Attributes:
+        space: Network space.
+        hardware: Machine and accelerators.
+        accuracy_csv: Table of accuracies that the strategies go by.
+        training: Number of the training in it, from 0.
+        inherited_json: Errors with inherited weights, for the strategies that use them.
+        objective: Cost of a pair.
+        cache_dir: Folder of cached cost tables.
+    """
+
+    space: SpaceConfig
+    hardware: HardwareConfig
+    accuracy_csv: str
+    training: int
+    inherited_json: str | None
+    objective: Objective
+    cache_dir: str | None
+
+
+class Run(NamedTuple):
+    """One run of a comparison."""
+
+    strategy: str
+    goal_name: str
+    goal: Goal
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that keeps it."""
+        return f"{self.strategy}.{self.goal_name}.{self.seed}.json"
+
+
+class Finished(NamedTuple):
+    """What is kept of a run."""
+
+    trace: Trace
+    believed: dict[int, list[float]]  # by budget, errors in the order of the trace's networks
+    wall_s: float
+
+    def believed_trace(self, budget: int) -> Trace | None:
+        """Return the part within a budget with the errors that the strategy believes, if any."""
+        if budget not in self.believed:
+            return None
+        return self.trace.up_to(budget).with_errors(self.believed[budget])
+
+
+@functools.cache
+def make_problem(setting: Setting) -> tuple[StrategyProblem, TableAccuracy]:
+    """Return the problem without a goal's limits, and the source of accuracy, of a setting.
+
+    Raises:
+        UserError: If a file of the setting cannot be used.
+    """
+    space = make_space(setting.space)
+    table = load_or_build_table(space, setting.hardware, cache_dir=setting.cache_dir)
+    source = TableAccuracy(AccuracyTable.read(space, setting.accuracy_csv), setting.training)
+    return StrategyProblem(space, table, Goal(objective=setting.objective)), source
+
+
+def run_all(
+    setting: Setting,
+    runs: Sequence[Run],
+    budgets: Sequence[int],
+    folder: str,
+    *,
+    num_jobs: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[Run, Finished]:
+    """Return each run, finished, from the folder or anew.
+
+    Args:
+        setting: What they share.
+        runs: Runs to make.
+        budgets: Different networks of each, the largest, and at which beliefs are asked for.
+        folder: Folder of the files of finished runs.
+        num_jobs: Processes that make runs at the same time.
+        on_progress: Function called with (runs finished, runs).
+    Raises:
+        UserError: If a file in the folder is of another setting.
+    """
+    os.makedirs(folder, exist_ok=True)
+    identity = _identity(setting)
+    found: dict[Run, Finished] = {}
+    left = []
+    for run in runs:
+        kept = _read(os.path.join(folder, run.file_name), run, identity, budgets)
+        if kept is None:
+            left.append(run)
+        else:
+            found[run] = kept
+    if on_progress:
+        on_progress(len(found), len(runs))
+    for run, record in _make(setting, left, budgets, num_jobs):
+        record = {"identity": identity, "goal": _goal_json(run.goal), **record}
+        write_json(os.path.join(folder, run.file_name), record)
+        found[run] = _finished(record)
+        if on_progress:
+            on_progress(len(found), len(runs))
+    return {run: found[run] for run in runs}
+
+
+def _make(
+    setting: Setting, runs: Sequence[Run], budgets: Sequence[int], num_jobs: int
+) -> Iterator[tuple[Run, dict[str, Json]]]:
+    """Yield runs as they finish, with their records."""
+    if num_jobs == 1 or len(runs) <= 1:
+        for run in runs:
+            yield run, _one(setting, run, budgets)
+        return
+    # A forked process would inherit TensorFlow's threads in an unknown state.
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(num_jobs, mp_context=spawn) as pool:
+        pending = {pool.submit(_one, setting, run, budgets): run for run in runs}
+        try:
+            for done in concurrent.futures.as_completed(pending):
+                yield pending[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one(setting: Setting, run: Run, budgets: Sequence[int]) -> dict[str, Json]:
+    """Make a run and return its record."""
+    problem, source = make_problem(setting)
+    problem = dataclasses.replace(problem, goal=run.goal)
+    inherited = None
+    if setting.inherited_json is not None and STRATEGIES[run.strategy].needs_inherited:
+        inherited = read_inherited(problem.space, setting.inherited_json)
+    began = time.monotonic()
+    strategy = make_strategy(run.strategy, inherited)
+    trace = run_strategy(strategy, problem, source, max(budgets), run.seed)
+    wall_s = time.monotonic() - began
+    believed: dict[str, Json] = {}
+    if isinstance(strategy, Believing):
+        for budget in budgets:
+            seen = trace.up_to(budget).errors
+            errors = strategy.believed_errors(
+                problem, np.asarray(list(seen)), np.asarray(list(seen.values()))
+            )
+            believed[str(budget)] = errors.tolist()
+    trials = [[*t.pair.ops, t.pair.accelerator, t.error, t.num_trained] for t in trace.trials]
+    return {"budgets": list(budgets), "wall_s": wall_s, "trials": trials, "believed": believed}
+
+
+def _identity(setting: Setting) -> dict[str, Json]:
+    problem, source = make_problem(setting)
+    digest = hashlib.sha256(source.table.op_indices.tobytes())
+    digest.update(np.ascontiguousarray(source.table.accuracies[:, setting.training]).tobytes())
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "cost_table": problem.table.content_hash,
+        "accuracies": digest.hexdigest(),
+        "objective": json.loads(json.dumps(dataclasses.asdict(setting.objective))),
+    }
+
+
+def _goal_json(goal: Goal) -> Json:
+    return json.loads(json.dumps(dataclasses.asdict(goal)))
+
+
+def _read(
+    path: str, run: Run, identity: Mapping[str, Json], budgets: Sequence[int]
+) -> Finished | None:
+    """Return a kept run; None if there is none, or one of another goal or other budgets."""
+    if not os.path.exists(path):
+        return None
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("identity") != identity:
+        raise UserError(
+            f"{path}: is a run on other costs or other accuracies: name another folder, or"
+            " delete this one"
+        )
+    if record["goal"] != _goal_json(run.goal) or not set(budgets) <= set(record["budgets"]):
+        return None
+    return _finished(record)
+
+
+def _finished(record: Mapping[str, Json]) -> Finished:
+    believed = {int(budget): errors for budget, errors in record["believed"].items()}
+    return Finished(_trace(record["trials"]), believed, float(record["wall_s"]))
+
+
+def _trace(trials: Sequence[Json]) -> Trace:
+    return Trace(
+        tuple(
+            Trial(Pair(tuple(ops), accelerator), error, num_trained)
+            for *ops, accelerator, error, num_trained in trials
+        )
+    )

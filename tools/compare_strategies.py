@@ -1,0 +1,140 @@
+"""Compare strategies of co-search at equal budgets, on networks whose accuracies are known.
+
+Runs each strategy for a front of error and cost, and within limits, --num_seeds times; all go
+by the same table of accuracies and pay for each different network that they ask for. Leaves in
+--output_dir: comparison.json, comparison.svg, and runs/, from which the same command goes on
+after it was killed. Prints hypervolumes as a table, and the systems as the paper lists them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from absl import flags
+
+from dance_tf.errors import UserError, did_you_mean
+from dance_tf.files import Json, write_json
+
+from . import flags as common
+
+FLAGS = common.shared_flags("preset", "config", "set", "space", "cache_dir")
+_OUTPUT_DIR = common.define_path("output_dir", "Folder of what is found.", FLAGS)
+_STRATEGIES = flags.DEFINE_list(
+    "strategies", [], "Strategies to compare; all if none is named.", flag_values=FLAGS
+)
+_BUDGETS = flags.DEFINE_list(
+    "budgets",
+    ["30", "68", "160", "308"],
+    "Networks trained, in ascending order.",
+    flag_values=FLAGS,
+)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 10, "Runs of each strategy for each goal.", lower_bound=1, flag_values=FLAGS
+)
+_ACCURACY_CSV = common.define_path(
+    "accuracy_csv",
+    "Table of accuracies that the strategies go by, see docs/strategies.md; the one that is"
+    " shipped for the space if none is named.",
+    FLAGS,
+)
+_JUDGE_CSV = common.define_path(
+    "judge_csv",
+    "Table whose mean accuracies judge what was found; the second training of --accuracy_csv,"
+    " or its only one, if none is named.",
+    FLAGS,
+)
+_INHERITED = common.define_path(
+    "inherited",
+    "JSON of errors with inherited weights, for dance_supernet and dance_supernet_predictor;"
+    " the one that is shipped for the space if none is named.",
+    FLAGS,
+)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 0, "Processes at the same time; 0: one per core.", lower_bound=0, flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> int:
+    """Compare what the flags name."""
+    del argv
+    config = common.experiment_config(FLAGS)
+    common.require(_OUTPUT_DIR)
+    budgets = _budgets(_BUDGETS.value)
+
+    common.load_tensorflow()
+    from dance_tf.run import terminal
+    from dance_tf.run.folder_lock import owned
+    from dance_tf.search.accuracy.inherited import shipped_inherited_path
+    from dance_tf.search.accuracy.table import shipped_table_path
+    from dance_tf.search.problem import make_objective
+    from dance_tf.search.strategies.compare import compare
+    from dance_tf.search.strategies.picture import plot_comparison
+    from dance_tf.search.strategies.registry import STRATEGIES
+    from dance_tf.search.strategies.runs import Setting
+
+    name = config.space.name
+    accuracy_csv = _ACCURACY_CSV.value or shipped_table_path(name)
+    if accuracy_csv is None:
+        raise UserError(f"no table of accuracies is shipped for {name}: name one, --accuracy_csv")
+    inherited = _INHERITED.value or shipped_inherited_path(name)
+    strategies = list(_STRATEGIES.value)
+    for strategy in strategies:
+        if strategy not in STRATEGIES:
+            hint = did_you_mean(strategy, STRATEGIES)
+            raise UserError(f"--strategies: unknown strategy {strategy!r}{hint}")
+        if STRATEGIES[strategy].needs_inherited and inherited is None:
+            raise UserError(f"--strategies: {strategy} needs --inherited")
+    if not strategies:
+        strategies = [s for s, e in STRATEGIES.items() if inherited or not e.needs_inherited]
+    setting = Setting(
+        space=config.space,
+        hardware=config.hardware,
+        accuracy_csv=accuracy_csv,
+        training=0,
+        inherited_json=inherited,
+        objective=make_objective(config.search),
+        cache_dir=FLAGS["cache_dir"].value,
+    )
+    folder = _OUTPUT_DIR.value
+    with owned(folder), terminal.progress("comparison") as report:
+        found = compare(
+            setting,
+            strategies,
+            budgets,
+            _NUM_SEEDS.value,
+            os.path.join(folder, "runs"),
+            judge_csv=_JUDGE_CSV.value,
+            num_jobs=_JOBS.value or os.cpu_count() or 1,
+            on_progress=report,
+        )
+        write_json(os.path.join(folder, "comparison.json"), found)
+        plot_comparison(found, os.path.join(folder, "comparison.svg"))
+    _show(found)
+    print(f"{folder}: comparison.json, comparison.svg")
+    return 0
+
+
+def _budgets(texts: Sequence[str]) -> list[int]:
+    if not texts or not all(text.isdigit() and int(text) > 0 for text in texts):
+        raise UserError(f"--budgets={','.join(texts)}: not positive integers")
+    budgets = sorted(set(map(int, texts)))
+    return budgets
+
+
+def _show(found: dict[str, Json]) -> None:
+    """Print the hypervolumes, the best strategy first."""
+    from dance_tf.run.reporting import format_table
+
+    budgets = found["budgets"]
+    rows: dict[str, dict[int, float]] = {}
+    for entry in found["strategies"]:
+        rows.setdefault(entry["strategy"], {})[entry["budget"]] = entry["hypervolume_median"]
+    print("hypervolume, % of the exact front's, median, by networks trained")
+    order = sorted(rows, key=lambda name: -rows[name][budgets[-1]])
+    table = [[name, *(f"{100 * rows[name][b]:.1f}" for b in budgets)] for name in order]
+    print(format_table(["strategy", *map(str, budgets)], table))
+
+
+if __name__ == "__main__":
+    common.run(main, FLAGS)
