@@ -62,6 +62,10 @@ def main(argv: list[str]) -> int:
     common.require(_OUTPUT_DIR)
     budgets = _budgets(_BUDGETS.value)
 
+    num_jobs = _JOBS.value or os.cpu_count() or 1
+    if num_jobs > 1:  # Each process has one thread.
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
     common.load_tensorflow()
     from dance_tf.run import terminal
     from dance_tf.run.folder_lock import owned
@@ -105,7 +109,8 @@ def main(argv: list[str]) -> int:
             _NUM_SEEDS.value,
             os.path.join(folder, "runs"),
             judge_csv=_JUDGE_CSV.value,
-            num_jobs=_JOBS.value or os.cpu_count() or 1,
+            num_jobs=num_jobs,
+            on_start=common.load_tensorflow,
             on_progress=report,
         )
         write_json(os.path.join(folder, "comparison.json"), found)
@@ -134,6 +139,33 @@ def _show(found: dict[str, Json]) -> None:
     order = sorted(rows, key=lambda name: -rows[name][budgets[-1]])
     table = [[name, *(f"{100 * rows[name][b]:.1f}" for b in budgets)] for name in order]
     print(format_table(["strategy", *map(str, budgets)], table))
+    weight = f"{found['cost_weights'][1]:g}"
+    print(f"\nanswers for the least error * cost^{weight}, medians, judged by another training")
+    systems = []
+    for entry in found["strategies"]:
+        answer = entry["answers"][weight]
+        systems.append(
+            [
+                entry["strategy"],
+                entry["method"],
+                "yes" if entry["relation"] else "no",
+                entry["budget"],
+                _percent(answer["error_median"] and 1 - answer["error_median"]),
+                _number(answer["cost_median"]),
+                _percent(answer["regret_median"]),
+                f"{entry['wall_s_median']:.1f}",
+            ]
+        )
+    headers = ("system", "method", "relation", "trained", "accuracy", "cost", "regret", "s")
+    print(format_table(headers, systems))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def compare(
     *,
     judge_csv: str | None = None,
     num_jobs: int = 1,
+    on_start: Callable[[], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Json]:
     """Run strategies, judge them, and return the record of a comparison.
@@ -48,6 +49,7 @@ def compare(
         judge_csv: Table whose mean accuracies judge; None: the second training of the
             setting's table, or its only one.
         num_jobs: Processes that make runs at the same time.
+        on_start: Function that each of several processes calls first.
         on_progress: Function called with (runs finished, runs).
     Raises:
         UserError: If a file cannot be used, or a judge's table lacks a network.
@@ -68,7 +70,15 @@ def compare(
         for strategy in strategies
         for name, goal in goals(limits, problem.goal).items()
     ]
-    found = run_all(setting, runs, budgets, folder, num_jobs=num_jobs, on_progress=on_progress)
+    found = run_all(
+        setting,
+        runs,
+        budgets,
+        folder,
+        num_jobs=num_jobs,
+        on_start=on_start,
+        on_progress=on_progress,
+    )
     referee = Referee(problem, networks, judged)
     entries = []
     for strategy in strategies:
@@ -94,6 +104,7 @@ def compare(
                 }
             )
     order = referee.front
+    whole = _everything(source.errors(networks), networks, referee.accelerators)
     return strict_data(
         {
             "schema_version": _SCHEMA_VERSION,
@@ -122,7 +133,15 @@ def compare(
                         strict=True,
                     )
                 ),
-                "ceiling": referee.hypervolume(_everything(source.errors(networks), networks)),
+                # What going by one training costs, even to who has trained every network.
+                "hypervolume_by_first_training": referee.hypervolume(whole),
+                "answers_by_first_training": {
+                    f"{weight:g}": referee.answer(whole, weight) for weight in COST_WEIGHTS_JUDGED
+                },
+                "limited_by_first_training": {
+                    name: referee.best_answer(source.errors(networks), limit)
+                    for name, limit in limits.items()
+                },
                 "one_accelerator_loss_mean": float(referee.one_for_all.mean()),
                 "one_accelerator_loss_max": float(referee.one_for_all.max()),
             },
@@ -131,11 +150,12 @@ def compare(
     )
 
 
-def _everything(seen: np.ndarray, networks: np.ndarray) -> Trace:
-    """Return the trace of a run that has trained every network."""
+def _everything(seen: np.ndarray, networks: np.ndarray, accelerators: np.ndarray) -> Trace:
+    """Return the trace of a run that has trained every network, each on its best accelerator."""
+    rows = zip(networks.tolist(), seen.tolist(), accelerators.tolist(), strict=True)
     return Trace(
         tuple(
-            Trial(Pair(tuple(ops), 0), float(error), number + 1)
-            for number, (ops, error) in enumerate(zip(networks.tolist(), seen, strict=True))
+            Trial(Pair(tuple(ops), accelerator), error, number + 1)
+            for number, (ops, error, accelerator) in enumerate(rows)
         )
     )

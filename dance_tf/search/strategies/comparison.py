@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,6 +63,14 @@ def limits_of_space(problem: StrategyProblem, networks: np.ndarray) -> dict[str,
     }
 
 
+class Answer(NamedTuple):
+    """One pair that a run ends in."""
+
+    regret: float  # of error * cost^w, relative to the least of the space under the judge
+    error: float  # share of images classified wrong, by the judge
+    cost: float  # objective on the pair's own accelerator, as a share of the table's reference
+
+
 class Referee:
     """Judges what runs hand in.
 
@@ -73,13 +82,15 @@ class Referee:
     Attributes:
         front: Rows of `networks` that are the exact front under the judge, by cost.
         log_costs: Logarithm of the cost of each on its exact best accelerator, float64 [N].
+        accelerators: Rows of these accelerators, int [N].
+        one_for_all: Relative loss of each on the accelerator that is the best on average, [N].
     """
 
     def __init__(self, problem: StrategyProblem, networks: np.ndarray, errors: np.ndarray) -> None:
         self._problem, self._networks = problem, np.asarray(networks, np.int32)
         self.errors = np.asarray(errors, np.float64)
         self._row = {ops: row for row, ops in enumerate(map(tuple, self._networks.tolist()))}
-        self.log_costs, self._metrics = self._best(None)
+        self.log_costs, self.accelerators = self._best(None)
         self._low, self._high = self.log_costs.min(), self.log_costs.max()
         self.front = front_rows(np.stack([self.log_costs, self.errors], axis=1))
         self._whole = self._area(self.front)
@@ -87,7 +98,7 @@ class Referee:
         self.one_for_all = self._one_accelerator()
 
     def _best(self, limits: Limits | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return log costs [N] and metrics [N, 3] on the best accelerators within limits."""
+        """Return log costs [N] on the best accelerators within limits, and their rows [N]."""
         table, objective = self._problem.table, self._problem.goal.objective
         vectors = np.tile(objective.vector, (len(self._networks), 1))
         best = best_accelerators(table, table.one_hot(self._networks), vectors, limits)
@@ -95,7 +106,7 @@ class Referee:
         logs = np.full(len(metrics), np.inf)
         is_feasible = np.asarray(best.is_feasible)
         logs[is_feasible] = self._problem.costs.log_costs(metrics[is_feasible])
-        return logs, metrics
+        return logs, np.asarray(best.accelerator_index)
 
     def _points(self, rows: np.ndarray) -> np.ndarray:
         x = (self.log_costs[rows] - self._low) / max(self._high - self._low, 1e-12)
@@ -127,12 +138,12 @@ class Referee:
             self._optima[key] = float(values.min())
         return self._optima[key]
 
-    def regret(
+    def answer(
         self, trace: Trace, cost_weight: float, limits: Limits | None = None
-    ) -> float | None:
-        """Return the regret of a run's answer, relative; None if it found nothing within limits.
+    ) -> Answer | None:
+        """Return a run's answer under a trade-off; None if it found nothing within limits.
 
-        The answer is the pair that is the best by what the run saw, on its own accelerator.
+        It is the pair that is the best by what the run saw, on its own accelerator.
         """
         goal = dataclasses.replace(self._problem.goal, cost_weight=cost_weight, limits=limits)
         costs = dataclasses.replace(self._problem, goal=goal).costs
@@ -145,8 +156,18 @@ class Referee:
         if answer is None:
             return None
         pair, candidate = answer
-        judged = np.log(self.errors[self._row[pair.ops]]) + cost_weight * candidate.log_cost
-        return float(np.expm1(judged - self.optimum(cost_weight, limits)))
+        error = float(self.errors[self._row[pair.ops]])
+        judged = np.log(error) + cost_weight * candidate.log_cost
+        regret = float(np.expm1(judged - self.optimum(cost_weight, limits)))
+        return Answer(regret, error, float(np.exp(candidate.log_cost)))
+
+    def best_answer(self, seen: np.ndarray, limits: Limits) -> Answer:
+        """Return the answer within limits of who has seen an error of every network, float [N]."""
+        logs = self._best(limits)[0]
+        row = int(np.argmin(np.log(seen) + LIMITED_COST_WEIGHT * logs))
+        judged = np.log(self.errors[row]) + LIMITED_COST_WEIGHT * logs[row]
+        regret = float(np.expm1(judged - self.optimum(LIMITED_COST_WEIGHT, limits)))
+        return Answer(regret, float(self.errors[row]), float(np.exp(logs[row])))
 
     def cost_ratios(self, rows: np.ndarray) -> list[float | None]:
         """Return how many times less than the most accurate network the cheapest ones cost.
@@ -198,8 +219,8 @@ class Referee:
             "hypervolume_median": median,
             "hypervolume_q25": q25,
             "hypervolume_q75": q75,
-            "regret_median": {
-                f"{weight:g}": _median([self.regret(trace, weight) for trace in fronts])
+            "answers": {
+                f"{weight:g}": _answers([self.answer(trace, weight) for trace in fronts])
                 for weight in COST_WEIGHTS_JUDGED
             },
             "limits": {
@@ -216,9 +237,17 @@ class Referee:
         }
 
     def _limited(self, traces: Sequence[Trace], limits: Limits) -> dict[str, Json]:
-        regrets = [self.regret(trace, LIMITED_COST_WEIGHT, limits) for trace in traces]
-        kept = [regret for regret in regrets if regret is not None]
-        return {"share_kept": len(kept) / len(regrets), "regret_median": _median(kept)}
+        answers = [self.answer(trace, LIMITED_COST_WEIGHT, limits) for trace in traces]
+        kept = [answer for answer in answers if answer is not None]
+        return {"share_kept": len(kept) / len(answers), **_answers(kept)}
+
+
+def _answers(answers: Sequence[Answer | None]) -> dict[str, Json]:
+    """Return the medians of the answers of runs."""
+    return {
+        f"{name}_median": _median([a and getattr(a, name) for a in answers])
+        for name in Answer._fields
+    }
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -114,6 +114,7 @@ def run_all(
     folder: str,
     *,
     num_jobs: int = 1,
+    on_start: Callable[[], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Run, Finished]:
     """Return each run, finished, from the folder or anew.
@@ -124,6 +125,7 @@ def run_all(
         budgets: Different networks of each, the largest, and at which beliefs are asked for.
         folder: Folder of the files of finished runs.
         num_jobs: Processes that make runs at the same time.
+        on_start: Function that each of several processes calls first.
         on_progress: Function called with (runs finished, runs).
     Raises:
         UserError: If a file in the folder is of another setting.
@@ -140,7 +142,7 @@ def run_all(
             found[run] = kept
     if on_progress:
         on_progress(len(found), len(runs))
-    for run, record in _make(setting, left, budgets, num_jobs):
+    for run, record in _make(setting, left, budgets, num_jobs, on_start):
         record = {"identity": identity, "goal": _goal_json(run.goal), **record}
         write_json(os.path.join(folder, run.file_name), record)
         found[run] = _finished(record)
@@ -150,7 +152,11 @@ def run_all(
 
 
 def _make(
-    setting: Setting, runs: Sequence[Run], budgets: Sequence[int], num_jobs: int
+    setting: Setting,
+    runs: Sequence[Run],
+    budgets: Sequence[int],
+    num_jobs: int,
+    on_start: Callable[[], None] | None,
 ) -> Iterator[tuple[Run, dict[str, Json]]]:
     """Yield runs as they finish, with their records."""
     if num_jobs == 1 or len(runs) <= 1:
@@ -159,7 +165,7 @@ def _make(
         return
     # A forked process would inherit TensorFlow's threads in an unknown state.
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_jobs, mp_context=spawn) as pool:
+    with concurrent.futures.ProcessPoolExecutor(num_jobs, spawn, on_start) as pool:
         pending = {pool.submit(_one, setting, run, budgets): run for run in runs}
         try:
             for done in concurrent.futures.as_completed(pending):
