@@ -39,6 +39,7 @@ DISTRIBUTIONS = {
     "moocore": "moocore",
     "numpy": "numpy",
     "pandas": "pandas",
+    "pymoo": "pymoo",
     "pytest": "pytest",
     "scipy": "scipy",
     "sklearn": "scikit-learn",

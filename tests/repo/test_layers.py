@@ -37,6 +37,7 @@ OWNERS = {
     "h5py": ("dance_tf/interop/keras_files",),
     "matplotlib": ("dance_tf/search/sweep/plot",),
     "moocore": ("dance_tf/search/",),
+    "pymoo": ("dance_tf/search/strategies/nsga2",),
     "scipy": ("dance_tf/search/",),
     "yaml": ("dance_tf/interop/yaml_text",),
     "keras": (

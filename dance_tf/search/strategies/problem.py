@@ -51,6 +51,9 @@ COST_WEIGHTS = (0.02, 0.05, 0.1, 0.25, 0.6)
 #: Repeated networks in a row after which a strategy has nothing more to say.
 _MOST_REPEATS = 2000
 
+#: Error that stands for none at all, where a logarithm is taken.
+_LEAST_ERROR = 1e-4
+
 
 class Pair(NamedTuple):
     """A network and an accelerator."""
@@ -78,6 +81,10 @@ class Goal:
     cost_weight: float | None = None
     limits: Limits | None = None
     objective: Objective = EDAP
+
+    def value(self, error: float, log_cost: float) -> float:
+        """Return what a search for one trade-off minimises; without one, log(error)."""
+        return float(np.log(max(error, _LEAST_ERROR))) + (self.cost_weight or 0.0) * log_cost
 
 
 class Candidate(NamedTuple):

@@ -43,6 +43,20 @@ STRATEGIES: Mapping[str, Entry] = {
     "random_networks": Entry(
         "random", True, "random_pairs", "RandomPairs", {"use_best_accelerator": True}
     ),
+    "accuracy_first": Entry(
+        "evolution", False, "baselines", "Baseline", {"kind": "accuracy_first"}
+    ),
+    "macs_penalty": Entry("evolution", False, "baselines", "Baseline", {"kind": "macs_penalty"}),
+    "fixed_accelerator": Entry(
+        "evolution", False, "baselines", "Baseline", {"kind": "fixed_accelerator"}
+    ),
+    "regularised_evolution": Entry(
+        "evolution", True, "regularised_evolution", "RegularisedEvolution"
+    ),
+    "nsga2": Entry("evolution", True, "nsga2", "Nsga2"),
+    "coordinate_descent": Entry(
+        "coordinate descent", True, "coordinate_descent", "CoordinateDescent"
+    ),
 }
 
 
