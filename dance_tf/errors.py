@@ -1,9 +1,10 @@
-"""Exception for mistakes that a user can mend, and words that its messages share."""
+"""Exceptions that command lines answer in one line, and words that messages share."""
 
 import difflib
+import signal
 from collections.abc import Iterable, Sequence
 
-__all__ = ["UserError", "did_you_mean", "first_few"]
+__all__ = ["Interrupted", "UserError", "did_you_mean", "first_few"]
 
 #: Ends of names that are units, as far as one may be taken for another.
 _UNITS = frozenset(
@@ -27,6 +28,18 @@ class UserError(ValueError):
     ...     print(error)
     unknown preset 'digit'; did you mean 'digits'?
     """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; what it had done is saved.
+
+    Attributes:
+        signum: The signal; a command line exits with status 128 + signum.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

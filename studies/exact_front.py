@@ -73,8 +73,8 @@ def main(argv: list[str]) -> int:
     from dance_tf.run.surroundings import make_deterministic
     from dance_tf.run.terminal import progress
     from dance_tf.search.accuracy_memo import supernet_memo
-    from dance_tf.search.evolution import EvolutionConfig
     from dance_tf.search.pipeline import load_space_and_images
+    from studies.evolution import EvolutionConfig
 
     objectives = {text: _objective(text) for text in _OBJECTIVE.value}
     evolution = EvolutionConfig(
@@ -123,7 +123,7 @@ def exact_fronts(
         seed: Of all evolutions.
     """
     from dance_tf.run.terminal import progress
-    from dance_tf.search.evolution import evolve, exact_costs
+    from studies.evolution import evolve, exact_costs
 
     runs = {}
     for name, objective in objectives.items():

@@ -30,7 +30,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 import warnings
 from typing import Any
 
@@ -88,7 +87,7 @@ def main(argv: list[str]) -> int:
 
     common.load_tensorflow()
     from dance_tf.run.reporting import format_table
-    from dance_tf.run.surroundings import Interrupted, StopSignals, make_deterministic
+    from dance_tf.run.surroundings import StopSignals, make_deterministic
     from dance_tf.search.pipeline import load_space_and_images
 
     make_deterministic(config.seed)
@@ -102,15 +101,11 @@ def main(argv: list[str]) -> int:
     report["supernets"] = {
         name: _inherited(path, networks, space, dataset, config) for name, path in folders.items()
     }
-    try:
-        with StopSignals() as stop:
-            for network in networks[len(report["networks"]) :]:
-                report["networks"].append(_trained(network, space, dataset, config, stop))
-                report["rank_correlation"] = _correlations(report)
-                write_json(_OUTPUT.value, report)
-    except Interrupted as error:
-        print(f"rank_accuracy: {error}: the same command goes on from here", file=sys.stderr)
-        return 128 + error.signum
+    with StopSignals() as stop:
+        for network in networks[len(report["networks"]) :]:
+            report["networks"].append(_trained(network, space, dataset, config, stop))
+            report["rank_correlation"] = _correlations(report)
+            write_json(_OUTPUT.value, report)
     report["rank_correlation"] = _correlations(report)
     write_json(_OUTPUT.value, report)
     headers = ("supernet", "networks", "Spearman", "from", "to", "Kendall", "from", "to")

@@ -37,7 +37,7 @@ from absl import flags
 
 from dance_tf.config import ExperimentConfig, config_from_json, override
 from dance_tf.config_effects import changed_fields, without_effect
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import local_path, path_problem, read_json, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.run import terminal
@@ -366,8 +366,8 @@ def call(
     """Parse flags, run a tool, and return its exit status.
 
     The status is what `main` returns (None is 0), 1 after a UserError or an error of the
-    system, such as a full disk, 2 after a wrong flag; these print one line on stderr. --help,
-    --help_config and --version are answered here, on stdout.
+    system, 2 after a wrong flag, 128 + signum after a signal; these print one line on
+    stderr. --help, --help_config and --version are answered here, on stdout.
 
     Args:
         main: Called with the program's name as its only argument.
@@ -407,6 +407,10 @@ def call(
         return status
     except UserError as error:
         _complain(f"{name}: {' '.join(str(error).splitlines())}")
+    except Interrupted as error:
+        again = "--resume" if "resume" in values else "the same command"
+        _complain(f"{name}: {error}: {again} goes on from here")
+        return 128 + error.signum
     except BrokenPipeError:
         _drop_stdout()  # Its reader has left.
     except KeyboardInterrupt:

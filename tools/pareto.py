@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> int:
 
     common.load_tensorflow()
     from dance_tf.report.sweep_page import write_sweep_page
-    from dance_tf.run.surroundings import Interrupted, StopSignals, open_run
+    from dance_tf.run.surroundings import StopSignals, open_run
     from dance_tf.search import pipeline
     from dance_tf.search.judge import Judge
     from dance_tf.search.sweep import sweep
@@ -104,20 +103,16 @@ def main(argv: list[str]) -> int:
         # Refuses limits out of reach, and what is not in the space.
         Judge(searches[0].config(config).search, problem)
         run.begin(pipeline.cost_facts(config, problem))
-        try:
-            with StopSignals() as stop:
-                found = sweep.run_sweep(
-                    searches,
-                    config,
-                    problem,
-                    output_dir,
-                    num_images=_NUM_IMAGES.value,
-                    num_retrained=_NUM_RETRAINED.value,
-                    stop=stop,
-                )
-        except Interrupted as error:
-            print(f"pareto: {error}: --resume goes on from here", file=sys.stderr)
-            return 128 + error.signum
+        with StopSignals() as stop:
+            found = sweep.run_sweep(
+                searches,
+                config,
+                problem,
+                output_dir,
+                num_images=_NUM_IMAGES.value,
+                num_retrained=_NUM_RETRAINED.value,
+                stop=stop,
+            )
         plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
         run.end()
         write_sweep_page(output_dir, table=problem.table)

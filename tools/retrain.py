@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -78,15 +77,11 @@ def main(argv: list[str]) -> int:
         architecture = _read_architecture(source)
 
     common.load_tensorflow()
-    from dance_tf.run.surroundings import Interrupted, StopSignals
+    from dance_tf.run.surroundings import StopSignals
 
-    try:
-        names = ("retrain", "export") if _EXPORT.value else ("retrain",)
-        with Stages(*names), StopSignals() as stop:
-            report = _retrain(config, architecture, output_dir, stop)
-    except Interrupted as error:
-        print(f"retrain: {error}: --resume goes on from here", file=sys.stderr)
-        return 128 + error.signum
+    names = ("retrain", "export") if _EXPORT.value else ("retrain",)
+    with Stages(*names), StopSignals() as stop:
+        report = _retrain(config, architecture, output_dir, stop)
     print(json.dumps(report, indent=2, allow_nan=False))
     return 0
 

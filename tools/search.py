@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from typing import Any
 
 from absl import flags
@@ -106,7 +105,7 @@ def main(argv: list[str]) -> int:
 
     common.load_tensorflow()
     from dance_tf.report.page import REPORT_NAME, write_report
-    from dance_tf.run.surroundings import Interrupted, StopSignals, check_output_dir
+    from dance_tf.run.surroundings import StopSignals, check_output_dir
     from dance_tf.search import pipeline
 
     check_output_dir(config, output_dir, is_resuming)
@@ -115,21 +114,17 @@ def main(argv: list[str]) -> int:
     if finished is not None:
         note(f"search: {output_dir} is finished; nothing is left to do")
     else:
-        try:
-            with StopSignals() as stop:
-                finished = pipeline.run_experiment(
-                    config,
-                    output_dir=output_dir,
-                    is_resuming=is_resuming,
-                    use_retrain=use_retrain,
-                    use_export=_EXPORT.value,
-                    cache_dir=FLAGS["cache_dir"].value,
-                    stop=stop,
-                    warnings=warnings,
-                )
-        except Interrupted as error:
-            print(f"search: {error}: --resume goes on from here", file=sys.stderr)
-            return 128 + error.signum
+        with StopSignals() as stop:
+            finished = pipeline.run_experiment(
+                config,
+                output_dir=output_dir,
+                is_resuming=is_resuming,
+                use_retrain=use_retrain,
+                use_export=_EXPORT.value,
+                cache_dir=FLAGS["cache_dir"].value,
+                stop=stop,
+                warnings=warnings,
+            )
     result, paths = finished
     paths["report"] = os.path.join(output_dir, REPORT_NAME)
     if not is_finished or not os.path.exists(paths["report"]):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 from dance_tf.run.terminal import note
 
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> int:
     is_resuming = bool(FLAGS["resume"].value)
 
     common.load_tensorflow()
-    from dance_tf.run.surroundings import Interrupted, StopSignals, open_run
+    from dance_tf.run.surroundings import StopSignals, open_run
     from dance_tf.search import pipeline
     from dance_tf.search.supernet_training import finished_supernet, train_supernet
 
@@ -56,14 +55,10 @@ def main(argv: list[str]) -> int:
             note(f"train_supernet: {output_dir} is finished; nothing is left to do")
         else:
             run.begin(pipeline.input_record(dataset))
-            try:
-                with StopSignals() as stop:
-                    record = train_supernet(
-                        space, dataset, config, output_dir, is_resuming=is_resuming, stop=stop
-                    )
-            except Interrupted as error:
-                print(f"train_supernet: {error}: --resume goes on from here", file=sys.stderr)
-                return 128 + error.signum
+            with StopSignals() as stop:
+                record = train_supernet(
+                    space, dataset, config, output_dir, is_resuming=is_resuming, stop=stop
+                )
             run.end()
     print(json.dumps({"output_dir": output_dir, **record}, indent=2, allow_nan=False))
     return 0

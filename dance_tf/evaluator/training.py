@@ -99,8 +99,8 @@ class NetworkTraining:
             least=self._least,
             checks_since=self._checks_since,
         )
-        self._update = tf.function(self._take_step)
-        self._evaluate = tf.function(loss)
+        self._update = tf.function(self._take_step, autograph=False)
+        self._evaluate = tf.function(loss, autograph=False)
         self._kept_apart: tuple[tf.Tensor, ...] | None = None
 
     @property

@@ -21,13 +21,12 @@ import keras
 import tensorflow as tf
 
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import Json, is_partial, read_json, write_json
 from dance_tf.run import run_info, terminal
 from dance_tf.run.folder_lock import names_in, owned
 
 __all__ = [
-    "Interrupted",
     "RunFolder",
     "StopSignals",
     "check_output_dir",
@@ -215,18 +214,6 @@ def _first_difference(old: Json, new: Json, name: str = "") -> tuple[str, Json, 
         if difference:
             return difference
     return None
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; what it had done is saved.
-
-    Attributes:
-        signum: The signal; a command line exits with status 128 + signum.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 class StopSignals:

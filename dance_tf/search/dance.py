@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import SearchConfig
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import Json
 from dance_tf.run import terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.collapse import CollapseGuard, describe, zero_weight
 from dance_tf.search.judge import Judge, look_up
 from dance_tf.search.limits import LimitKeeper

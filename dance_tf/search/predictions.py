@@ -66,7 +66,9 @@ class Predictions:
 
 def infer(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return the network's logits as a function of images that is traced once."""
-    return tf.function(lambda images: network(images, training=False), reduce_retracing=True)
+    return tf.function(
+        lambda images: network(images, training=False), autograph=False, reduce_retracing=True
+    )
 
 
 def logits_of(

@@ -22,14 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import RetrainConfig
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import Json
 from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
 from dance_tf.run.installation import tool_command
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
 from dance_tf.structs import Architecture
@@ -319,7 +319,7 @@ class _Run:
                 raise UserError(f"{self._dataset.name}: its splits give no batch of images")
             epoch, skip = epoch + 1, 0
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def _train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         weights = [variable.value for variable in self.network.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

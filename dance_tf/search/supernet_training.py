@@ -18,17 +18,17 @@ from collections.abc import Callable
 import numpy as np
 
 from dance_tf.config import ExperimentConfig
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import Json, local_path, read_json, write_json
 from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
 from dance_tf.run.installation import tool_command
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.problem import make_objective
 from dance_tf.search.steps import CoSearchSteps, batches, stateless_seed
-from dance_tf.supernet.inherited import inherited_accuracy
+from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.supernet import Supernet
 
@@ -74,7 +74,7 @@ def train_supernet(
         folder.save(run.total_steps, {})
         networks = space.sample(_NUM_JUDGED_NETWORKS, config.seed)
         num_images = min(_NUM_JUDGED_IMAGES, dataset.num_images("architecture"))
-        accuracies = inherited_accuracy(run.supernet, networks, dataset, num_images)
+        accuracies = InheritedAccuracy(run.supernet, dataset, num_images)(networks)
         record = {
             "schema_version": _SCHEMA_VERSION,
             **_identity(space, dataset, config),

@@ -19,7 +19,7 @@ from dance_tf.protocols import ImageDataset
 from dance_tf.supernet.ops import MOMENTUM
 from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["NUM_CALIBRATION_IMAGES", "InheritedAccuracy", "inherited_accuracy", "recalibrated"]
+__all__ = ["NUM_CALIBRATION_IMAGES", "InheritedAccuracy", "recalibrated"]
 
 #: Training images from which a network finds its batch-norm statistics.
 NUM_CALIBRATION_IMAGES = 512
@@ -27,13 +27,13 @@ _CALIBRATION_BATCH_SIZE = 64
 _BATCH_SIZE = 100  # whose activations stay in the caches of a core
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(autograph=False, reduce_retracing=True)
 def _pass_on(supernet: Supernet, images: tf.Tensor, op_indices: tf.Tensor) -> None:
     """Move the statistics of one network by a batch."""
     supernet.call_path(images, op_indices, None, training=True)
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(autograph=False, reduce_retracing=True)
 def _num_hits(
     supernet: Supernet, images: tf.Tensor, labels: tf.Tensor, op_indices: tf.Tensor
 ) -> tf.Tensor:
@@ -118,13 +118,6 @@ class InheritedAccuracy:
                 hits = [_num_hits(self._supernet, *batch, path) for batch in self._held_out]
                 accuracies.append(sum(map(int, hits)) / self.num_images)
         return np.asarray(accuracies, np.float64)
-
-
-def inherited_accuracy(
-    supernet: Supernet, op_indices: ArrayLike, dataset: ImageDataset, num_images: int
-) -> np.ndarray:
-    """Return the inherited accuracy, float64 [B], of networks int32 [B, D]."""
-    return InheritedAccuracy(supernet, dataset, num_images)(op_indices)
 
 
 def _first(

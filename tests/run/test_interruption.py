@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.errors import Interrupted
+from dance_tf.run.surroundings import StopSignals
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -11,7 +11,7 @@ from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.search import accuracy_memo
 from dance_tf.search.accuracy_memo import AccuracyMemo, supernet_memo
-from dance_tf.supernet.inherited import InheritedAccuracy, inherited_accuracy
+from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.supernet import Supernet
 from tests.search.problems import make_problem
 
@@ -96,7 +96,7 @@ def test_of_a_supernet(tmp_path, monkeypatch):
     arguments = (tmp_path / "memo.jsonl", "folder", problem.space, problem.dataset, config)
     networks = problem.space.sample(3, 0)
     with supernet_memo(*arguments, num_images=999) as memo:
-        expected = inherited_accuracy(supernet, networks, problem.dataset, 32)
+        expected = InheritedAccuracy(supernet, problem.dataset, 32)(networks)
         np.testing.assert_array_equal(memo.accuracies(networks), expected)
         assert memo.identity == {
             "schema_version": 1,

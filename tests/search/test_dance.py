@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from dance_tf.config import SearchConfig
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.presets import preset
 from dance_tf.run import terminal
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.problem import make_objective
 from dance_tf.search.result import SearchResult

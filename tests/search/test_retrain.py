@@ -12,9 +12,9 @@ import pytest
 
 from dance_tf.config import RetrainConfig, SpaceConfig
 from dance_tf.data.images import ArrayImages, Augmentation
-from dance_tf.errors import UserError
+from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import read_json
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.retrain import measure_accuracy, retrain
 from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.supernet import Supernet, build_network

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dance_tf.config import ExperimentConfig, SearchConfig
-from dance_tf.errors import UserError
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.errors import Interrupted, UserError
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.supernet_training import load_supernet, train_supernet
 from dance_tf.supernet.supernet import Supernet

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dance_tf.config import SearchConfig
-from dance_tf.errors import UserError
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.errors import Interrupted, UserError
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.dance import DanceSearch
 from tests.search.problems import make_problem
 

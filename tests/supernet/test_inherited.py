@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.config import SpaceConfig
-from dance_tf.supernet.inherited import inherited_accuracy, recalibrated
+from dance_tf.supernet.inherited import InheritedAccuracy, recalibrated
 from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.supernet import Supernet
 from tests.search.problems import tinted_images
@@ -62,7 +62,7 @@ def test_accuracy_is_that_of_the_held_out_images(supernet):
     most = np.bincount(labels[:30]).argmax()
     kernel.assign(np.zeros(kernel.shape))
     bias.assign(np.eye(10)[most])
-    found = inherited_accuracy(supernet, [[0, 0], [3, ZERO]], dataset, num_images=30)
+    found = InheritedAccuracy(supernet, dataset, 30)([[0, 0], [3, ZERO]])
     kernel.assign(kept[0])
     bias.assign(kept[1])
     assert found.tolist() == [np.mean(labels[:30] == most)] * 2

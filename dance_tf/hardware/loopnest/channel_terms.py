@@ -127,6 +127,7 @@ def _trace(
             tf.TensorSpec([3 * len(CHANNEL_LOOPS), None], tf.bool),
             tf.TensorSpec([4], tf.float32),
         ],
+        autograph=False,  # nothing depends on values; tracing takes half the time
     ).get_concrete_function()
     return FillCoefficients(function, tuple(terms))
 

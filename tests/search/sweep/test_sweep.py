@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dance_tf.config import ExperimentConfig, RetrainConfig, SearchConfig
-from dance_tf.errors import UserError
-from dance_tf.run.surroundings import Interrupted, StopSignals
+from dance_tf.errors import Interrupted, UserError
+from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.result import SearchResult
 from dance_tf.search.supernet_training import load_supernet, train_supernet
 from dance_tf.search.sweep.sweep import plan_sweep, run_sweep

@@ -11,8 +11,8 @@ import pytest
 from dance_tf.errors import UserError
 from dance_tf.hardware.objective import EDAP, Objective
 from dance_tf.search.accuracy_memo import AccuracyMemo
-from dance_tf.search.evolution import EvolutionConfig, evolve, exact_costs
-from tests.evaluator.fake_table import make_fake_table
+from studies.evolution import EvolutionConfig, evolve, exact_costs
+from tests.evaluator.fake_table import make_fake_table, with_arrays
 from tests.search.problems import shuffled_table
 
 LATENCY = Objective("product", (1.0, 0.0, 0.0))
@@ -143,6 +143,14 @@ def test_goes_on_where_it_was_killed(tmp_path):
     assert scores.num_asked == 30 + num_torn
     for field, value in zip(expected._fields, expected, strict=True):
         np.testing.assert_array_equal(getattr(found, field), value)
+
+
+@pytest.mark.parametrize("energy_mj", [np.nan, np.inf])
+def test_refuses_a_cost_that_is_not_finite(energy_mj):
+    table = make_fake_table()
+    spoilt = with_arrays(table, energy_mj=np.full_like(table.energy_mj, energy_mj))
+    with pytest.raises(UserError, match="no finite cost"):
+        evolve(spoilt, Scores(table.space), EDAP, EvolutionConfig(), 0)
 
 
 @pytest.mark.parametrize(

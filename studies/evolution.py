@@ -77,11 +77,15 @@ def exact_costs(
         errors: float [N].
         table: Exact costs of the space.
         objective: Objective that each network's accelerator is best under.
+    Raises:
+        UserError: If a cost is infinite or NaN, and so not to be compared with others.
     """
     op_indices = np.asarray(op_indices, np.int32)
     one_hot = np.eye(len(table.space.op_names), dtype=np.float32)[op_indices]
     vectors = np.tile(objective.vector, (len(op_indices), 1))
     best = best_accelerators(table, one_hot, vectors)
+    if not np.isfinite(best.value).all():
+        raise UserError("a network has no finite cost: no accelerator of the table runs it whole")
     fields = (best.accelerator_index, best.metrics, best.value)
     return Evaluated(op_indices, np.asarray(errors, np.float64), *map(np.asarray, fields))
 
