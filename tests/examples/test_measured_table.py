@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import runpy
+import tempfile
 
 
-def test_from_template_to_the_best_board(tmp_path: pathlib.Path):
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.measured_table"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
-    )
-    rows, small, large, best = done.stdout.splitlines()
+def test_from_template_to_the_best_board(tmp_path: pathlib.Path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    runpy.run_module("examples.measured_table", run_name="__main__")
+    rows, small, large, best = capsys.readouterr().out.splitlines()
     num_rows, num_layers = map(
         int, re.match(r"(\d+) rows: (\d+) layers on 2 boards", rows).groups()
     )

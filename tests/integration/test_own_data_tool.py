@@ -32,11 +32,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def _search(*arguments: str) -> int:
     return common.call(search.main, search.FLAGS, ["search", *arguments])
 

@@ -49,9 +49,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     assert not folder.exists()
 
 
-def test_weights_go_with_the_objectives_that_take_them(supernet_dir, tmp_path, capsys):
+def test_weights_go_with_the_objectives_that_take_them(supernet_dir, cache_dir, tmp_path, capsys):
     folder = tmp_path / "sweep"
-    arguments = (f"--supernet_dir={supernet_dir}", "--set=search.lambda_area=0")
+    arguments = (f"--supernet_dir={supernet_dir}", f"--cache_dir={cache_dir}")
+    arguments = (*arguments, "--set=search.lambda_area=0")
     fixed = "--set=search.max_latency_ms=1e-6"  # ends it where it would begin
     arguments = (*QUICK, *arguments, fixed, "--objectives=linear", f"--output_dir={folder}")
     assert _call(pareto, "pareto", *arguments) == 1
@@ -59,19 +60,23 @@ def test_weights_go_with_the_objectives_that_take_them(supernet_dir, tmp_path, c
 
 
 def test_limits_out_of_reach_are_refused_before_the_folder_is_touched(
-    supernet_dir, tmp_path, capsys
+    supernet_dir, cache_dir, tmp_path, capsys
 ):
     folder = tmp_path / "sweep"
-    arguments = (f"--supernet_dir={supernet_dir}", "--set=search.max_latency_ms=1e-6")
+    arguments = (f"--supernet_dir={supernet_dir}", f"--cache_dir={cache_dir}")
+    arguments = (*arguments, "--set=search.max_latency_ms=1e-6")
     assert _call(pareto, "pareto", *QUICK, *arguments, f"--output_dir={folder}") == 1
     assert "1e-06" in capsys.readouterr().err.splitlines()[-1]
     assert not folder.exists()
 
 
-def test_a_run_leaves_the_front_its_picture_and_every_search(supernet_dir, tmp_path, capsys):
+def test_a_run_leaves_the_front_its_picture_and_every_search(
+    supernet_dir, cache_dir, tmp_path, capsys
+):
     arguments = (
         *QUICK,
         f"--supernet_dir={supernet_dir}",
+        f"--cache_dir={cache_dir}",
         f"--output_dir={tmp_path / 'sweep'}",
         "--objectives=EDAP,latency",
         "--lambdas=0,0.5",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
-import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,7 @@ from dance_tf.files import read_json
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.technology import technology
 from dance_tf.presets import preset
-from dance_tf.run import reporting, terminal
+from dance_tf.run import reporting
 from dance_tf.run.folder_lock import owned
 from dance_tf.search import pipeline
 from dance_tf.search.result import SearchResult
@@ -62,25 +63,29 @@ RESULT_FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def call(cache_dir):
     def call(*arguments):
-        arguments = ["search", *arguments, f"--cache_dir={cache_dir}"]
+        arguments = ["search", f"--cache_dir={cache_dir}", *arguments]
         return common.call(search.main, search.FLAGS, arguments)
 
     return call
 
 
 @pytest.fixture(scope="module")
-def finished(call, tmp_path_factory):
-    """Folder of a whole run."""
+def printed(call, tmp_path_factory):
+    """Folder of a whole run, and what it printed on stdout and stderr."""
     folder = tmp_path_factory.mktemp("runs") / "whole run"
-    assert call(*QUICK, f"--output_dir={folder}") == 0
-    return folder
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as error,
+    ):
+        assert call(*QUICK, f"--output_dir={folder}") == 0
+    return folder, out.getvalue(), error.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(printed):
+    return printed[0]
 
 
 def _result(folder):
@@ -139,28 +144,32 @@ def test_the_exact_cost_is_that_of_the_table(finished, cache_dir):
     assert result.num_cost_model_calls == table.num_cost_model_calls > 54
 
 
-def test_same_seed_same_result_and_the_summary_says_where(call, finished, tmp_path, capsys):
-    again = tmp_path / "again"
-    assert call(*QUICK, f"--output_dir={again}") == 0
-    captured = capsys.readouterr()
-    assert _result(again) == _result(finished)
-    histories = [(folder / "history.jsonl").read_bytes() for folder in (again, finished)]
-    assert histories[0] == histories[1]
-    summary = json.loads(captured.out)
-    assert summary["output_dir"] == str(again)
-    assert summary["architecture"] == _result(again)["architecture"]
+def test_the_summary_says_where_and_a_finished_run_is_not_repeated(call, printed, capsys):
+    folder, out, error = printed
+    summary = json.loads(out)
+    assert summary["output_dir"] == str(folder)
+    assert summary["architecture"] == _result(folder)["architecture"]
     for path in summary["files"].values():
         assert os.path.exists(path)
     assert {"report", "result", "accelerator", "saved_model", "tflite", "tflite_int8"} <= set(
         summary["files"]
     )
-    assert "warmup 100%" in captured.err and "search 100%" in captured.err
-    # A finished run is not repeated.
-    before = os.stat(again / "result.json")
-    assert call(*QUICK, "--resume", f"--output_dir={again}") == 0
+    assert "warmup 100%" in error and "search 100%" in error
+    before = os.stat(folder / "result.json")
+    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == summary and "nothing is left to do" in captured.err
-    assert os.stat(again / "result.json").st_mtime_ns == before.st_mtime_ns
+    assert os.stat(folder / "result.json").st_mtime_ns == before.st_mtime_ns
+
+
+def test_same_seed_same_search(call, finished, tmp_path):
+    again = tmp_path / "again"
+    assert call(*QUICK, "--noretrain", f"--output_dir={again}") == 0
+    results = [_result(folder) for folder in (again, finished)]
+    for name in ("architecture", "accelerator", "arch_logits", "exact_cost", "predicted_cost"):
+        assert results[0][name] == results[1][name]
+    histories = [(folder / "history.jsonl").read_bytes() for folder in (again, finished)]
+    assert histories[1].startswith(histories[0]) and histories[0].count(b"\n") == 6
 
 
 def test_the_report_is_written_anew_with_every_part(finished, cache_dir, tmp_path, capsys):
@@ -221,30 +230,6 @@ def test_the_accelerator_can_be_fixed(without_tracing, call, tmp_path):
     assert found["exact_best_cost"]["objective"] <= found["exact_cost"]["objective"]
     config = config_from_json(read_json(folder / "config.json"))
     assert vars(config.search.fixed_accelerator) == found["accelerator"]
-
-
-def test_terminated_and_resumed_it_gives_the_same_result(
-    call, finished, tmp_path, capsys, monkeypatch
-):
-    folder, update, options = tmp_path / "run", terminal.ProgressLine.update, ["--noexport"]
-    for phase, last_step, signum in (("search", 4, signal.SIGTERM), ("retrain", 1, signal.SIGINT)):
-
-        def interrupt(self, step, phase=phase, last_step=last_step, signum=signum, **values):
-            update(self, step, **values)
-            if (self._phase, step) == (phase, last_step):
-                os.kill(os.getpid(), signum)
-
-        monkeypatch.setattr(terminal.ProgressLine, "update", interrupt)
-        assert call(*QUICK, *options, f"--output_dir={folder}") == 128 + signum
-        captured = capsys.readouterr()
-        assert captured.out == "" and "--resume goes on" in captured.err
-        assert not (folder / "result.json").exists()
-        options = ["--noexport", "--resume"]
-    monkeypatch.undo()
-    assert call(*QUICK, *options, f"--output_dir={folder}") == 0
-    assert _result(folder) == _result(finished)
-    assert (folder / "history.jsonl").read_bytes() == (finished / "history.jsonl").read_bytes()
-    assert not (folder / "exports").exists()
 
 
 def test_without_retraining_there_is_no_accuracy_and_later_there_is(
@@ -360,56 +345,6 @@ def test_a_run_is_resumed_with_its_own_configuration_only(call, finished, capsys
     assert _snapshot(finished) == before
 
 
-@pytest.fixture
-def unfinished(finished, tmp_path):
-    """Copy of a whole run, as of a kill just before its result, and its checkpoints."""
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    (folder / "result.json").unlink()
-    return folder, folder / "checkpoints"
-
-
-def _cut(checkpoint):
-    data = checkpoint / "tensors.data-00000-of-00001"
-    data.write_bytes(data.read_bytes()[:-1])
-
-
-def test_of_damaged_checkpoints_the_older_ones_lead_to_the_same_end(
-    call, finished, unfinished, capsys
-):
-    folder, checkpoints = unfinished
-    _cut(checkpoints / "step_00000006")
-    assert call(*QUICK, "--resume", "--noexport", f"--output_dir={folder}") == 0
-    error = capsys.readouterr().err
-    assert "step_00000006 is not whole" in error and "from that of step 5" in error
-    assert "delete" not in error
-    assert _result(folder) == _result(finished)
-    for name in ("history.jsonl", "accelerator.json"):
-        assert (folder / name).read_bytes() == (finished / name).read_bytes()
-
-
-def test_progress_without_its_checkpoints_is_not_begun_anew(call, unfinished, capsys):
-    folder, checkpoints = unfinished
-    history = (folder / "history.jsonl").read_bytes()
-    shutil.move(checkpoints, folder.parent / "kept")
-    assert call(*QUICK, "--resume", f"--output_dir={folder}") == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "shows 6 steps done, but their checkpoints are gone" in error
-    assert (folder / "history.jsonl").read_bytes() == history
-
-
-def test_a_history_that_is_gone_is_told_of_and_changes_no_result(
-    call, finished, unfinished, capsys
-):
-    folder, _ = unfinished
-    (folder / "history.jsonl").unlink()
-    assert call(*QUICK, "--resume", "--noexport", f"--output_dir={folder}") == 0
-    assert "history.jsonl lacks 6 lines, of steps 1 to 6" in capsys.readouterr().err
-    assert _result(folder) == _result(finished)
-    phases = [line["phase"] for line in reporting.read_history(folder / "history.jsonl")]
-    assert phases == ["retrain"]  # whose checkpoint has its lines
-
-
 def test_what_a_finished_run_has_lost_is_made_again(call, finished, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -439,11 +374,12 @@ def test_of_two_at_once_the_second_is_refused(call, finished, capsys):
     assert _snapshot(finished) == before
 
 
-def test_damaged_tables_end_in_one_line(call, cache_dir, tmp_path, capsys):
-    (table,) = cache_dir.glob("table_*/latency_ms.npy")
-    content = table.read_bytes()
-    table.write_bytes(content[: len(content) // 2])
-    assert call(*QUICK, f"--output_dir={tmp_path / 'new'}") == 1
-    table.write_bytes(content)
+def test_damaged_tables_end_in_one_line(call, finished, cache_dir, tmp_path, capsys):
+    key = read_json(finished / "run_info.json")["cost_table_sha256"][:16]
+    shutil.copytree(cache_dir / f"table_{key}", tmp_path / f"table_{key}")
+    table = tmp_path / f"table_{key}" / "latency_ms.npy"
+    table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+    arguments = (*QUICK, f"--cache_dir={tmp_path}", f"--output_dir={tmp_path / 'new'}")
+    assert call(*arguments) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "corrupted" in error and not (tmp_path / "new").exists()

@@ -34,9 +34,8 @@ def train(*arguments):
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory):
+def call(cache_dir):
     """Call the search."""
-    cache_dir = tmp_path_factory.mktemp("cache")
 
     def call(*arguments):
         arguments = ["search", *arguments, f"--cache_dir={cache_dir}"]

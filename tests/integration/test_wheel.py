@@ -16,10 +16,12 @@ import pytest
 from tests.repo.source import ROOT, repository_files, tool_names
 
 
-def _run(command: list[object], folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[object], folder: pathlib.Path, cache: pathlib.Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder, with nothing of this process's search path."""
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    kept["XDG_CACHE_HOME"] = str(folder / "cache")  # no table from elsewhere
+    kept["XDG_CACHE_HOME"] = str(cache or folder / "cache")  # no table from elsewhere
     words = [str(word) for word in command]
     return subprocess.run(words, cwd=folder, env=kept, capture_output=True, text=True)
 
@@ -110,9 +112,11 @@ def test_benchmark_says_where_it_belongs(bin_folder: pathlib.Path, folder: pathl
     assert done.stderr.count("\n") == 1 and "in a clone" in done.stderr
 
 
-def test_search_leaves_a_run(bin_folder: pathlib.Path, folder: pathlib.Path):
+def test_search_leaves_a_run(
+    bin_folder: pathlib.Path, folder: pathlib.Path, cache_dir: pathlib.Path
+):
     flags = ("--preset=tiny", "--noretrain", "--output_dir=runs/first")
-    done = _run([bin_folder / "dance-tf", "search", *flags], folder)
+    done = _run([bin_folder / "dance-tf", "search", *flags], folder, cache_dir.parent)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["output_dir"] == str(folder / "runs/first")
@@ -127,6 +131,7 @@ def test_messages_name_commands_that_exist(bin_folder: pathlib.Path, folder: pat
 def test_costs_of_an_application(bin_folder: pathlib.Path, folder: pathlib.Path):
     application = ("--application=MobileNetV2", "--input_size=32", "--format=json")
     few = [f"--set=hardware.accelerators.{name}=[8]" for name in ("pe_x", "pe_y")]
+    few.append('--set=hardware.accelerators.dataflow=["row_stationary"]')
     command = ["evaluate_cost", "--preset=tiny", *few, *application, "--best_accelerator"]
     done = _run([bin_folder / "dance-tf", *command], folder)
     assert done.returncode == 0, done.stderr

@@ -49,6 +49,12 @@ def dataset():
 
 
 @pytest.fixture(scope="module")
+def few():
+    """Images of three steps an epoch."""
+    return _dataset((16, 8, 8))
+
+
+@pytest.fixture(scope="module")
 def uninterrupted(dataset, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("uninterrupted"))
     return retrain(SPACE, ARCHITECTURE, dataset, CONFIG, 5, folder), folder
@@ -106,14 +112,14 @@ def test_same_seed_same_network(uninterrupted, dataset):
 
 
 def test_another_seed_is_another_network_and_its_checkpoint_does_not_count(
-    without_tracing, dataset, tmp_path
+    without_tracing, few, tmp_path
 ):
     config = dataclasses.replace(CONFIG, epochs=1)
-    other = retrain(SPACE, ARCHITECTURE, dataset, config, 6, str(tmp_path))
+    other = retrain(SPACE, ARCHITECTURE, few, config, 6, str(tmp_path))
     # Without resume an earlier run's checkpoint does not count.
-    new = retrain(SPACE, ARCHITECTURE, dataset, config, 5, str(tmp_path))
+    new = retrain(SPACE, ARCHITECTURE, few, config, 5, str(tmp_path))
     assert other.history[0].cross_entropy != new.history[0].cross_entropy
-    resumed = retrain(SPACE, ARCHITECTURE, dataset, config, 5, str(tmp_path), resume=True)
+    resumed = retrain(SPACE, ARCHITECTURE, few, config, 5, str(tmp_path), resume=True)
     _assert_same(resumed, new)
     assert len(_lines(tmp_path)) == 1
 
@@ -178,21 +184,21 @@ def test_a_held_out_split_smaller_than_a_batch_is_no_obstacle(without_tracing):
     assert result.accuracy.num_images == 5
 
 
-def test_inherited_weights_are_where_the_training_starts(without_tracing, dataset, tmp_path):
+def test_inherited_weights_are_where_the_training_starts(without_tracing, few, tmp_path):
     supernet = Supernet(SPACE, 3, "superkernel")
     inherited = supernet.inherited_network(ARCHITECTURE)
     config = dataclasses.replace(CONFIG, epochs=1, initial_weights="inherited")
     still = dataclasses.replace(config, learning_rate=1e-12)
-    result = retrain(SPACE, ARCHITECTURE, dataset, still, 5, None, supernet=supernet)
+    result = retrain(SPACE, ARCHITECTURE, few, still, 5, None, supernet=supernet)
     for variable, start in zip(
         result.network.trainable_variables, inherited.trainable_variables, strict=True
     ):
         np.testing.assert_allclose(variable.numpy(), start.numpy(), rtol=1e-6, atol=1e-9)
     # From there the seed decides, and a resumed run goes on from its checkpoint instead.
-    arguments = (SPACE, ARCHITECTURE, dataset, config, 5)
+    arguments = (SPACE, ARCHITECTURE, few, config, 5)
     whole = retrain(*arguments, None, supernet=supernet)
     with pytest.raises(Interrupted):
-        retrain(*arguments, str(tmp_path), supernet=supernet, stop=_StopAfter(3))
+        retrain(*arguments, str(tmp_path), supernet=supernet, stop=_StopAfter(2))
     _assert_same(retrain(*arguments, str(tmp_path), supernet=supernet, resume=True), whole)
 
 

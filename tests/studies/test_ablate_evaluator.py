@@ -45,7 +45,7 @@ def test_every_form_is_another_configuration():
     assert len(configs) == len(ablate_evaluator.FORMS) > 5
 
 
-def test_goes_on_and_prints_what_the_rows_say(ablate, monkeypatch, capsys):
+def test_goes_on_and_prints_what_the_rows_say(without_tracing, ablate, monkeypatch, capsys):
     paper = ablate_evaluator.FORMS["as in the paper"]
     monkeypatch.setattr(ablate_evaluator, "FORMS", {"shipped": (), "the paper's": paper})
     monkeypatch.setattr(ablate_evaluator, "FORWARDINGS", ("soft",))

@@ -130,7 +130,7 @@ def test_the_evaluator_is_asked_on_one_core_and_trained_on_all(monkeypatch, caps
     assert (report["keras_ms"], report["exact_per_s"], report["batch_size"]) == (2.0, 50.0, 4)
 
 
-def test_queries_are_answered_by_all_ways(monkeypatch, capsys):
+def test_queries_are_answered_by_all_ways(without_tracing, monkeypatch, capsys):
     """A hardly trained evaluator of a made-up table."""
     monkeypatch.setattr(cost_table, "load_or_build_table", lambda *a, **k: make_fake_table())
     monkeypatch.setattr(training, "_NUM_CANDIDATE_DRAWS", 1024)

@@ -132,13 +132,12 @@ def test_what_is_retrained_may_start_from_the_weights_of_the_supernet(config, tm
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("num_looks", [1, 8])
-def test_an_interrupted_sweep_ends_as_the_uninterrupted_one(whole, config, tmp_path, num_looks):
-    with pytest.raises(Interrupted):
-        _run(config, tmp_path, stop=_StopAfter(num_looks))
-    if (tmp_path / "pareto.json").exists():
-        so_far = json.loads((tmp_path / "pareto.json").read_text())
-        assert 0 < so_far["num_searches"]["done"] <= 4
+def test_an_interrupted_sweep_ends_as_the_uninterrupted_one(whole, config, tmp_path):
+    for num_looks in (1, 7):  # in the first search, then in a later one
+        with pytest.raises(Interrupted):
+            _run(config, tmp_path, stop=_StopAfter(num_looks))
+    so_far = json.loads((tmp_path / "pareto.json").read_text())
+    assert 0 < so_far["num_searches"]["done"] <= 4
     assert _run(config, tmp_path) == whole[1]
 
 
