@@ -1,6 +1,4 @@
-"""Timeloop's words for our machine, and whether a mapping fits it.
-
-The words are the names of levels, loops, operands and files.
+"""Timeloop's words for our machine: names of levels, loops, operands and files.
 
 The dialect is that of Timeloop and Accelergy 0.3: a tree of `subtree` and `local`, smart
 buffers, and in row_stationary machines a `DummyBuffer` that stores nothing and splits the
@@ -13,14 +11,8 @@ both sides. A depthwise problem has no loop over output channels beside the one 
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from dance_tf.errors import UserError
-from dance_tf.hardware.loopnest import fills, mapspace
-from dance_tf.hardware.loopnest.mapping import Mapping
-from dance_tf.structs import LOOPS, Layer
+from dance_tf.structs import Layer
 
 __all__ = [
     "ARCHITECTURE",
@@ -36,7 +28,6 @@ __all__ = [
     "SHAPES",
     "VERSIONS",
     "Y_LEVEL",
-    "check_fits",
     "check_version",
     "input_coefficients",
     "loop_names",
@@ -82,9 +73,6 @@ KEPT: dict[str, tuple[str, ...]] = {
 
 #: Words that DRAM and global buffer move in one access.
 BLOCK_WORDS = 4
-
-#: The register file of each operand, where they are split.
-_FILES = {"weights": "weight_spad", "inputs": "input_spad", "outputs": "psum_spad"}
 
 #: Dimensions of each problem shape.
 SHAPES = {
@@ -143,56 +131,3 @@ def input_coefficients(layer: Layer) -> dict[str, int]:
         "Wdilation": layer.dilation[0],
         "Hdilation": layer.dilation[1],
     }
-
-
-def check_fits(
-    layer: Layer,
-    mapping: Mapping,
-    *,
-    pe_x: int,
-    pe_y: int,
-    rf_words: int,
-    global_buffer_words: int,
-) -> None:
-    """Raise UserError unless a mapping of a layer fits.
-
-    Args:
-        layer: Layer that the mapping multiplies out to.
-        mapping: The mapping.
-        pe_x, pe_y: Sides of the array.
-        rf_words: Words of the shared register file, or of each of the split ones.
-        global_buffer_words: Words of the global buffer.
-    Raises:
-        UserError: If it is no mapping of the layer, or needs more than there is; names
-            the layer, what is needed and what there is.
-    """
-    mapping.check(layer)
-    array = mapping.levels[1]
-    for side, loops, pes in (("X", array.spatial_x, pe_x), ("Y", array.spatial_y, pe_y)):
-        used = math.prod(bound for _, bound in loops)
-        if used > pes:
-            raise UserError(f"layer {layer.name!r}: the mapping uses {used} PEs on {side} of {pes}")
-    holders = {"global_buffer": (tuple(_FILES), global_buffer_words)}
-    if mapping.is_split:
-        holders |= {file: ((operand,), rf_words) for operand, file in _FILES.items()}
-    else:
-        holders["register_file"] = (tuple(_FILES), rf_words)
-    for level, (operands, words) in holders.items():
-        needed = sum(_tile_words(layer, mapping, level, operand) for operand in operands)
-        if needed > words:
-            raise UserError(
-                f"layer {layer.name!r}: the tiles at {level} need {needed} words of {words}"
-            )
-
-
-def _tile_words(layer: Layer, mapping: Mapping, level: str, operand: str) -> int:
-    """Return the words of an operand's tile in one instance of a level, gaps included."""
-    names = [found.name for found in mapping.levels]
-    extent = dict.fromkeys(LOOPS, 1)
-    for found in mapping.levels[names.index(level) :]:
-        for name, bound in (*found.temporal, *found.spatial_x, *found.spatial_y):
-            # A depthwise layer's K is what G is elsewhere: it indexes all three operands.
-            extent["G" if layer.kind == "depthwise" and name == "K" else name] *= bound
-    # Python's integers, as a user's sizes may be past 64 bits.
-    extents = np.asarray(list(extent.values()), object)
-    return int(mapspace.tile_words(layer, extents)[fills.OPERANDS.index(operand)])

@@ -13,6 +13,7 @@ from dance_tf.errors import UserError, did_you_mean
 from dance_tf.files import Json
 from dance_tf.hardware.loopnest.mapping import Level, Mapping
 from dance_tf.interop import timeloop as dialect
+from dance_tf.interop.fit import check_fits
 from dance_tf.interop.timeloop_architecture import TimeloopArchitecture
 from dance_tf.interop.timeloop_problem import ProblemNames
 from dance_tf.interop.yaml_text import parse_yaml
@@ -81,7 +82,7 @@ def read_mapping(
         )
     )
     try:
-        dialect.check_fits(
+        check_fits(
             layer,
             mapping,
             pe_x=architecture.pe_x,

@@ -21,6 +21,7 @@ from dance_tf.files import Json
 from dance_tf.hardware.loopnest.mapping import Mapping
 from dance_tf.hardware.technology import technology_of
 from dance_tf.interop import timeloop as dialect
+from dance_tf.interop.fit import check_fits
 from dance_tf.interop.yaml_text import format_yaml
 from dance_tf.structs import Accelerator, Layer
 
@@ -81,7 +82,7 @@ def write_timeloop(
 def _check(
     layer: Layer, accelerator: Accelerator, mapping: Mapping, machine: MachineConfig
 ) -> None:
-    dialect.check_fits(
+    check_fits(
         layer,
         mapping,
         pe_x=accelerator.pe_x,
