@@ -7,7 +7,9 @@ A phase "16x20" is 20 epochs with images of 16x16 pixels: the weights of convolu
 size, and small images take a quarter of the time. After every few epochs the inherited
 accuracies of drawn networks are compared with those that the table gives: Kendall's rank
 correlation over all of them, and over the half that the table has as the better one. Beside it
-stands what the number of multiply-accumulates says. Killed anywhere, the same command goes on.
+stands what the number of multiply-accumulates says. With --inherited the errors of many more
+networks are written after the training, for dance_supernet of compare-strategies. Killed
+anywhere, the same command goes on.
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ _NUM_NETWORKS = flags.DEFINE_integer(
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 1000, "Held-out images of an inherited accuracy.", flag_values=FLAGS
 )
+_NUM_INHERITED = flags.DEFINE_integer(
+    "num_inherited", 600, "Networks of --inherited.", flag_values=FLAGS
+)
+_INHERITED = common.define_path("inherited", "JSON file of inherited errors to write.", FLAGS)
 _OUTPUT_DIR = common.define_path("output_dir", "Folder of the checkpoints.", FLAGS)
 _OUTPUT = common.define_path("output", "JSON file to write, or to go on with.", FLAGS)
 
@@ -62,6 +68,8 @@ def main(argv: list[str]) -> int:
     make_deterministic(config.seed)
     training = _Training(config, phases)
     training.run()
+    if _INHERITED.value:
+        training.write_inherited(_INHERITED.value)
     return 0
 
 
@@ -187,6 +195,27 @@ class _Training:
             self.report["curve"].append(row)
             write_json(_OUTPUT.value, self.report)
             print(row, flush=True)
+
+    def write_inherited(self, path: str) -> None:
+        """Write the inherited errors of drawn networks, in parts of 50."""
+        from dance_tf.supernet.inherited import InheritedAccuracy
+
+        record: dict[str, Any] = {
+            "space": self.report["space"],
+            **{name: self.report[name] for name in ("kind", "sampling", "phases", "num_images")},
+            "epochs": self.total_epochs,
+            "errors": read_json(path)["errors"] if os.path.exists(path) else [],
+        }
+        judge = InheritedAccuracy(self.supernet, self.datasets[self.size], _NUM_IMAGES.value)
+        networks = self.supernet.space.sample(_NUM_INHERITED.value, seed=1)
+        for start in range(len(record["errors"]), len(networks), 50):
+            part = networks[start : start + 50]
+            errors = 1.0 - judge(part)
+            record["errors"] += [
+                [o, e] for o, e in zip(part.tolist(), errors.tolist(), strict=True)
+            ]
+            write_json(path, record)
+            print(f"inherited errors: {len(record['errors'])} of {len(networks)}", flush=True)
 
     def _enter(self, size: int) -> None:
         """Go on at another size, with the same weights and the same momenta."""

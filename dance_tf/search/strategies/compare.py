@@ -17,9 +17,10 @@ from dance_tf.search.strategies.comparison import (
     goals,
     limits_of_space,
 )
-from dance_tf.search.strategies.problem import Pair, Trace, Trial
+from dance_tf.search.strategies.problem import Trace
 from dance_tf.search.strategies.registry import STRATEGIES
 from dance_tf.search.strategies.runs import Run, Setting, make_problem, run_all
+from dance_tf.search.sweep.fronts import front_rows
 
 __all__ = ["compare"]
 
@@ -79,7 +80,8 @@ def compare(
         on_start=on_start,
         on_progress=on_progress,
     )
-    referee = Referee(problem, networks, judged)
+    seen = source.errors(networks)
+    referee = Referee(problem, networks, judged, seen)
     entries = []
     for strategy in strategies:
         of_strategy = [(run, done) for run, done in found.items() if run.strategy == strategy]
@@ -104,7 +106,7 @@ def compare(
                 }
             )
     order = referee.front
-    whole = _everything(source.errors(networks), networks, referee.accelerators)
+    by_seen = front_rows(np.stack([referee.log_costs, seen], axis=1))
     return strict_data(
         {
             "schema_version": _SCHEMA_VERSION,
@@ -134,12 +136,12 @@ def compare(
                     )
                 ),
                 # What going by one training costs, even to who has trained every network.
-                "hypervolume_by_first_training": referee.hypervolume(whole),
-                "answers_by_first_training": {
-                    f"{weight:g}": referee.answer(whole, weight) for weight in COST_WEIGHTS_JUDGED
+                "hypervolume_of_all_trained": referee.area(by_seen),
+                "answers_of_all_trained": {
+                    f"{weight:g}": referee.best_answer(weight) for weight in COST_WEIGHTS_JUDGED
                 },
-                "limited_by_first_training": {
-                    name: referee.best_answer(source.errors(networks), limit)
+                "limited_of_all_trained": {
+                    name: referee.best_answer(LIMITED_COST_WEIGHT, limit)
                     for name, limit in limits.items()
                 },
                 "one_accelerator_loss_mean": float(referee.one_for_all.mean()),
@@ -147,15 +149,4 @@ def compare(
             },
             "strategies": entries,
         }
-    )
-
-
-def _everything(seen: np.ndarray, networks: np.ndarray, accelerators: np.ndarray) -> Trace:
-    """Return the trace of a run that has trained every network, each on its best accelerator."""
-    rows = zip(networks.tolist(), seen.tolist(), accelerators.tolist(), strict=True)
-    return Trace(
-        tuple(
-            Trial(Pair(tuple(ops), accelerator), error, number + 1)
-            for number, (ops, error, accelerator) in enumerate(rows)
-        )
     )

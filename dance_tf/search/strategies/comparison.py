@@ -67,6 +67,7 @@ class Answer(NamedTuple):
     """One pair that a run ends in."""
 
     regret: float  # of error * cost^w, relative to the least of the space under the judge
+    seen_regret: float  # likewise, all by the accuracies that the run went by
     error: float  # share of images classified wrong, by the judge
     cost: float  # objective on the pair's own accelerator, as a share of the table's reference
 
@@ -79,6 +80,7 @@ class Referee:
         networks: Networks that stand for the space, int [N, D]: all of it, or all that any run
             has found.
         errors: Errors of these networks under the judge, float [N].
+        seen: Errors of these networks that the runs went by, float [N].
     Attributes:
         front: Rows of `networks` that are the exact front under the judge, by cost.
         log_costs: Logarithm of the cost of each on its exact best accelerator, float64 [N].
@@ -86,15 +88,22 @@ class Referee:
         one_for_all: Relative loss of each on the accelerator that is the best on average, [N].
     """
 
-    def __init__(self, problem: StrategyProblem, networks: np.ndarray, errors: np.ndarray) -> None:
+    def __init__(
+        self,
+        problem: StrategyProblem,
+        networks: np.ndarray,
+        errors: np.ndarray,
+        seen: np.ndarray,
+    ) -> None:
         self._problem, self._networks = problem, np.asarray(networks, np.int32)
         self.errors = np.asarray(errors, np.float64)
+        self.seen = np.asarray(seen, np.float64)
         self._row = {ops: row for row, ops in enumerate(map(tuple, self._networks.tolist()))}
         self.log_costs, self.accelerators = self._best(None)
         self._low, self._high = self.log_costs.min(), self.log_costs.max()
         self.front = front_rows(np.stack([self.log_costs, self.errors], axis=1))
         self._whole = self._area(self.front)
-        self._optima: dict[tuple[float, Limits | None], float] = {}
+        self._optima: dict[tuple[float, Limits | None], tuple[float, float]] = {}
         self.one_for_all = self._one_accelerator()
 
     def _best(self, limits: Limits | None) -> tuple[np.ndarray, np.ndarray]:
@@ -126,17 +135,35 @@ class Referee:
 
     def hypervolume(self, trace: Trace) -> float:
         """Return the area of what a run hands in, as a share of that of the exact front."""
-        rows = self.handed_in(trace)
+        return self.area(self.handed_in(trace))
+
+    def area(self, rows: np.ndarray) -> float:
+        """Return the area of the networks in rows, as a share of that of the exact front."""
         return self._area(rows) / self._whole if len(rows) else 0.0
 
-    def optimum(self, cost_weight: float, limits: Limits | None) -> float:
-        """Return the least log(error) + cost_weight log(cost) of the space within limits."""
+    def optima(self, cost_weight: float, limits: Limits | None) -> tuple[float, float]:
+        """Return the least log(error) + cost_weight log(cost) of the space within limits.
+
+        Of the judge's errors, and of those that the runs went by.
+        """
         key = cost_weight, limits
         if key not in self._optima:
             logs = self.log_costs if limits is None else self._best(limits)[0]
-            values = np.log(self.errors) + cost_weight * logs
-            self._optima[key] = float(values.min())
+            judged, seen = (np.log(e) + cost_weight * logs for e in (self.errors, self.seen))
+            self._optima[key] = float(judged.min()), float(seen.min())
         return self._optima[key]
+
+    def _answer(
+        self, row: int, log_cost: float, cost_weight: float, limits: Limits | None
+    ) -> Answer:
+        """Return the answer of the network in a row at a cost."""
+        judged, seen = (
+            float(np.expm1(np.log(errors[row]) + cost_weight * log_cost - optimum))
+            for errors, optimum in zip(
+                (self.errors, self.seen), self.optima(cost_weight, limits), strict=True
+            )
+        )
+        return Answer(judged, seen, float(self.errors[row]), float(np.exp(log_cost)))
 
     def answer(
         self, trace: Trace, cost_weight: float, limits: Limits | None = None
@@ -156,18 +183,13 @@ class Referee:
         if answer is None:
             return None
         pair, candidate = answer
-        error = float(self.errors[self._row[pair.ops]])
-        judged = np.log(error) + cost_weight * candidate.log_cost
-        regret = float(np.expm1(judged - self.optimum(cost_weight, limits)))
-        return Answer(regret, error, float(np.exp(candidate.log_cost)))
+        return self._answer(self._row[pair.ops], candidate.log_cost, cost_weight, limits)
 
-    def best_answer(self, seen: np.ndarray, limits: Limits) -> Answer:
-        """Return the answer within limits of who has seen an error of every network, float [N]."""
-        logs = self._best(limits)[0]
-        row = int(np.argmin(np.log(seen) + LIMITED_COST_WEIGHT * logs))
-        judged = np.log(self.errors[row]) + LIMITED_COST_WEIGHT * logs[row]
-        regret = float(np.expm1(judged - self.optimum(LIMITED_COST_WEIGHT, limits)))
-        return Answer(regret, float(self.errors[row]), float(np.exp(logs[row])))
+    def best_answer(self, cost_weight: float, limits: Limits | None = None) -> Answer:
+        """Return the answer of who has trained every network of the space once."""
+        logs = self.log_costs if limits is None else self._best(limits)[0]
+        row = int(np.argmin(np.log(self.seen) + cost_weight * logs))
+        return self._answer(row, float(logs[row]), cost_weight, limits)
 
     def cost_ratios(self, rows: np.ndarray) -> list[float | None]:
         """Return how many times less than the most accurate network the cheapest ones cost.
