@@ -8,6 +8,7 @@ after it was killed. Prints hypervolumes as a table, and the systems as the pape
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -18,7 +19,9 @@ from dance_tf.files import Json, write_json
 
 from . import flags as common
 
-FLAGS = common.shared_flags("preset", "config", "set", "space", "cache_dir")
+FLAGS = common.shared_flags(
+    *("preset", "config", "set", "space", "dataset", "data_dir", "supernet", "cache_dir")
+)
 _OUTPUT_DIR = common.define_path("output_dir", "Folder of what is found.", FLAGS)
 _STRATEGIES = flags.DEFINE_list(
     "strategies", [], "Strategies to compare; all if none is named.", flag_values=FLAGS
@@ -50,6 +53,15 @@ _INHERITED = common.define_path(
     " the one that is shipped for the space if none is named.",
     FLAGS,
 )
+_SUPERNET_DIR = common.define_path(
+    "supernet_dir",
+    "Folder of train_supernet, whose inherited accuracies the strategies go by instead of a"
+    " table; those on the test split judge, and shares are of the best that any run has found.",
+    FLAGS,
+)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 1000, "Images of an inherited accuracy.", lower_bound=1, flag_values=FLAGS
+)
 _JOBS = flags.DEFINE_integer(
     "jobs", 0, "Processes at the same time; 0: one per core.", lower_bound=0, flag_values=FLAGS
 )
@@ -75,12 +87,19 @@ def main(argv: list[str]) -> int:
     from dance_tf.search.strategies.compare import compare
     from dance_tf.search.strategies.picture import plot_comparison
     from dance_tf.search.strategies.registry import STRATEGIES
-    from dance_tf.search.strategies.runs import Setting
+    from dance_tf.search.strategies.runs import Setting, SupernetSetting
 
-    name = config.space.name
+    name, supernet = config.space.name, None
     accuracy_csv = _ACCURACY_CSV.value or shipped_table_path(name)
-    if accuracy_csv is None:
-        raise UserError(f"no table of accuracies is shipped for {name}: name one, --accuracy_csv")
+    if _SUPERNET_DIR.value:
+        search = dataclasses.replace(config.search, supernet_dir=_SUPERNET_DIR.value)
+        supernet = SupernetSetting(dataclasses.replace(config, search=search), _NUM_IMAGES.value)
+        accuracy_csv = None
+    elif accuracy_csv is None:
+        raise UserError(
+            f"no table of accuracies is shipped for {name}: name one, --accuracy_csv, or a"
+            " supernet, --supernet_dir"
+        )
     inherited = _INHERITED.value or shipped_inherited_path(name)
     strategies = list(_STRATEGIES.value)
     for strategy in strategies:
@@ -96,6 +115,7 @@ def main(argv: list[str]) -> int:
         hardware=config.hardware,
         accuracy_csv=accuracy_csv,
         training=0,
+        supernet=supernet,
         inherited_json=inherited,
         objective=make_objective(config.search),
         cache_dir=FLAGS["cache_dir"].value,

@@ -10,13 +10,41 @@ import functools
 import pathlib
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dance_tf.errors import UserError
 from dance_tf.files import read_json
 from dance_tf.search.accuracy.predictor import ErrorPredictor, FittedPredictor
+from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.search_space import NetworkSpace
 
-__all__ = ["read_inherited", "shipped_inherited_path"]
+__all__ = ["SupernetAccuracy", "read_inherited", "shipped_inherited_path"]
+
+
+class SupernetAccuracy:
+    """Source of accuracy that asks a trained supernet; an AccuracySource.
+
+    Args:
+        inherited: Accuracies with the supernet's weights.
+        weights_sha256: Hash of the weights.
+    """
+
+    kind = "supernet"
+    is_trained = False
+
+    def __init__(self, inherited: InheritedAccuracy, weights_sha256: str) -> None:
+        self._inherited, self.weights_sha256 = inherited, weights_sha256
+        self.num_images = inherited.num_images
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def errors(self, op_indices: ArrayLike) -> np.ndarray:
+        """Return the shares of images classified wrong, float64 [B], of networks int [B, D]."""
+        return np.asarray([self._error(tuple(row)) for row in np.asarray(op_indices).tolist()])
+
+    def _error(self, ops: tuple[int, ...]) -> float:
+        if ops not in self._known:
+            self._known[ops] = 1.0 - float(self._inherited(np.asarray([ops]))[0])
+        return self._known[ops]
 
 
 @functools.lru_cache(maxsize=2)

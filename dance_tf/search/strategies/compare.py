@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dance_tf.files import Json, strict_data
-from dance_tf.search.accuracy.table import AccuracyTable
+from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy
 from dance_tf.search.strategies.comparison import (
     COST_WEIGHTS_JUDGED,
     EQUAL_ACCURACY_POINTS,
@@ -19,12 +19,15 @@ from dance_tf.search.strategies.comparison import (
 )
 from dance_tf.search.strategies.problem import Trace
 from dance_tf.search.strategies.registry import STRATEGIES
-from dance_tf.search.strategies.runs import Run, Setting, make_problem, run_all
+from dance_tf.search.strategies.runs import Run, Setting, make_problem, run_all, supernet_accuracy
 from dance_tf.search.sweep.fronts import front_rows
 
 __all__ = ["compare"]
 
 _SCHEMA_VERSION = 1
+
+#: Networks that the limits are quantiles of, where there is no table.
+_NUM_DRAWN = 2000
 
 
 def compare(
@@ -56,15 +59,10 @@ def compare(
         UserError: If a file cannot be used, or a judge's table lacks a network.
     """
     problem, source = make_problem(setting)
-    networks = source.table.op_indices
-    if judge_csv is None:
-        training = min(1, source.table.num_trainings - 1)
-        judged = source.table.errors(networks, training)
-        judge: dict[str, Json] = {"table": source.table.name, "training": training + 1}
-    else:
-        judge = {"table": judge_csv, "training": None}
-        judged = AccuracyTable.read(problem.space, judge_csv).errors(networks)
-    limits = limits_of_space(problem, networks)
+    space, table = problem.space, source.table if isinstance(source, TableAccuracy) else None
+    is_whole = table is not None and len(table) == space.num_architectures
+    drawn = table.op_indices if table is not None else space.sample(_NUM_DRAWN, seed=0)
+    limits = limits_of_space(problem, drawn)
     runs = [
         Run(strategy, name, goal, seed)
         for seed in range(num_seeds)
@@ -80,7 +78,22 @@ def compare(
         on_start=on_start,
         on_progress=on_progress,
     )
-    seen = source.errors(networks)
+    known = {ops: error for done in found.values() for ops, error in done.trace.errors.items()}
+    networks, seen = np.asarray(list(known)), np.asarray(list(known.values()))
+    if table is not None:
+        networks, seen = table.op_indices, source.errors(table.op_indices)
+    judge: dict[str, Json] = {"table": judge_csv, "training": None}
+    on_test = supernet_accuracy(setting, "test")
+    if judge_csv is not None:
+        judged = AccuracyTable.read(space, judge_csv).errors(networks)
+    elif table is not None:
+        training = min(1, table.num_trainings - 1)
+        judged = table.errors(networks, training)
+        judge = {"table": table.name, "training": training + 1}
+    else:
+        assert on_test is not None, "a setting has a table or a supernet"
+        judged = on_test.errors(networks)
+        judge = {"supernet": on_test.weights_sha256, "split": "test"}
     referee = Referee(problem, networks, judged, seen)
     entries = []
     for strategy in strategies:
@@ -96,7 +109,7 @@ def compare(
             entries.append(
                 {
                     "strategy": strategy,
-                    "accuracy_source": "table",
+                    "accuracy_source": source.kind,
                     "method": STRATEGIES[strategy].method,
                     "relation": STRATEGIES[strategy].relation,
                     "budget": budget,
@@ -116,7 +129,8 @@ def compare(
                 "kind": problem.goal.objective.kind,
                 "weights": list(problem.goal.objective.weights),
             },
-            "accuracies": source.table.name,
+            "accuracies": table.name if table is not None else setting.supernet,
+            "is_exact": is_whole,  # or the best of all networks that any run has asked for
             "judge": judge,
             "budgets": list(budgets),
             "limits": limits,

@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dance_tf.config import HardwareConfig, SpaceConfig
+from dance_tf.config import ExperimentConfig, HardwareConfig, SpaceConfig
+from dance_tf.data.datasets import load_images
 from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, write_json
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.objective import Objective
-from dance_tf.search.accuracy.inherited import read_inherited
+from dance_tf.protocols import AccuracySource
+from dance_tf.search.accuracy.inherited import SupernetAccuracy, read_inherited
 from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy
 from dance_tf.search.strategies.problem import (
     Believing,
@@ -36,11 +38,29 @@ from dance_tf.search.strategies.problem import (
     run_strategy,
 )
 from dance_tf.search.strategies.registry import STRATEGIES, make_strategy
+from dance_tf.search.supernet_training import load_supernet, read_supernet_record
+from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.search_space import make_space
 
-__all__ = ["Finished", "Run", "Setting", "make_problem", "run_all"]
+__all__ = [
+    "Finished",
+    "Run",
+    "Setting",
+    "SupernetSetting",
+    "make_problem",
+    "run_all",
+    "supernet_accuracy",
+]
 
 _SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetSetting:
+    """Trained supernet and the images that its accuracies are of; see InheritedAccuracy."""
+
+    config: ExperimentConfig  # with search.supernet_dir
+    num_images: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +70,10 @@ class Setting:
     Attributes:
         space: Network space.
         hardware: Machine and accelerators.
-        accuracy_csv: Table of accuracies that the strategies go by.
+        accuracy_csv: Table of accuracies that the strategies go by; None: the supernet.
         training: Number of the training in it, from 0.
+        supernet: Trained supernet whose inherited accuracies they go by, where there is no
+            table.
         inherited_json: Errors with inherited weights, for the strategies that use them.
         objective: Cost of a pair.
         cache_dir: Folder of cached cost tables.
@@ -59,8 +81,9 @@ class Setting:
 
     space: SpaceConfig
     hardware: HardwareConfig
-    accuracy_csv: str
+    accuracy_csv: str | None
     training: int
+    supernet: SupernetSetting | None
     inherited_json: str | None
     objective: Objective
     cache_dir: str | None
@@ -95,16 +118,33 @@ class Finished(NamedTuple):
 
 
 @functools.cache
-def make_problem(setting: Setting) -> tuple[StrategyProblem, TableAccuracy]:
+def make_problem(setting: Setting) -> tuple[StrategyProblem, AccuracySource]:
     """Return the problem without a goal's limits, and the source of accuracy, of a setting.
 
     Raises:
         UserError: If a file of the setting cannot be used.
     """
     space = make_space(setting.space)
-    table = load_or_build_table(space, setting.hardware, cache_dir=setting.cache_dir)
-    source = TableAccuracy(AccuracyTable.read(space, setting.accuracy_csv), setting.training)
-    return StrategyProblem(space, table, Goal(objective=setting.objective)), source
+    source: AccuracySource | None = supernet_accuracy(setting, "architecture")
+    if source is None:
+        table = AccuracyTable.read(space, str(setting.accuracy_csv))
+        source = TableAccuracy(table, setting.training)
+    costs = load_or_build_table(space, setting.hardware, cache_dir=setting.cache_dir)
+    return StrategyProblem(space, costs, Goal(objective=setting.objective)), source
+
+
+def supernet_accuracy(setting: Setting, split: str) -> SupernetAccuracy | None:
+    """Return the accuracies with a setting's supernet on a split; None if it has none."""
+    if setting.supernet is None:
+        return None
+    config = setting.supernet.config
+    space = make_space(setting.space)
+    dataset = load_images(config.data, input_size=space.input_size)
+    folder = str(config.search.supernet_dir)
+    supernet = load_supernet(folder, make_space(config.space, dataset.num_classes), dataset, config)
+    record = read_supernet_record(folder, supernet.space, dataset, config)
+    inherited = InheritedAccuracy(supernet, dataset, setting.supernet.num_images, split)
+    return SupernetAccuracy(inherited, str(record["weights_sha256"]))
 
 
 def run_all(
@@ -199,12 +239,17 @@ def _one(setting: Setting, run: Run, budgets: Sequence[int]) -> dict[str, Json]:
 
 def _identity(setting: Setting) -> dict[str, Json]:
     problem, source = make_problem(setting)
-    digest = hashlib.sha256(source.table.op_indices.tobytes())
-    digest.update(np.ascontiguousarray(source.table.accuracies[:, setting.training]).tobytes())
+    if isinstance(source, TableAccuracy):
+        digest = hashlib.sha256(source.table.op_indices.tobytes())
+        digest.update(np.ascontiguousarray(source.table.accuracies[:, setting.training]).tobytes())
+        accuracies = digest.hexdigest()
+    else:
+        assert isinstance(source, SupernetAccuracy)
+        accuracies = f"{source.weights_sha256}, {source.num_images} images"
     return {
         "schema_version": _SCHEMA_VERSION,
         "cost_table": problem.table.content_hash,
-        "accuracies": digest.hexdigest(),
+        "accuracies": accuracies,
         "objective": json.loads(json.dumps(dataclasses.asdict(setting.objective))),
     }
 

@@ -104,7 +104,7 @@ def setting(tmp_path_factory):
     for ops, error in zip(NETWORKS.tolist(), _errors(NETWORKS), strict=True):
         lines.append(f"{ops[0]}{ops[1]},{100 - 100 * error:.3f},{100 - 101 * error:.3f}")
     path.write_text("\n".join(lines) + "\n")
-    return Setting(SPACE, HARDWARE, str(path), 0, None, EDAP, None)
+    return Setting(SPACE, HARDWARE, str(path), 0, None, None, EDAP, None)
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(setting, tmp_path):
