@@ -1,11 +1,13 @@
 """Search again and again on one trained supernet, and show what accuracy costs.
 
 Runs a search for each objective, lambda_2 and seed, from the supernet of train_supernet,
-whose weights stay as they are, so that each takes minutes. Leaves in --output_dir:
-config.json, run_info.json, pareto.json with every point, the front of (error, latency,
-energy, area) and its hypervolume, pareto.html to look at, pareto.svg, searches/ and
-retrained/. Prints the front as a table. After SIGTERM or Ctrl-C, --resume goes on; with
-other objectives, values or seeds it adds to the sweep.
+whose weights stay as they are, so that each takes minutes; or by a predictor
+(--set=search.accuracy=predictor), for which networks are trained or looked up, and whose
+errors then stand for the inherited ones. Leaves in --output_dir: config.json, run_info.json,
+pareto.json with every point, the front of (error, latency, energy, area) and its hypervolume,
+pareto.html to look at, pareto.svg, searches/ and retrained/. Prints the front as a table.
+After SIGTERM or Ctrl-C, --resume goes on; with other objectives, values or seeds it adds to
+the sweep.
 """
 
 from __future__ import annotations
@@ -73,11 +75,15 @@ def main(argv: list[str]) -> int:
     """Sweep what the flags describe."""
     del argv
     config = common.experiment_config(FLAGS)
-    if not _SUPERNET_DIR.value:
-        raise UserError(
-            f"--supernet_dir is missing: name the folder of a `{tool_command('train_supernet')}`"
-        )
-    changes: dict[str, Json] = {"supernet_dir": _SUPERNET_DIR.value, "supernet_weights": "frozen"}
+    changes: dict[str, Json] = {}
+    if config.search.accuracy == "supernet":
+        if not _SUPERNET_DIR.value:
+            raise UserError(
+                "--supernet_dir is missing: name the folder of a"
+                f" `{tool_command('train_supernet')}`, or search with a predictor"
+                " (--set=search.accuracy=predictor)"
+            )
+        changes = {"supernet_dir": _SUPERNET_DIR.value, "supernet_weights": "frozen"}
     if FLAGS["fixed_accelerator"].value:
         changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))

@@ -66,6 +66,7 @@ def search_by_predictor(
     is_resuming: bool = False,
     stop: StopSignals | None = None,
     judge: Judge | None = None,
+    candidates_dir: str | None = None,
 ) -> SearchResult:
     """Search and return the result, without the accuracy of a retraining.
 
@@ -77,6 +78,7 @@ def search_by_predictor(
         is_resuming: Whether to go on from what the folder holds.
         stop: Signals to honour; a training is interrupted at a step boundary.
         judge: Judge of this config and this problem, if there is one already.
+        candidates_dir: Folder of the trainings, if it is another than output_dir.
     Raises:
         UserError: If the table lacks a network, or no network keeps to the limits.
         Interrupted: After a signal.
@@ -92,7 +94,10 @@ def search_by_predictor(
         if output_dir is not None:
             stack.enter_context(owned(output_dir))
         source = _Remembered(
-            accuracy_source(config, problem, output_dir, stop), task, output_dir, is_resuming
+            accuracy_source(config, problem, candidates_dir or output_dir, stop),
+            task,
+            output_dir,
+            is_resuming,
         )
         stack.enter_context(contextlib.closing(source))
         progress = stack.enter_context(terminal.ProgressLine("search", budget))

@@ -14,6 +14,8 @@ from dance_tf.presets import preset
 from dance_tf.search.pipeline import prepare, run_experiment
 from dance_tf.search.predictor_search import accuracy_source, search_by_predictor
 from dance_tf.search.result import SearchResult
+from dance_tf.search.sweep.sweep import plan_sweep, run_sweep
+from dance_tf.structs import Architecture
 
 HARDWARE = HardwareConfig(
     accelerators=AcceleratorSpaceConfig((8, 16), (8,), (64,), ("row_stationary",))
@@ -71,6 +73,18 @@ def test_without_a_table_each_network_is_trained_on_train_and_judged_on_architec
     assert (source.errors(networks) == errors).all()  # from the checkpoints
     num = problem.dataset.num_images("architecture")
     assert (errors * num).round(6).tolist() == pytest.approx((errors * num).round().tolist())
+
+
+def test_a_sweep_by_a_predictor_has_the_errors_of_the_table(tmp_path):
+    config = _config(tmp_path)
+    problem = prepare(config)
+    searches = plan_sweep(["EDAP"], [0.0, 0.3], 1, 0)
+    found = run_sweep(searches, config, problem, str(tmp_path / "sweep"), num_images=100)
+    source = accuracy_source(config, problem, None)
+    for point in found["points"]:
+        ops = problem.space.to_indices(Architecture(problem.space.name, tuple(point["ops"])))
+        assert point["inherited_error"] == pytest.approx(source.errors(ops[None])[0])
+    assert found["points"][1]["edap_ms_mj_mm2"] <= found["points"][0]["edap_ms_mj_mm2"]
 
 
 def test_a_fixed_accelerator_is_refused(tmp_path):

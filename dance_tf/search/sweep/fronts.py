@@ -127,8 +127,9 @@ class SweepSearch:
             base.search,
             objective=self.objective,
             lambda_2=self.lambda_2,
-            supernet_weights="frozen",
         )
+        if search.accuracy == "supernet":
+            search = dataclasses.replace(search, supernet_weights="frozen")
         return dataclasses.replace(base, search=search, seed=self.seed)
 
 

@@ -13,7 +13,9 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
@@ -24,6 +26,7 @@ from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.accuracy_memo import AccuracyMemo
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.limits import reachable_costs
+from dance_tf.search.predictor_search import accuracy_source, search_by_predictor
 from dance_tf.search.problem import SearchProblem
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain, retrain_work
@@ -86,7 +89,7 @@ def run_sweep(
         searches: Searches from `plan_sweep`; they may differ from those of an earlier call on
             the same folder.
         config: Configuration that all searches share.
-        problem: Problem of all searches, with a trained supernet.
+        problem: Problem of all searches, with a trained supernet unless they go by a predictor.
         output_dir: Folder that gets searches/, retrained/, accuracies.jsonl and pareto.json.
         num_images: Number of held-out images for the inherited accuracy; at most all are used.
         num_retrained: Number of points of `searches` to retrain, see `worth_retraining`.
@@ -99,8 +102,7 @@ def run_sweep(
     with owned(output_dir):
         facts = _facts(config, problem, num_images)
         _check_facts(os.path.join(output_dir, PARETO), facts)
-        assert problem.supernet is not None, "weights are frozen, so there are some"
-        accuracy = InheritedAccuracy(problem.supernet, problem.dataset, facts["num_images"])
+        accuracy = _accuracy(config, problem, facts["num_images"], output_dir, stop)
         reachable = reachable_costs(problem.table)
         points: list[Point] = []
         searches_dir = os.path.join(output_dir, "searches")
@@ -127,7 +129,8 @@ def run_sweep(
             for search in all_searches:
                 stages.begin(f"search {search.name}")
                 own = _with_known_network(search, search.config(config), points)
-                result = search_in(os.path.join(searches_dir, search.name), own, problem, stop)
+                folder = os.path.join(searches_dir, search.name)
+                result = search_in(folder, own, problem, stop, candidates_dir=output_dir)
                 op_indices = problem.space.to_indices(result.architecture)[None]
                 error = 1.0 - float(memo.accuracies(op_indices)[0])
                 points.append(_with_retrained_error(point_of(search, result, error), output_dir))
@@ -149,6 +152,21 @@ def run_sweep(
         return data
 
 
+def _accuracy(
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    num_images: int,
+    output_dir: str,
+    stop: StopSignals | None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from networks, int [B, D], to the accuracies [B] of the points."""
+    if config.search.accuracy == "predictor":
+        source = accuracy_source(config, problem, output_dir, stop)
+        return lambda networks: 1.0 - source.errors(networks)
+    assert problem.supernet is not None, "weights are frozen, so there are some"
+    return InheritedAccuracy(problem.supernet, problem.dataset, num_images)
+
+
 def _stages(
     config: ExperimentConfig,
     problem: SearchProblem,
@@ -161,8 +179,10 @@ def _stages(
     for search in searches:
         own = search.config(config).search
         is_finished = os.path.exists(os.path.join(searches_dir, search.name, "result.json"))
-        plan = SearchPlan.of(own, problem.dataset)
-        work[f"search {search.name}"] = 0.0 if is_finished else plan.work(own)["search"]
+        amount = float(own.num_trained)
+        if own.accuracy == "supernet":
+            amount = SearchPlan.of(own, problem.dataset).work(own)["search"]
+        work[f"search {search.name}"] = 0.0 if is_finished else amount
     retrainings = [f"retraining {number + 1}" for number in range(num_retrained)]
     stages = terminal.Stages(*work, *retrainings)
     stages.expect(work, "search")
@@ -190,14 +210,17 @@ def _finished_searches(
 
 def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Json]:
     """Return the space, costs, weights and images that the numbers of a sweep stand on."""
-    record = read_supernet_record(
-        str(config.search.supernet_dir), problem.space, problem.dataset, config
-    )
+    facts: dict[str, Json] = {"supernet_sha256": None}
+    if config.search.accuracy == "supernet":
+        record = read_supernet_record(
+            str(config.search.supernet_dir), problem.space, problem.dataset, config
+        )
+        facts = {"supernet_sha256": record["weights_sha256"]}
     return {
         "space": problem.space.name,
         "dataset": problem.dataset.name,
         "cost_table_sha256": problem.table.content_hash,
-        "supernet_sha256": record["weights_sha256"],
+        **facts,
         "num_images": min(num_images, problem.dataset.num_images("architecture")),
     }
 
@@ -214,17 +237,24 @@ def _check_facts(path: str, facts: dict[str, Json]) -> None:
 
 
 def search_in(
-    folder: str, config: ExperimentConfig, problem: SearchProblem, stop: StopSignals | None = None
+    folder: str,
+    config: ExperimentConfig,
+    problem: SearchProblem,
+    stop: StopSignals | None = None,
+    *,
+    candidates_dir: str | None = None,
 ) -> SearchResult:
     """Run a search in a folder of its own, or go on with it, or read what it found.
 
     Args:
         folder: Folder that gets config.json, history.jsonl, TensorBoard logs and, at the end,
             result.json.
-        config: Configuration of this search, with frozen weights.
+        config: Configuration of this search, with frozen weights or a predictor.
         problem: Problem with a trained supernet, whose architecture parameters are reset to
             those of the config's seed.
         stop: Signals to honour at the next step boundary.
+        candidates_dir: Folder of the networks that a search with a predictor trains; None: the
+            search's own.
     Raises:
         UserError, Interrupted: See DanceSearch.search.
     """
@@ -237,6 +267,16 @@ def search_in(
             result = SearchResult.load(folder)
             if result.num_architecture_steps and not result.history:
                 terminal.warn(f"{folder} is finished but lacks history.jsonl")
+        elif config.search.accuracy == "predictor":
+            result = search_by_predictor(
+                config,
+                problem,
+                output_dir=folder,
+                is_resuming=True,
+                stop=stop,
+                candidates_dir=candidates_dir,
+            )
+            result.save(folder)
         else:
             assert problem.supernet is not None, "weights are frozen, so there are some"
             problem.supernet.reset_architecture(config.seed)
