@@ -19,7 +19,7 @@ help: ## this list
 
 test: lint ## what continuous integration runs: lint, then the tests that are not slow
 	TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
-	  $(PYTHON_IN_VENV) -m pytest -q -m "not slow" -n 2 --dist=loadfile --durations=10
+	  $(PYTHON_IN_VENV) -m pytest -q -m "not slow" -n 2 --dist=loadfile --no-loadscope-reorder --durations=10
 
 slow: ## the proofs that take long
 	sh .ci/environment requirements-dev.txt

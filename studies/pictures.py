@@ -29,10 +29,10 @@ from pathlib import Path
 from dance_tf.files import read_json, write_text
 from studies.analyse_sweep import draw_sweep
 from studies.found_networks import read_trained
+from tests.repo.source import ROOT, first_party_imports, python_files
 
 __all__ = ["main", "rooms"]
 
-ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = ROOT / "studies/results"
 _MAPPING = (
     "--layer=conv:K=32,C=16,P=16,Q=16,R=3,S=3",
@@ -104,25 +104,18 @@ def rooms() -> str:
 def _imports_of_rooms() -> dict[str, set[str]]:
     """Return each room and the rooms that its files import; modules in no folder are `dance_tf`."""
     found: dict[str, set[str]] = {"tools": set()}
-    for path in sorted([*ROOT.glob("dance_tf/**/*.py"), *ROOT.glob("tools/*.py")]):
-        if path.parent == ROOT / "dance_tf" and path.stem in ("__init__", "__main__"):
-            continue  # the public names, and the program above all rooms
-        own = _room(path.relative_to(ROOT).with_suffix("").parts)
-        targets = found.setdefault(own, set())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dance_tf"):
-                for alias in node.names:
-                    name = ROOT.joinpath(*node.module.split("."), alias.name)
-                    is_module = name.with_suffix(".py").exists() or name.is_dir()
-                    parts = (*node.module.split("."), *([alias.name] if is_module else []))
-                    targets |= {_room(parts)} - {own}
+    # Without the public names, and the program above all rooms.
+    left_out = ("dance_tf/__init__.py", "dance_tf/__main__.py")
+    for path in python_files():
+        if path.startswith(("dance_tf/", "tools/")) and path not in left_out:
+            imported = {_room(target) for target in first_party_imports(path)}
+            found.setdefault(_room(path), set()).update(imported - {_room(path), "benchmarks"})
     return found
 
 
-def _room(parts: Sequence[str]) -> str:
-    if parts[0] != "dance_tf":
-        return parts[0]
-    return parts[1] if (ROOT.joinpath(*parts[:2]) / "__init__.py").exists() else "dance_tf"
+def _room(path: str) -> str:
+    parts = path.split("/")
+    return parts[1] if parts[0] == "dance_tf" and len(parts) > 2 else parts[0]
 
 
 #: Roles of the two rooms whose package says something else.

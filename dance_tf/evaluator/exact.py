@@ -103,6 +103,16 @@ class ExactEvaluator:
     bump where the best accelerator changes. The temperature follows the softness, so the
     minimum hardens as the search decides, and as the softmax that makes the weights
     flattens at the same pace, its gradient in the logits stays bounded.
+
+    >>> from dance_tf import EDAP, load_or_build_table, make_space
+    >>> from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, SpaceConfig
+    >>> accelerators = AcceleratorSpaceConfig((8,), (8,), (64,), ("row_stationary",))
+    >>> space = make_space(SpaceConfig("tiny_mbconv"))
+    >>> table = load_or_build_table(space, HardwareConfig(accelerators=accelerators))
+    >>> network = table.one_hot(space.sample(1, seed=0))
+    >>> evaluation = ExactEvaluator(table).evaluate(network, EDAP.vector[None])
+    >>> table.accelerators.decode(int(evaluation.accelerator_index[0]))
+    Accelerator(pe_x=8, pe_y=8, rf_bytes=64, dataflow='row_stationary')
     """
 
     kind = "exact"

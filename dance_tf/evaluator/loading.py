@@ -57,6 +57,14 @@ def load_evaluator(config: EvaluatorConfig, table: CostTable) -> ExactEvaluator 
     Raises:
         UserError: If there is no such evaluator, if its files are damaged, or if it was
             trained for another network space, accelerator space, machine or table.
+
+    >>> from dance_tf import load_or_build_table, make_space
+    >>> from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, SpaceConfig
+    >>> accelerators = AcceleratorSpaceConfig((8,), (8,), (64,), ("row_stationary",))
+    >>> space = make_space(SpaceConfig("tiny_mbconv"))
+    >>> table = load_or_build_table(space, HardwareConfig(accelerators=accelerators))
+    >>> load_evaluator(EvaluatorConfig(kind="auto"), table).reason
+    'no neural evaluator is shipped for space tiny_mbconv'
     """
     reason = None
     if config.kind != "exact":

@@ -18,8 +18,8 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_print_what_they_say(name: str, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no table from elsewhere
+def test_examples_print_what_they_say(name: str, cache_dir, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir.parent))
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     result = doctest.testmod(importlib.import_module(name), optionflags=options)
     assert result.attempted and not result.failed
