@@ -57,6 +57,12 @@ STRATEGIES: Mapping[str, Entry] = {
     "coordinate_descent": Entry(
         "coordinate descent", True, "coordinate_descent", "CoordinateDescent"
     ),
+    "constrained_rl": Entry("RL", True, "constrained_rl", "ConstrainedRl"),
+    "nasaic": Entry("RL", True, "nasaic", "Nasaic"),
+    "best_of_both_combined": Entry("RL", True, "best_of_both", "BestOfBoth", {"kind": "combined"}),
+    "best_of_both_phase": Entry("RL", True, "best_of_both", "BestOfBoth", {"kind": "phase"}),
+    "best_of_both_separate": Entry("RL", False, "best_of_both", "BestOfBoth", {"kind": "separate"}),
+    "two_level": Entry("RL", True, "two_level", "TwoLevel"),
 }
 
 
