@@ -202,7 +202,7 @@ class CoSearchSteps:
         for variable, value in zip(self.arch_optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def weight_step(
         self, images: tf.Tensor, labels: tf.Tensor, op_indices: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -216,7 +216,7 @@ class CoSearchSteps:
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
         return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def architecture_step(
         self, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, lambda_2: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:

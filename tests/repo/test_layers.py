@@ -35,7 +35,7 @@ OWNERS = {
     "tensorflow_serving": ("dance_tf/export/serving_client",),
     "jinja2": ("dance_tf/report/page",),
     "h5py": ("dance_tf/interop/keras_files",),
-    "matplotlib": ("dance_tf/search/sweep/plot",),
+    "matplotlib": ("dance_tf/search/sweep/plot", "dance_tf/search/strategies/picture"),
     "moocore": ("dance_tf/search/",),
     "pymoo": ("dance_tf/search/strategies/nsga2",),
     "scipy": ("dance_tf/search/",),
