@@ -60,6 +60,8 @@ def compare(
     """
     problem, source = make_problem(setting)
     space, table = problem.space, source.table if isinstance(source, TableAccuracy) else None
+    # Read before the runs, so that a mistake is told at once.
+    judges = None if judge_csv is None else AccuracyTable.read(space, judge_csv)
     is_whole = table is not None and len(table) == space.num_architectures
     drawn = table.op_indices if table is not None else space.sample(_NUM_DRAWN, seed=0)
     limits = limits_of_space(problem, drawn)
@@ -84,8 +86,8 @@ def compare(
         networks, seen = table.op_indices, source.errors(table.op_indices)
     judge: dict[str, Json] = {"table": judge_csv, "training": None}
     on_test = supernet_accuracy(setting, "test")
-    if judge_csv is not None:
-        judged = AccuracyTable.read(space, judge_csv).errors(networks)
+    if judges is not None:
+        judged = judges.errors(networks)
     elif table is not None:
         training = min(1, table.num_trainings - 1)
         judged = table.errors(networks, training)
