@@ -102,7 +102,10 @@ _ALTERED = Condition(
         and any(limit is not None for limit in run.limits[:2])
     ),
 )
-_RETRAINS = Condition("a retraining", lambda run: run.retrains)
+_RETRAINS = Condition(
+    "a retraining, or with search.accuracy=predictor",
+    lambda run: run.retrains or run.config.search.accuracy == "predictor",
+)
 
 #: Field to its condition; None where it has an effect in every job that reads it.
 EFFECTS: dict[str, Condition | None] = {
@@ -223,6 +226,13 @@ _EVERYTHING = (*_COSTS, "data", *_GUIDE, "search", "retrain", "seed")
 #: Tool to what it does with a configuration.
 JOBS: dict[str, Job] = {
     "build_cost_table": Job(_COSTS),
+    "compare_strategies": Job(
+        (
+            *(*_COSTS, "data", "search.supernet", "search.supernet_dir", "search.objective"),
+            *("search.lambda_latency", "search.lambda_energy", "search.lambda_area"),
+        ),
+        {"search.supernet_dir": "--supernet_dir"},
+    ),
     "build_labels": Job((*_COSTS, "data.data_dir", "seed")),
     "cost_template": Job(_COSTS),
     "evaluate_cost": Job(_COSTS),

@@ -33,9 +33,8 @@ _KIND = flags.DEFINE_enum(
 _SAMPLING = flags.DEFINE_enum(
     "sampling",
     "fair",
-    ["fair", "uniform", "sandwich"],
-    "Paths of the training: uniform draws, fair ones, or at each step the largest network, the"
-    " smallest and one between, of which the last two learn from the first.",
+    ["fair", "uniform"],
+    "Paths of the training: uniform draws, or fair ones.",
     flag_values=FLAGS,
 )
 _PHASES = flags.DEFINE_list("phases", ["32x10"], "SIZExEPOCHS, in order.", flag_values=FLAGS)

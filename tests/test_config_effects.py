@@ -21,8 +21,10 @@ _PENALTY, _STILL = "search.limits=penalty", "search.lambda_2=0"
 
 #: Field with a condition: settings under which it has an effect, and settings under which
 #: it has none; "noretrain" stands for a run without retraining.
-_OF_SEARCH: tuple = ((), _FIXED)
-_OF_WEIGHTS: tuple = ((), _FIXED, _FROZEN)
+_PREDICTOR = "search.accuracy=predictor"
+_OF_EITHER: tuple = ((), _FIXED)
+_OF_SEARCH: tuple = ((), _FIXED, _PREDICTOR)
+_OF_WEIGHTS: tuple = ((), _FIXED, _FROZEN, _PREDICTOR)
 _OF_OBJECTIVE: tuple = ("search.objective=linear", "search.objective=EDAP", "search.objective=area")
 CASES: dict[str, tuple] = {
     **{
@@ -33,6 +35,9 @@ CASES: dict[str, tuple] = {
     "data.data_dir": ("data.dataset=mnist", "data.dataset=digits"),
     "evaluator.path": ("evaluator.kind=neural", "evaluator.kind=exact"),
     "evaluator.softmin_temperature": ("evaluator.kind=exact", "evaluator.kind=neural", ()),
+    "search.accuracy": _OF_EITHER,
+    "search.accuracy_csv": (_PREDICTOR, (), (_PREDICTOR, _FIXED)),
+    "search.num_trained": (_PREDICTOR, (), (_PREDICTOR, _FIXED)),
     "search.supernet": ((), (_FIXED, "noretrain"), _FIXED),
     "search.supernet_dir": ((), (_FIXED, "noretrain"), _FIXED),
     "search.supernet_weights": _OF_SEARCH,
@@ -59,7 +64,7 @@ CASES: dict[str, tuple] = {
     "search.lambda_latency": _OF_OBJECTIVE,
     "search.lambda_energy": _OF_OBJECTIVE,
     "search.lambda_area": ("search.objective=product", "search.objective=EDAP"),
-    "search.lambda_2": _OF_SEARCH,
+    "search.lambda_2": _OF_EITHER,
     "search.lambda_2_warmup_epochs": ((), _FIXED, _STILL),
     "search.log_every": _OF_SEARCH,
     "search.max_zero_share": _OF_SEARCH,

@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
     """Compare what the flags name."""
     del argv
     config = common.experiment_config(FLAGS)
+    common.check_effects(config, "compare_strategies", FLAGS)
     common.require(_OUTPUT_DIR)
     budgets = _budgets(_BUDGETS.value)
 

@@ -53,6 +53,27 @@ def hypervolume_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+#: Rows of the README's table: strategy, and what it is called there.
+_IN_SHORT = {
+    "dance_predictor": "DANCE, here with a predictor of errors",
+    "nasaic": "NASAIC (2020)",
+    "best_of_both_combined": "Best of both worlds (2020), combined",
+    "regularised_evolution": "evolution of pairs",
+    "accuracy_first": "accuracy first, then the best accelerator",
+    "random_pairs": "random pairs",
+}
+
+
+def short_table(found: dict[str, Any]) -> list[str]:
+    """Return the medians of some strategies, for the README."""
+    budgets, by_strategy = found["budgets"], _by_strategy(found)
+    lines = [f"| | {' | '.join(map(str, budgets))} |", "|---" * (1 + len(budgets)) + "|"]
+    for name, words in _IN_SHORT.items():
+        cells = [_percent(by_strategy[name][b]["hypervolume_median"]) for b in budgets]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
+
 def systems_table(found: dict[str, Any]) -> list[str]:
     """Return the table of systems that the paper has, on one space and one cost model."""
     weight, budget = f"{found['cost_weights'][1]:g}", _shown_budget(found)
@@ -125,6 +146,39 @@ def ratios_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def predicted_table(found: dict[str, Any]) -> list[str]:
+    """Return Kendall's correlations of 24 trained networks with what predicts them."""
+    lines = ["| what ranks | Kendall | 95 % interval |", "|---|---|---|"]
+    for name, kendall in found["kendall"].items():
+        interval = f"{kendall['low']:.2f} to {kendall['high']:.2f}"
+        lines.append(f"| {name} | {kendall['value']:.2f} | {interval} |")
+    return lines
+
+
+def ranking_table(curves: dict[str, dict[str, Any]]) -> list[str]:
+    """Return Kendall's correlation of supernets by epochs, and that of the MACs."""
+    lines = [
+        "| supernet, paths | epochs | images | accuracy of paths, % | Kendall, all | better half"
+        " | seconds of training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in curves.values():
+        macs = found["macs"]
+        lines.append(
+            f"| multiply-accumulates | | | | {macs['kendall']:.2f} |"
+            f" {macs['kendall_better_half']:.2f} | |"
+        )
+        for row in found["curve"]:
+            if "kendall" in row:
+                lines.append(
+                    f"| `{found['kind']}`, {found['sampling']} | {row['epoch']}"
+                    f" | {row['size']}x{row['size']} | {100 * row['accuracy']:.1f}"
+                    f" | {row['kendall']:.2f} | {row['kendall_better_half']:.2f}"
+                    f" | {row['train_s']:.0f} |"
+                )
+    return lines
+
+
 def texts() -> list[tuple[Path, str, str]]:
     """Return each page, the name of its marks, and what stands between them."""
     found = read("compare_strategies")
@@ -134,7 +188,11 @@ def texts() -> list[tuple[Path, str, str]]:
         "strategy limits": limits_table(found),
         "equal accuracy": ratios_table(found),
     }
-    return [(_PAGE, name, joined([lines])) for name, lines in tables.items()]
+    tables["supernet ranking"] = ranking_table({"": read("supernet_ranking")})
+    predicted = ROOT / "docs/measured_searches.md"
+    alone = (predicted, "predicted", joined([predicted_table(read("predicted_cifar10_small"))]))
+    short = (ROOT / "README.md", "in short", joined([short_table(found)]))
+    return [alone, short] + [(_PAGE, name, joined([lines])) for name, lines in tables.items()]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.repo import evaluator_rows, search_rows
+from tests.repo import evaluator_rows, search_rows, strategy_rows
 from tests.repo.source import ROOT
 
 MEASURED = (ROOT / "docs/measured_results.md").read_text(encoding="utf-8")
@@ -190,6 +190,11 @@ def test_searches_are_of_the_shipped_supernet_and_three_seeds():
     trainings = search_rows.read("trained_cifar10_small")
     assert trainings["config"]["retrain"]["epochs"] == trained["epochs"] == 24
     assert sum(row["is_spread"] for row in trainings["networks"]) == 12
+
+
+def test_strategies():
+    """`python -m tests.repo.strategy_rows` writes them."""
+    _assert_written(strategy_rows.texts())
 
 
 def test_labels():

@@ -171,11 +171,14 @@ def run_all(
         UserError: If a file in the folder is of another setting.
     """
     os.makedirs(folder, exist_ok=True)
-    identity = _identity(setting)
+    identities = {
+        name: _identity(setting, STRATEGIES[name].needs_inherited)
+        for name in {run.strategy for run in runs}
+    }
     found: dict[Run, Finished] = {}
     left = []
     for run in runs:
-        kept = _read(os.path.join(folder, run.file_name), run, identity, budgets)
+        kept = _read(os.path.join(folder, run.file_name), run, identities[run.strategy], budgets)
         if kept is None:
             left.append(run)
         else:
@@ -183,6 +186,7 @@ def run_all(
     if on_progress:
         on_progress(len(found), len(runs))
     for run, record in _make(setting, left, budgets, num_jobs, on_start):
+        identity = identities[run.strategy]
         record = {"identity": identity, "goal": _goal_json(run.goal), **record}
         write_json(os.path.join(folder, run.file_name), record)
         found[run] = _finished(record)
@@ -237,7 +241,8 @@ def _one(setting: Setting, run: Run, budgets: Sequence[int]) -> dict[str, Json]:
     return {"budgets": list(budgets), "wall_s": wall_s, "trials": trials, "believed": believed}
 
 
-def _identity(setting: Setting) -> dict[str, Json]:
+def _identity(setting: Setting, needs_inherited: bool) -> dict[str, Json]:
+    """Return what a run must share with one that is kept."""
     problem, source = make_problem(setting)
     if isinstance(source, TableAccuracy):
         digest = hashlib.sha256(source.table.op_indices.tobytes())
@@ -246,7 +251,12 @@ def _identity(setting: Setting) -> dict[str, Json]:
     else:
         assert isinstance(source, SupernetAccuracy)
         accuracies = f"{source.weights_sha256}, {source.num_images} images"
+    inherited = {}
+    if needs_inherited and setting.inherited_json is not None:
+        text = json.dumps(read_json(setting.inherited_json), sort_keys=True)
+        inherited = {"inherited": hashlib.sha256(text.encode()).hexdigest()}
     return {
+        **inherited,
         "schema_version": _SCHEMA_VERSION,
         "cost_table": problem.table.content_hash,
         "accuracies": accuracies,
