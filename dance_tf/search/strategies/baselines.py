@@ -31,7 +31,7 @@ from dance_tf.search.strategies.regularised_evolution import (
 )
 from dance_tf.supernet.search_space import NetworkSpace
 
-__all__ = ["Baseline", "least_excess", "op_macs"]
+__all__ = ["Baseline", "best_for_mixture", "least_excess", "op_macs"]
 
 #: Draws after which no network is taken to be within the limits of the fixed accelerator.
 _MOST_DRAWS = 1000
@@ -54,6 +54,36 @@ def least_excess(costs: PairCosts, ops: tuple[int, ...], limits: Limits | None) 
     metrics = costs.metrics(ops)
     shares = np.where(np.isfinite(metrics), metrics, np.inf) / (limits or Limits()).vector
     return int(np.argmin(np.where(np.isfinite(metrics).all(axis=1), shares.max(axis=1), np.inf)))
+
+
+def best_for_mixture(problem: StrategyProblem) -> int:
+    """Return the row of the accelerator that is the best for the uniform mixture of all ops.
+
+    Only accelerators on which the network of the cheapest ops keeps to the limits are looked at,
+    where there are any.
+    """
+    costs, mask = problem.costs, problem.space.op_mask
+    latency_ms, energy_mj = (
+        column[1:].reshape(*mask.shape, -1) for column in problem.table.columns()
+    )
+    is_there = mask[..., None] & np.isfinite(latency_ms)
+    mixture = [
+        (np.where(is_there, cells, 0.0).sum(axis=1) / is_there.sum(axis=1)).sum(axis=0)
+        for cells in (latency_ms, energy_mj)
+    ]
+    fixed = costs.metrics([int(row.argmax()) for row in mask])[:, 2]  # mm2
+    metrics = np.stack(
+        [
+            mixture[0] + problem.table.fixed_latency_ms,
+            mixture[1] + problem.table.fixed_energy_mj,
+            fixed,
+        ],
+        axis=1,
+    )
+    least = np.where(is_there, latency_ms, np.inf).min(axis=2).argmin(axis=1)
+    is_within = costs.is_within(costs.metrics([int(op) for op in least]))
+    values = costs.log_costs(metrics)
+    return int(np.argmin(np.where(is_within, values, np.inf) if is_within.any() else values))
 
 
 class Baseline:
@@ -106,38 +136,10 @@ class _OnBest:
 
 
 class _OnFixed:
-    """Networks on the accelerator that is best for the uniform mixture; None outside the limits.
-
-    Only accelerators on which the network of the cheapest ops keeps to the limits are looked at,
-    where there are any.
-    """
+    """Networks on the accelerator that is best for the uniform mixture; None outside the limits."""
 
     def __init__(self, problem: StrategyProblem) -> None:
-        self._costs = costs = problem.costs
-        mask = problem.space.op_mask
-        latency_ms, energy_mj = (
-            column[1:].reshape(*mask.shape, -1) for column in problem.table.columns()
-        )
-        is_there = mask[..., None] & np.isfinite(latency_ms)
-        mixture = [
-            (np.where(is_there, cells, 0.0).sum(axis=1) / is_there.sum(axis=1)).sum(axis=0)
-            for cells in (latency_ms, energy_mj)
-        ]
-        fixed = costs.metrics([int(row.argmax()) for row in mask])[:, 2]  # mm2
-        metrics = np.stack(
-            [
-                mixture[0] + problem.table.fixed_latency_ms,
-                mixture[1] + problem.table.fixed_energy_mj,
-                fixed,
-            ],
-            axis=1,
-        )
-        least = np.where(is_there, latency_ms, np.inf).min(axis=2).argmin(axis=1)
-        is_within = costs.is_within(costs.metrics([int(op) for op in least]))
-        values = costs.log_costs(metrics)
-        self.row = int(
-            np.argmin(np.where(is_within, values, np.inf) if is_within.any() else values)
-        )
+        self._costs, self.row = problem.costs, best_for_mixture(problem)
 
     def __call__(self, ops: tuple[int, ...]) -> Pair | None:
         is_within = self._costs.is_within(self._costs.at(ops, self.row).metrics)

@@ -12,6 +12,9 @@ from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials
 
 __all__ = ["RandomPairs"]
 
+#: Networks in a row that no accelerator runs within the limits, after which none is expected to.
+_MOST_MISSES = 5000
+
 
 class RandomPairs:
     """Random networks.
@@ -25,15 +28,15 @@ class RandomPairs:
         self._use_best = use_best_accelerator
 
     def trials(self, problem: StrategyProblem, seed: int) -> Trials:
-        """Yield random pairs that are within the limits; see SearchStrategy."""
-        rng, costs = np.random.default_rng(seed), problem.costs
-        while True:
+        """Yield random pairs within the limits, while there are any; see SearchStrategy."""
+        rng, costs, num_misses = np.random.default_rng(seed), problem.costs, 0
+        while num_misses < _MOST_MISSES:
             ops = problem.random_network(rng)
             if self._use_best:
-                row = costs.best(ops).accelerator
-                if row >= 0:
-                    yield Pair(ops, row)
-                continue
-            within = np.flatnonzero(costs.is_within(costs.metrics(ops)))
+                within = np.asarray([costs.best(ops).accelerator])
+                within = within[within >= 0]
+            else:
+                within = np.flatnonzero(costs.is_within(costs.metrics(ops)))
+            num_misses = 0 if len(within) else num_misses + 1
             if len(within):
-                yield Pair(ops, int(rng.choice(within)))
+                yield Pair(ops, int(within[0] if self._use_best else rng.choice(within)))

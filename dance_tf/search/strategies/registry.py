@@ -63,6 +63,8 @@ STRATEGIES: Mapping[str, Entry] = {
     "best_of_both_phase": Entry("RL", True, "best_of_both", "BestOfBoth", {"kind": "phase"}),
     "best_of_both_separate": Entry("RL", False, "best_of_both", "BestOfBoth", {"kind": "separate"}),
     "two_level": Entry("RL", True, "two_level", "TwoLevel"),
+    "edd": Entry("gradient", False, "edd", "Edd", {"kind": "edd"}),
+    "edd_cost": Entry("gradient", True, "edd", "Edd", {"kind": "edd_cost"}),
 }
 
 

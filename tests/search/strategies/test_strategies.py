@@ -93,7 +93,7 @@ def test_limits_are_kept(name: str):
         assert all(within)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"random_pairs", "random_networks"}))
+@pytest.mark.parametrize("name", NAMES)
 def test_ends_where_no_pair_is_within_the_limits(name: str):
     problem, trace = _run(name, Goal(0.1, Limits(max_area_mm2=0.01)), budget=3)
     _assert_valid(problem, trace)
@@ -105,3 +105,10 @@ def test_goes_on_in_a_space_that_is_exhausted(name: str, monkeypatch):
     monkeypatch.setattr("dance_tf.search.strategies.problem._MOST_REPEATS", 100)
     _, trace = _run(name, Goal(0.1), budget=1000)
     assert 20 <= len(trace.errors) <= 42
+
+
+@pytest.mark.parametrize("name", ["edd", "edd_cost"])
+def test_edd_searches_the_number_of_pes_alone(name: str):
+    problem, trace = _run(name, Goal(), budget=30, space_name="cifar_mbconv_small")
+    decoded = [problem.table.accelerators.decode(t.pair.accelerator) for t in trace.trials]
+    assert len({(a.rf_bytes, a.dataflow) for a in decoded}) == 1
