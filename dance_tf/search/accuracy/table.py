@@ -43,7 +43,7 @@ class AccuracyTable:
     >>> len(table), table.num_trainings
     (6561, 2)
     >>> table.errors([[0, 2, 0, 1, 2, 1, 0, 0]], training=0).round(4)
-    array([0.0787])
+    array([0.1053])
 
     Args:
         space: Network space.
