@@ -33,6 +33,8 @@ _DATA = {
         "technologies/accelergy_2020_45nm.json",
         "technologies/cacti_45nm.json",
     ],
+    "dance_tf/search/accuracy/table.py": ["nas_bench_macro.csv"],
+    "dance_tf/search/accuracy/inherited.py": ["nas_bench_macro_inherited.json"],
     "dance_tf/report/page.py": ["parts.html.jinja", "report.css", "report.html.jinja"],
     "dance_tf/report/sweep_page.py": ["sweep.css", "sweep.html.jinja"],
 }
