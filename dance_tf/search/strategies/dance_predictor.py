@@ -29,6 +29,7 @@ import tensorflow as tf
 from dance_tf.hardware.objective import Limits
 from dance_tf.hardware.oracle import contender_rows
 from dance_tf.search.accuracy.predictor import ErrorPredictor, FittedPredictor
+from dance_tf.search.limits import NetworkFinder
 from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials
 
 __all__ = ["CoSearches", "DancePredictor", "choose"]
@@ -40,6 +41,7 @@ _FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.2
 _CANNOT_RUN = 1e6  # stands for an infinite latency or energy
 _LIMIT_PENALTY = 5.0  # of log(error), for exceeding a limit by all of it
 _POINTS = 0.15  # errors further above the least than this add nothing to a front
+_NUM_REPAIRED = 4  # searches that are repaired exactly, where no simple repair keeps the limits
 _NUM_DRAWS = 48  # of the posterior, that an expected gain is averaged over
 
 
@@ -138,10 +140,25 @@ class CoSearches:
             tf.constant(lambda_2, tf.float32),
         ).numpy()
         found: dict[tuple[int, ...], None] = {}
-        for row in np.where(self._problem.space.op_mask, logits, -np.inf):
+        rows = np.where(self._problem.space.op_mask, logits, -np.inf)
+        for row in rows:
             ops = _repaired(self._problem, row)
             if ops is not None:
                 found[ops] = None
+        return list(found) or self._likeliest(rows[:_NUM_REPAIRED])
+
+    def _likeliest(self, rows: np.ndarray) -> list[tuple[int, ...]]:
+        """Return the networks within the limits that are the likeliest under logits [N, D, O]."""
+        limits = self._problem.goal.limits
+        if limits is None:
+            return []
+        finder = NetworkFinder(self._problem.table, limits)
+        found: dict[tuple[int, ...], None] = {}
+        for row in rows:
+            losses = row.max(axis=1, keepdims=True) - row
+            ops = finder.find(np.where(np.isfinite(losses), losses, 0.0))
+            if ops is not None:
+                found[tuple(ops.tolist())] = None
         return list(found)
 
     @tf.function(autograph=False)
@@ -248,6 +265,8 @@ def choose(
     rng: np.random.Generator,
 ) -> list[tuple[int, ...]]:
     """Return the networks of a pool that add most to the known ones, each given those before."""
+    if not pool:
+        return []
     draws = fitted.draws(_NUM_DRAWS, rng)
     log_costs = np.asarray([problem.costs.best(ops).log_cost for ops in [*known, *pool]])
     features = fitted.model.features_of([*known, *pool])
@@ -268,7 +287,7 @@ def choose(
 
 def _falls(known: np.ndarray, pool: np.ndarray, num: int) -> list[int]:
     """Return rows of a pool [N, S] whose values fall most below the least so far, on average."""
-    least = known.min(axis=0)
+    least = known.min(axis=0) if len(known) else pool.max(axis=0)
     chosen: list[int] = []
     for _ in range(min(num, len(pool))):
         gains = np.maximum(least - pool, 0.0).mean(axis=1)
