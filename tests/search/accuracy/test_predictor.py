@@ -9,6 +9,7 @@ from scipy import stats
 
 from dance_tf.config import SpaceConfig
 from dance_tf.errors import UserError
+from dance_tf.search.accuracy.inherited import read_inherited, shipped_inherited_path
 from dance_tf.search.accuracy.predictor import ErrorPredictor
 from dance_tf.search.accuracy.table import AccuracyTable, shipped_table_path
 from dance_tf.supernet.search_space import make_space
@@ -72,6 +73,16 @@ def test_inherited_errors_help_where_they_rank(table):
         for model in (ErrorPredictor(SPACE), ErrorPredictor(SPACE, inherited))
     ]
     assert taus[1] > taus[0] + 0.1
+
+
+def test_the_shipped_inherited_errors_rank(table):
+    fitted = read_inherited(SPACE, shipped_inherited_path(SPACE.name))
+    found, truth = fitted.errors(table.op_indices), table.errors(table.op_indices)
+    better = truth <= np.median(truth)
+    assert stats.kendalltau(found, truth).statistic > 0.70
+    assert stats.kendalltau(found[better], truth[better]).statistic > 0.50
+    with pytest.raises(UserError, match="has no inherited errors of networks of tiny_mbconv"):
+        read_inherited(make_space(SpaceConfig("tiny_mbconv")), shipped_inherited_path(SPACE.name))
 
 
 def test_too_few_errors_or_none_are_refused():
