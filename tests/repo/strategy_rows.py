@@ -109,10 +109,10 @@ def limits_table(found: dict[str, Any]) -> list[str]:
     lines.append(f"| all 6,561 networks trained once | {' | '.join(cells)} |")
     for name, by_budget in _by_strategy(found).items():
         entry = by_budget[budget]
-        shown = (entry["believed"] or entry)["limits"]
+        seen, shown = entry["limits"], (entry["believed"] or entry)["limits"]
         cells = [
-            f"{_percent(shown[n]['share_kept'], 0)} %: {_percent(shown[n]['regret_median'])};"
-            f" {_percent(shown[n]['seen_regret_median'])}"
+            f"{_percent(seen[n]['share_kept'], 0)} %: {_percent(shown[n]['regret_median'])};"
+            f" {_percent(max(seen[n]['seen_regret_median'], 0.0))}"
             for n in names
         ]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
