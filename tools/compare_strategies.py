@@ -82,6 +82,7 @@ def main(argv: list[str]) -> int:
     common.load_tensorflow()
     from dance_tf.run import terminal
     from dance_tf.run.folder_lock import owned
+    from dance_tf.run.surroundings import StopSignals
     from dance_tf.search.accuracy.inherited import shipped_inherited_path
     from dance_tf.search.accuracy.table import shipped_table_path
     from dance_tf.search.problem import make_objective
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> int:
         cache_dir=FLAGS["cache_dir"].value,
     )
     folder = _OUTPUT_DIR.value
-    with owned(folder), terminal.progress("comparison") as report:
+    with StopSignals(), owned(folder), terminal.progress("comparison") as report:
         found = compare(
             setting,
             strategies,

@@ -13,6 +13,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -209,13 +211,28 @@ def _make(
         return
     # A forked process would inherit TensorFlow's threads in an unknown state.
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_jobs, spawn, on_start) as pool:
+    begin = functools.partial(_begin, os.getpid(), on_start)
+    with concurrent.futures.ProcessPoolExecutor(num_jobs, spawn, begin) as pool:
         pending = {pool.submit(_one, setting, run, budgets): run for run in runs}
         try:
             for done in concurrent.futures.as_completed(pending):
                 yield pending[done], done.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin(parent: int, on_start: Callable[[], None] | None) -> None:
+    """Let this process end with the one that started it, however that one ends."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
+    if on_start is not None:
+        on_start()
 
 
 def _one(setting: Setting, run: Run, budgets: Sequence[int]) -> dict[str, Json]:
