@@ -63,7 +63,9 @@ def test_the_result_keeps_the_limits(tmp_path):
     assert found.limits["max_latency_ms"] == limit
 
 
-def test_without_a_table_each_network_is_trained_on_train_and_judged_on_architecture(tmp_path):
+def test_without_a_table_each_network_is_trained_on_train_and_judged_on_architecture(
+    tmp_path, without_tracing
+):
     config = _config(tmp_path, accuracy_csv=None)
     problem = prepare(config)
     source = accuracy_source(config, problem, str(tmp_path))
