@@ -103,11 +103,12 @@ def search_by_predictor(
         progress = stack.enter_context(terminal.ProgressLine("search", budget))
         strategy = DancePredictor()
         trace = run_strategy(strategy, task, source, budget, config.seed, progress.update)
-    if len(trace.errors) < 2:
-        raise UserError("the search has found less than two networks that keep to the limits")
+    if not trace.errors:
+        raise UserError("the search has found no network that keeps to the limits")
     networks, errors = np.asarray(list(trace.errors)), np.asarray(list(trace.errors.values()))
-    # One training may be a lucky one: the choice is by what the others say too.
-    believed = strategy.believed_errors(task, networks, errors)
+    believed = errors
+    if len(errors) > 1:  # One training may be a lucky one: others say more of its network.
+        believed = strategy.believed_errors(task, networks, errors)
     log_costs = np.asarray([task.costs.best(ops).log_cost for ops in networks])
     chosen = int(np.argmin(np.log(believed) + config.search.lambda_2 * log_costs))
     architecture = problem.space.from_indices(networks[chosen])

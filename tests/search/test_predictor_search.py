@@ -63,6 +63,14 @@ def test_the_result_keeps_the_limits(tmp_path):
     assert found.limits["max_latency_ms"] == limit
 
 
+def test_limits_that_one_network_alone_keeps_are_kept(tmp_path):
+    problem = prepare(_config(tmp_path))
+    least = float(np.asarray(problem.table.metrics_of([[0, 6]]))[0, :, 0].min())
+    config = _config(tmp_path, lambda_2=0.0, max_latency_ms=least)
+    found = search_by_predictor(config, prepare(config))
+    assert found.exact_cost.latency_ms <= np.float32(least)
+
+
 def test_without_a_table_each_network_is_trained_on_train_and_judged_on_architecture(
     tmp_path, without_tracing
 ):

@@ -81,7 +81,7 @@ class DancePredictor:
         for ops in first:
             known[ops] = yield Pair(ops, costs.best(ops).accelerator)
         fitted: FittedPredictor | None = None
-        while True:
+        while len(known) >= 2:
             fitted = model.fit(list(known), list(known.values()), fitted)
             pool = [
                 ops
@@ -231,7 +231,13 @@ def _within(problem: StrategyProblem, rng: np.random.Generator, num: int) -> lis
         if problem.costs.best(ops).accelerator >= 0:
             found[ops] = None
         if len(found) == num:
-            break
+            return list(found)
+    if problem.goal.limits is not None:  # So tight that chance does not find them.
+        finder = NetworkFinder(problem.table, problem.goal.limits)
+        for _ in range(num - len(found)):
+            drawn = finder.find(rng.random(problem.space.op_mask.shape))
+            if drawn is not None:
+                found[tuple(drawn.tolist())] = None
     return list(found)
 
 
