@@ -392,4 +392,5 @@ def test_what_is_no_json_is_one_line(tmp_path, text):
 
 def test_the_files_go_where_the_package_goes():
     project = (pathlib.Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    assert '\ndance_tf = ["hardware/technologies/*.json", ' in project
+    shipped = project.partition("[tool.setuptools.package-data]")[2].partition("\n[")[0]
+    assert '"hardware/technologies/*.json"' in shipped
