@@ -111,10 +111,6 @@ class AccuracySource(Protocol):
     def kind(self) -> str:
         """Name of the kind, as results give it: "table", "training" or "supernet"."""
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether each network that is asked for counts as one training."""
-
     def errors(self, op_indices: np.ndarray) -> np.ndarray:
         """Return the shares of images classified wrong, float64 [B], of networks int [B, D]."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from dance_tf.protocols import SearchSpace
 from dance_tf.structs import Layer
 
@@ -13,6 +15,7 @@ __all__ = [
     "depthwise",
     "different_layers",
     "layer_key",
+    "op_macs",
     "space_layers",
 ]
 
@@ -73,6 +76,21 @@ def different_layers(layers: Iterable[Layer]) -> list[Layer]:
     for layer in layers:
         found.setdefault(layer_key(layer), layer)
     return list(found.values())
+
+
+def op_macs(space: SearchSpace) -> tuple[float, np.ndarray]:
+    """Return the MACs of the layers that all networks have, and of each op, float64 [D, O].
+
+    Those of an op that a block lacks are 0.
+    """
+    per_op = [
+        [
+            float(sum(layer.macs for layer in space.op_layers(block, op))) if is_there else 0.0
+            for op, is_there in zip(space.op_names, row, strict=True)
+        ]
+        for block, row in enumerate(space.op_mask)
+    ]
+    return float(sum(layer.macs for layer in space.fixed_layers())), np.asarray(per_op)
 
 
 def space_layers(space: SearchSpace) -> list[Layer]:

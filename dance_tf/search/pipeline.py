@@ -142,11 +142,9 @@ def run_experiment(
     """
     names = ["cost table"]
     by_predictor = config.search.accuracy == "predictor"
-    if config.search.fixed_architecture is None and by_predictor:
-        names += ["search"]
-    elif config.search.fixed_architecture is None:
+    if config.search.fixed_architecture is None:
         is_warm = config.search.supernet_dir is not None or not config.search.warmup_epochs
-        names += ["search"] if is_warm else ["warmup", "search"]
+        names += ["search"] if by_predictor or is_warm else ["warmup", "search"]
     if use_retrain:
         names += ["retrain", "export"] if use_export else ["retrain"]
     with (

@@ -142,8 +142,6 @@ class _Remembered:
         is_resuming: Whether to begin with what the folder holds.
     """
 
-    is_trained = True
-
     def __init__(
         self, source: AccuracySource, task: StrategyProblem, folder: str | None, is_resuming: bool
     ) -> None:

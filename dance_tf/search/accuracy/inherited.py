@@ -30,7 +30,6 @@ class SupernetAccuracy:
     """
 
     kind = "supernet"
-    is_trained = False
 
     def __init__(self, inherited: InheritedAccuracy, weights_sha256: str) -> None:
         self._inherited, self.weights_sha256 = inherited, weights_sha256

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 
 from dance_tf.errors import UserError
+from dance_tf.hardware.layers import op_macs
 from dance_tf.structs import Array
 from dance_tf.supernet.search_space import NetworkSpace
 
@@ -63,17 +64,10 @@ class ErrorPredictor:
         self.space, self._inherited = space, inherited
         mask = np.asarray(space.op_mask, np.float32)
         self._centre = mask / mask.sum(axis=1, keepdims=True)
-        macs = np.asarray(
-            [
-                [sum(layer.macs for layer in space.op_layers(d, op)) for op in space.op_names]
-                for d in range(space.num_blocks)
-            ],
-            np.float32,
-        )
-        always = float(sum(layer.macs for layer in space.fixed_layers()))
-        self._macs, self._always = np.where(mask > 0, macs, 0.0).astype(np.float32), always
+        self._always, macs = op_macs(space)
+        self._macs = macs.astype(np.float32)
         drawn = space.sample(512, seed=0)
-        logs = np.log(always + self._macs[np.arange(space.num_blocks), drawn].sum(axis=1))
+        logs = np.log(self._always + self._macs[np.arange(space.num_blocks), drawn].sum(axis=1))
         self._log_macs = float(logs.mean()), max(float(logs.std()), 1e-6)
         self._upper = np.triu_indices(space.num_blocks, 1)
         self._inherited_scale = 0.0, 1.0

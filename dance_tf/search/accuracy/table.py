@@ -141,7 +141,6 @@ class TableAccuracy:
     """
 
     kind = "table"
-    is_trained = True
 
     def __init__(self, table: AccuracyTable, training: int | None = 0) -> None:
         if training is not None and not 0 <= training < table.num_trainings:

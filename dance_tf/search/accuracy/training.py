@@ -61,7 +61,6 @@ class TrainedAccuracy:
     """
 
     kind = "training"
-    is_trained = True
 
     def __init__(
         self,

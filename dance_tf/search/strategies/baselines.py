@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from dance_tf.hardware.layers import op_macs
 from dance_tf.hardware.objective import Limits
 from dance_tf.search.strategies.problem import Pair, PairCosts, StrategyProblem, Trials
 from dance_tf.search.strategies.regularised_evolution import (
@@ -29,24 +30,11 @@ from dance_tf.search.strategies.regularised_evolution import (
     weight_drawer,
     with_another_op,
 )
-from dance_tf.supernet.search_space import NetworkSpace
 
-__all__ = ["Baseline", "best_for_mixture", "least_excess", "op_macs"]
+__all__ = ["Baseline", "best_for_mixture", "least_excess"]
 
 #: Draws after which no network is taken to be within the limits of the fixed accelerator.
 _MOST_DRAWS = 1000
-
-
-def op_macs(space: NetworkSpace) -> tuple[float, np.ndarray]:
-    """Return the MACs of the layers that all networks have, and of each op, float64 [D, O]."""
-    per_op = [
-        [
-            float(sum(layer.macs for layer in space.op_layers(block, op))) if is_there else 0.0
-            for op, is_there in zip(space.op_names, row, strict=True)
-        ]
-        for block, row in enumerate(space.op_mask)
-    ]
-    return float(sum(layer.macs for layer in space.fixed_layers())), np.asarray(per_op)
 
 
 def least_excess(costs: PairCosts, ops: tuple[int, ...], limits: Limits | None) -> int:

@@ -85,7 +85,6 @@ def compare(
     if table is not None:
         networks, seen = table.op_indices, source.errors(table.op_indices)
     judge: dict[str, Json] = {"table": judge_csv, "training": None}
-    on_test = supernet_accuracy(setting, "test")
     if judges is not None:
         judged = judges.errors(networks)
     elif table is not None:
@@ -93,6 +92,7 @@ def compare(
         judged = table.errors(networks, training)
         judge = {"table": table.name, "training": training + 1}
     else:
+        on_test = supernet_accuracy(setting, "test")
         assert on_test is not None, "a setting has a table or a supernet"
         judged = on_test.errors(networks)
         judge = {"supernet": on_test.weights_sha256, "split": "test"}

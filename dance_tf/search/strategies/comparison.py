@@ -22,7 +22,7 @@ import numpy as np
 from dance_tf.files import Json
 from dance_tf.hardware.objective import Limits
 from dance_tf.hardware.oracle import best_accelerators
-from dance_tf.search.strategies.problem import Goal, StrategyProblem, Trace
+from dance_tf.search.strategies.problem import Goal, PairCosts, StrategyProblem, Trace
 from dance_tf.search.sweep.fronts import front_rows, hypervolume
 from dance_tf.structs import METRICS
 
@@ -84,7 +84,6 @@ class Referee:
     Attributes:
         front: Rows of `networks` that are the exact front under the judge, by cost.
         log_costs: Logarithm of the cost of each on its exact best accelerator, float64 [N].
-        accelerators: Rows of these accelerators, int [N].
         one_for_all: Relative loss of each on the accelerator that is the best on average, [N].
     """
 
@@ -99,15 +98,19 @@ class Referee:
         self.errors = np.asarray(errors, np.float64)
         self.seen = np.asarray(seen, np.float64)
         self._row = {ops: row for row, ops in enumerate(map(tuple, self._networks.tolist()))}
-        self.log_costs, self.accelerators = self._best(None)
+        self._logs: dict[Limits | None, np.ndarray] = {}
+        self._costs: dict[Limits | None, PairCosts] = {}
+        self.log_costs = self._best(None)
         self._low, self._high = self.log_costs.min(), self.log_costs.max()
         self.front = front_rows(np.stack([self.log_costs, self.errors], axis=1))
         self._whole = self._area(self.front)
         self._optima: dict[tuple[float, Limits | None], tuple[float, float]] = {}
         self.one_for_all = self._one_accelerator()
 
-    def _best(self, limits: Limits | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return log costs [N] on the best accelerators within limits, and their rows [N]."""
+    def _best(self, limits: Limits | None) -> np.ndarray:
+        """Return log costs [N] on the best accelerators within limits."""
+        if limits in self._logs:
+            return self._logs[limits]
         table, objective = self._problem.table, self._problem.goal.objective
         vectors = np.tile(objective.vector, (len(self._networks), 1))
         best = best_accelerators(table, table.one_hot(self._networks), vectors, limits)
@@ -115,7 +118,15 @@ class Referee:
         logs = np.full(len(metrics), np.inf)
         is_feasible = np.asarray(best.is_feasible)
         logs[is_feasible] = self._problem.costs.log_costs(metrics[is_feasible])
-        return logs, np.asarray(best.accelerator_index)
+        self._logs[limits] = logs
+        return logs
+
+    def _costs_within(self, limits: Limits | None) -> PairCosts:
+        """Return the costs of pairs under limits."""
+        if limits not in self._costs:
+            goal = dataclasses.replace(self._problem.goal, limits=limits)
+            self._costs[limits] = dataclasses.replace(self._problem, goal=goal).costs
+        return self._costs[limits]
 
     def _points(self, rows: np.ndarray) -> np.ndarray:
         x = (self.log_costs[rows] - self._low) / max(self._high - self._low, 1e-12)
@@ -148,7 +159,7 @@ class Referee:
         """
         key = cost_weight, limits
         if key not in self._optima:
-            logs = self.log_costs if limits is None else self._best(limits)[0]
+            logs = self._best(limits)
             judged, seen = (np.log(e) + cost_weight * logs for e in (self.errors, self.seen))
             self._optima[key] = float(judged.min()), float(seen.min())
         return self._optima[key]
@@ -172,8 +183,7 @@ class Referee:
 
         It is the pair that is the best by what the run saw, on its own accelerator.
         """
-        goal = dataclasses.replace(self._problem.goal, cost_weight=cost_weight, limits=limits)
-        costs = dataclasses.replace(self._problem, goal=goal).costs
+        costs = self._costs_within(limits)
         least, answer = np.inf, None
         for pair, seen in {trial.pair: trial.error for trial in trace.trials}.items():
             candidate = costs.at(pair.ops, pair.accelerator)
@@ -187,7 +197,7 @@ class Referee:
 
     def best_answer(self, cost_weight: float, limits: Limits | None = None) -> Answer:
         """Return the answer of who has trained every network of the space once."""
-        logs = self.log_costs if limits is None else self._best(limits)[0]
+        logs = self._best(limits)
         row = int(np.argmin(np.log(self.seen) + cost_weight * logs))
         return self._answer(row, float(logs[row]), cost_weight, limits)
 

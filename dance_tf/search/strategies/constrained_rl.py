@@ -31,7 +31,7 @@ from dance_tf.search.strategies.controllers import (
     highest_log_cost,
     random_candidates,
 )
-from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials, interleaved
+from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials, over_rungs
 
 __all__ = ["ConstrainedRl"]
 
@@ -50,10 +50,7 @@ class ConstrainedRl:
             return self._search(problem, np.inf, seed)
         log_costs = random_candidates(problem, seed)[1]
         caps = np.quantile(log_costs, _CAPS) if len(log_costs) else np.full(len(_CAPS), np.inf)
-        seeds = np.random.SeedSequence(seed).generate_state(len(caps))
-        return interleaved(
-            [self._search(problem, float(c), int(s)) for c, s in zip(caps, seeds, strict=True)]
-        )
+        return over_rungs(caps.tolist(), seed, lambda cap, own: self._search(problem, cap, own))
 
     def _search(self, problem: StrategyProblem, cap: float, seed: int) -> Trials:
         costs, goal = problem.costs, problem.goal

@@ -31,6 +31,7 @@ __all__ = [
     "Controller",
     "MovingBaseline",
     "accelerator_choices",
+    "advantages_of_tries",
     "episodes",
     "excess_and_log_costs",
     "highest_log_cost",
@@ -265,6 +266,13 @@ class MovingBaseline:
             share = 1 / self._num if self._num <= self._num_first else 1 - self._decay
             self._mean += share * (float(reward) - self._mean)
         return np.clip((rewards - mean) / scale, -_MOST_ADVANTAGE, _MOST_ADVANTAGE)
+
+
+def advantages_of_tries(rewards: np.ndarray) -> np.ndarray:
+    """Return the advantages, float64 [B * N], of rewards [B, N] over the mean of each row."""
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    scaled: np.ndarray = centred / (centred.std() + 1e-6)
+    return np.clip(scaled, -_MOST_ADVANTAGE, _MOST_ADVANTAGE).reshape(-1)
 
 
 def accelerator_choices(problem: StrategyProblem, with_ops: bool = False) -> np.ndarray:

@@ -30,15 +30,11 @@ from dance_tf.hardware.objective import Limits
 from dance_tf.hardware.oracle import contender_rows
 from dance_tf.search.accuracy.predictor import ErrorPredictor, FittedPredictor
 from dance_tf.search.limits import NetworkFinder
+from dance_tf.search.strategies.descent import CANNOT_RUN, cost_weights, descended
 from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials
 
 __all__ = ["CoSearches", "DancePredictor", "choose"]
 
-#: lambda_2 of the co-searches for a front, log-uniform between these; weights of log(cost).
-_LEAST_LAMBDA_2, _LARGEST_LAMBDA_2 = 0.005, 1.5
-_LEARNING_RATE = 0.2
-_FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.2
-_CANNOT_RUN = 1e6  # stands for an infinite latency or energy
 _LIMIT_PENALTY = 5.0  # of log(error), for exceeding a limit by all of it
 _POINTS = 0.15  # errors further above the least than this add nothing to a front
 _NUM_REPAIRED = 4  # searches that are repaired exactly, where no simple repair keeps the limits
@@ -114,7 +110,7 @@ class CoSearches:
         rows = rows[np.asarray(table.area_mm2, np.float32)[rows] <= limits[2]]
         latency_ms, energy_mj = (column[:, rows] for column in table.columns())
         sums = np.concatenate([latency_ms, energy_mj], axis=1)
-        sums = tf.constant(np.where(np.isfinite(sums), sums, _CANNOT_RUN), tf.float32)
+        sums = tf.constant(np.where(np.isfinite(sums), sums, CANNOT_RUN), tf.float32)
         self._fixed, self._cells = sums[0], sums[1:]  # [2 C], [D * O, 2 C]
         self._area = tf.constant(np.asarray(table.area_mm2)[rows], tf.float32)
         self._limits, self._reference = limits, table.reference
@@ -127,12 +123,7 @@ class CoSearches:
             coefficients: Those of the predictor that each search goes by, [searches, F].
             rng: Source of the starts, and of lambda_2 for a front.
         """
-        weight = self._problem.goal.cost_weight
-        if weight is None:
-            least, largest = np.log(_LEAST_LAMBDA_2), np.log(_LARGEST_LAMBDA_2)
-            lambda_2 = np.exp(rng.uniform(least, largest, size=self._num))
-        else:
-            lambda_2 = np.full(self._num, weight)
+        lambda_2 = cost_weights(self._problem.goal, self._num, rng)
         start = rng.normal(size=(self._num, *self._problem.space.op_mask.shape))
         logits = self._descend(
             tf.constant(start, tf.float32),
@@ -165,24 +156,11 @@ class CoSearches:
     def _descend(self, start: tf.Tensor, draws: tf.Tensor, lambda_2: tf.Tensor) -> tf.Tensor:
         """Return the architecture parameters after all steps of Adam, float32 [B, D, O]."""
 
-        def step(
-            number: tf.Tensor, logits: tf.Tensor, mean: tf.Tensor, square: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
-            share = tf.cast(number, tf.float32) / self._num_steps
-            temperature = _FIRST_TEMPERATURE * (_LAST_TEMPERATURE / _FIRST_TEMPERATURE) ** share
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(logits)
-                mixture = tf.nn.softmax(logits / temperature + self._blocked)
-                loss = tf.reduce_sum(self._losses(mixture, draws, lambda_2))
-            gradient = tf.convert_to_tensor(tape.gradient(loss, logits))
-            count = tf.cast(number + 1, tf.float32)
-            mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
-            scaled = mean / (1 - 0.9**count) / (tf.sqrt(square / (1 - 0.99**count)) + 1e-8)
-            return number + 1, logits - _LEARNING_RATE * scaled, mean, square
+        def losses(logits: tf.Tensor, _: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+            mixture = tf.nn.softmax(logits / temperature + self._blocked)
+            return self._losses(mixture, draws, lambda_2)
 
-        zeros = tf.zeros_like(start)
-        state = (tf.constant(0), start, zeros, zeros)
-        return tf.while_loop(lambda number, *_: number < self._num_steps, step, state)[1]
+        return descended(start, self._num_steps, losses)
 
     def _losses(self, mixture: tf.Tensor, draws: tf.Tensor, lambda_2: tf.Tensor) -> tf.Tensor:
         log_errors = tf.reduce_sum(self._model.features(mixture) * draws, axis=1)

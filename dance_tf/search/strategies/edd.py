@@ -40,24 +40,21 @@ from typing import Literal, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from dance_tf.hardware.layers import op_macs
 from dance_tf.hardware.objective import Limits
 from dance_tf.search.accuracy.predictor import ErrorPredictor
-from dance_tf.search.strategies.baselines import best_for_mixture, op_macs
+from dance_tf.search.strategies.baselines import best_for_mixture
+from dance_tf.search.strategies.descent import CANNOT_RUN, cost_weights, descended
 from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials
 from dance_tf.search.strategies.regularised_evolution import with_another_op
 
 __all__ = ["Edd"]
 
-#: w of the searches for a front, log-uniform between these; weights of log(perf).
-_LEAST_WEIGHT, _LARGEST_WEIGHT = 0.005, 1.5
-_LEARNING_RATE = 0.2
-_FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.2
 _BETA, _C = 0.1, 1000.0  # of the barrier, whose exponent counts doublings beyond a limit
 _MOST_DOUBLINGS = 3.0  # beyond a limit, from which on the barrier is flat
 _SHARPNESS = 8.0  # of the smooth maximum over the blocks' parallel factors
 _WIDTH = 0.25  # of the neighbourhood of a parallel factor, in doublings
 _GRID = 24  # most numbers of PEs that the exact costs are taken at
-_CANNOT_RUN = 1e6  # stands for an infinite latency or energy
 _CERTAIN = 50.0  # logit of the op of a network that is not searched
 _TRIES = 200  # draws for each random network that is wanted
 
@@ -154,7 +151,7 @@ class _Searches:
         self._grid = tf.constant(self._log2_pes[kept], tf.float32)
         self._grid_area = tf.constant(area_mm2[kept], tf.float32)
         columns = np.stack(table.columns(), axis=-1)[:, self._rows[kept]]  # [1 + D * O, G, 2]
-        columns = np.where(np.isfinite(columns), columns, _CANNOT_RUN)
+        columns = np.where(np.isfinite(columns), columns, CANNOT_RUN)
         cells = np.zeros((self._num_blocks + 1, self._num_ops, *columns.shape[1:]))
         cells[:-1], cells[-1, 0] = columns[1:].reshape(*mask.shape, *columns.shape[1:]), columns[0]
         self._cells = tf.constant(cells, tf.float32)
@@ -239,12 +236,8 @@ class _Searches:
         self, theta: np.ndarray, coefficients: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return theta [B, D, O] and the resources, log2 of PEs, [B], of trained searches."""
-        weight, num, least = self._problem.goal.cost_weight, self._num, self._log2_pes.min()
-        if weight is None:
-            ends = np.log(_LEAST_WEIGHT), np.log(_LARGEST_WEIGHT)
-            weights = np.exp(rng.uniform(*ends, size=num))
-        else:
-            weights = np.full(num, weight)
+        num, least = self._num, self._log2_pes.min()
+        weights = cost_weights(self._problem.goal, num, rng)
         factors = rng.uniform(least, self._largest, size=(num, self._num_blocks + 1))
         start = np.concatenate([theta.reshape(num, -1), factors], axis=1)
         noise = rng.gumbel(size=(self._num_steps, *theta.shape))
@@ -258,28 +251,13 @@ class _Searches:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return theta, [B, D, O], and the resources, [B], after all steps of Adam."""
 
-        def step(
-            number: tf.Tensor, variables: tf.Tensor, mean: tf.Tensor, square: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
-            share = tf.cast(number, tf.float32) / self._num_steps
-            temperature = _FIRST_TEMPERATURE * (_LAST_TEMPERATURE / _FIRST_TEMPERATURE) ** share
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(variables)
-                theta, factors = self._split(variables)
-                mixture = tf.nn.softmax((theta + noise[number]) / temperature + self._blocked)
-                features = self._model.features(mixture)
-                losses = tf.linalg.matvec(features, coefficients)
-                losses += self._costs(mixture, factors, weights)
-                loss = tf.reduce_sum(losses)
-            gradient = tf.convert_to_tensor(tape.gradient(loss, variables))
-            count = tf.cast(number + 1, tf.float32)
-            mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
-            scaled = mean / (1 - 0.9**count) / (tf.sqrt(square / (1 - 0.99**count)) + 1e-8)
-            return number + 1, variables - _LEARNING_RATE * scaled, mean, square
+        def losses(variables: tf.Tensor, number: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+            theta, factors = self._split(variables)
+            mixture = tf.nn.softmax((theta + noise[number]) / temperature + self._blocked)
+            log_errors = tf.linalg.matvec(self._model.features(mixture), coefficients)
+            return log_errors + self._costs(mixture, factors, weights)
 
-        zeros = tf.zeros_like(start)
-        state = (tf.constant(0), start, zeros, zeros)
-        end = tf.while_loop(lambda number, *_: number < self._num_steps, step, state)[1]
+        end = descended(start, self._num_steps, losses)
         theta, factors = self._split(end)
         return theta, _resource(factors)
 

@@ -31,12 +31,13 @@ from dance_tf.search.strategies.controllers import (
     Controller,
     MovingBaseline,
     accelerator_choices,
+    advantages_of_tries,
     episodes,
     excess_and_log_costs,
     highest_log_cost,
     random_candidates,
 )
-from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials, interleaved
+from dance_tf.search.strategies.problem import Pair, StrategyProblem, Trials, over_rungs
 
 __all__ = ["Nasaic"]
 
@@ -61,11 +62,8 @@ class Nasaic:
         metrics, _ = random_candidates(problem, seed)
         if limits != Limits() or not len(metrics):
             return self._search(problem, limits.vector, seed)
-        specs = np.quantile(metrics, _SPECS, axis=0)
-        seeds = np.random.SeedSequence(seed).generate_state(len(specs))
-        return interleaved(
-            [self._search(problem, spec, int(s)) for spec, s in zip(specs, seeds, strict=True)]
-        )
+        specs = list(np.quantile(metrics, _SPECS, axis=0))
+        return over_rungs(specs, seed, lambda spec, own: self._search(problem, spec, own))
 
     def _search(self, problem: StrategyProblem, specs: np.ndarray, seed: int) -> Trials:
         costs, goal, num_blocks = problem.costs, problem.goal, problem.space.num_blocks
@@ -100,8 +98,7 @@ class Nasaic:
                 values.append(-_EXCESS_WEIGHT * of_tries - log_costs)
                 taken = int(np.argmin(of_tries))  # the first that meets them, where there is one
                 sampled[episode], misses[episode] = tries[taken], of_tries[taken]
-            centred = values - np.mean(values, axis=1, keepdims=True)
-            advantages = np.clip(centred / (centred.std() + 1e-6), -3.0, 3.0).reshape(-1, 1)
+            advantages = advantages_of_tries(np.asarray(values))[:, None]
             controller.learn(again.reshape(len(given), -1), advantages * only_hardware)
 
         def play() -> Generator[Pair, float, None]:

@@ -1,21 +1,18 @@
-"""Picture of a comparison: hypervolume against networks trained, and regret within limits."""
+"""Picture of a comparison: hypervolume against networks trained, and cost at equal accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dance_tf.files import Json, written_aside
+from dance_tf.files import Json
+from dance_tf.search.sweep.plot import SVG_STYLE, save_svg
 
 __all__ = ["plot_comparison"]
 
-# No date and no random names, so that equal data give equal files.
-_METADATA = {"Date": None, "Creator": None}
-_RC: Any = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
 _OURS = "dance"
 
 
@@ -23,14 +20,15 @@ def plot_comparison(found: Mapping[str, Json], path: str) -> None:
     """Draw comparison.json as an SVG.
 
     On the left what is missing to the exact front's hypervolume against networks trained,
-    medians and quartiles; on the right the fronts of cost and error that the exact one is.
+    medians and quartiles; on the right how many times less cost there is at equal accuracy, of
+    the exact front and of each strategy at the last budget.
 
     Args:
         found: Content of comparison.json.
         path: File to write.
     """
     names = list(dict.fromkeys(entry["strategy"] for entry in found["strategies"]))
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=(10.5, 5.0), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         for number, name in enumerate(names):
@@ -46,8 +44,7 @@ def plot_comparison(found: Mapping[str, Json], path: str) -> None:
         left.grid(alpha=0.3)
         left.legend(frameon=False, fontsize=7, ncols=2)
         _draw_ratios(right, found)
-        with written_aside(path) as aside:
-            figure.savefig(aside, format="svg", metadata=_METADATA)
+        save_svg(figure, path)
 
 
 def _draw(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -42,6 +42,7 @@ __all__ = [
     "Trials",
     "interleaved",
     "over_cost_weights",
+    "over_rungs",
     "run_strategy",
 ]
 
@@ -63,6 +64,8 @@ class Pair(NamedTuple):
 
 
 _ALL = slice(None)
+
+_Rung = TypeVar("_Rung")
 
 #: Pairs out, errors (shares of images classified wrong) in.
 Trials: TypeAlias = Generator[Pair, float, None]
@@ -322,6 +325,16 @@ def over_cost_weights(
     """
     if problem.goal.cost_weight is not None:
         return search(problem, seed)
-    rungs = [problem.weighing(weight) for weight in COST_WEIGHTS]
+    return over_rungs([problem.weighing(weight) for weight in COST_WEIGHTS], seed, search)
+
+
+def over_rungs(rungs: Sequence[_Rung], seed: int, search: Callable[[_Rung, int], Trials]) -> Trials:
+    """Search on each rung of a ladder in turn, with a seed of its own.
+
+    Args:
+        rungs: What the searches differ in.
+        seed: Seed of the run.
+        search: Function from a rung and its seed to trials.
+    """
     seeds = np.random.SeedSequence(seed).generate_state(len(rungs))
     return interleaved([search(r, int(s)) for r, s in zip(rungs, seeds, strict=True)])

@@ -170,33 +170,16 @@ def aging_evolution(
 
 
 class RegularisedEvolution:
-    """Aging evolution of pairs.
+    """Aging evolution of pairs."""
 
-    Args:
-        use_best_accelerator: Whether networks alone evolve, each on its exact best
-            accelerator, or pairs.
-    """
-
-    def __init__(self, use_best_accelerator: bool = False) -> None:
-        self.name = "regularised_evolution" + ("_of_networks" if use_best_accelerator else "")
-        self._use_best = use_best_accelerator
+    name = "regularised_evolution"
 
     def trials(self, problem: StrategyProblem, seed: int) -> Trials:
         """Yield the first pairs, then children; see SearchStrategy."""
         rng, costs = np.random.default_rng(seed), problem.costs
         mask, accelerators = problem.space.op_mask, problem.table.accelerators
 
-        def on_best(ops: tuple[int, ...]) -> Pair | None:
-            row = costs.best(ops).accelerator
-            return Pair(ops, row) if row >= 0 else None
-
-        def first() -> Pair | None:
-            pair = random_pair(problem, rng)
-            return on_best(pair.ops) if pair is not None and self._use_best else pair
-
         def child(parent: Pair) -> Pair | None:
-            if self._use_best:
-                return on_best(with_another_op(parent.ops, mask, rng))
             ops, row = parent
             if rng.random() < _ACCELERATOR_SHARE:
                 row = with_field_moved(accelerators, row, rng)
@@ -205,7 +188,7 @@ class RegularisedEvolution:
             return Pair(ops, row) if costs.is_within(costs.at(ops, row).metrics) else None
 
         return aging_evolution(
-            first,
+            lambda: random_pair(problem, rng),
             child,
             lambda pair: costs.at(*pair).log_cost,
             weight_drawer(problem.goal, rng),

@@ -22,14 +22,14 @@ from typing import NamedTuple
 import numpy as np
 
 from dance_tf.config import ExperimentConfig, HardwareConfig, SpaceConfig
-from dance_tf.data.datasets import load_images
 from dance_tf.errors import UserError
-from dance_tf.files import Json, read_json, write_json
+from dance_tf.files import Json, read_json, strict_data, write_json
 from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.objective import Objective
 from dance_tf.protocols import AccuracySource
 from dance_tf.search.accuracy.inherited import SupernetAccuracy, read_inherited
 from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy
+from dance_tf.search.pipeline import load_space_and_images
 from dance_tf.search.strategies.problem import (
     Believing,
     Goal,
@@ -140,11 +140,10 @@ def supernet_accuracy(setting: Setting, split: str) -> SupernetAccuracy | None:
     if setting.supernet is None:
         return None
     config = setting.supernet.config
-    space = make_space(setting.space)
-    dataset = load_images(config.data, input_size=space.input_size)
+    space, dataset = load_space_and_images(config)
     folder = str(config.search.supernet_dir)
-    supernet = load_supernet(folder, make_space(config.space, dataset.num_classes), dataset, config)
-    record = read_supernet_record(folder, supernet.space, dataset, config)
+    supernet = load_supernet(folder, space, dataset, config)
+    record = read_supernet_record(folder, space, dataset, config)
     inherited = InheritedAccuracy(supernet, dataset, setting.supernet.num_images, split)
     return SupernetAccuracy(inherited, str(record["weights_sha256"]))
 
@@ -173,14 +172,12 @@ def run_all(
         UserError: If a file in the folder is of another setting.
     """
     os.makedirs(folder, exist_ok=True)
-    identities = {
-        name: _identity(setting, STRATEGIES[name].needs_inherited)
-        for name in {run.strategy for run in runs}
-    }
+    of_need = {needs: _identity(setting, needs) for needs in (False, True)}
+    identities = {run: of_need[STRATEGIES[run.strategy].needs_inherited] for run in runs}
     found: dict[Run, Finished] = {}
     left = []
     for run in runs:
-        kept = _read(os.path.join(folder, run.file_name), run, identities[run.strategy], budgets)
+        kept = _read(os.path.join(folder, run.file_name), run, identities[run], budgets)
         if kept is None:
             left.append(run)
         else:
@@ -188,8 +185,7 @@ def run_all(
     if on_progress:
         on_progress(len(found), len(runs))
     for run, record in _make(setting, left, budgets, num_jobs, on_start):
-        identity = identities[run.strategy]
-        record = {"identity": identity, "goal": _goal_json(run.goal), **record}
+        record = {"identity": identities[run], "goal": strict_data(run.goal), **record}
         write_json(os.path.join(folder, run.file_name), record)
         found[run] = _finished(record)
         if on_progress:
@@ -277,12 +273,8 @@ def _identity(setting: Setting, needs_inherited: bool) -> dict[str, Json]:
         "schema_version": _SCHEMA_VERSION,
         "cost_table": problem.table.content_hash,
         "accuracies": accuracies,
-        "objective": json.loads(json.dumps(dataclasses.asdict(setting.objective))),
+        "objective": strict_data(setting.objective),
     }
-
-
-def _goal_json(goal: Goal) -> Json:
-    return json.loads(json.dumps(dataclasses.asdict(goal)))
 
 
 def _read(
@@ -297,7 +289,7 @@ def _read(
             f"{path}: is a run on other costs or other accuracies: name another folder, or"
             " delete this one"
         )
-    if record["goal"] != _goal_json(run.goal) or not set(budgets) <= set(record["budgets"]):
+    if record["goal"] != strict_data(run.goal) or not set(budgets) <= set(record["budgets"]):
         return None
     return _finished(record)
 

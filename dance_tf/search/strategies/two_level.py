@@ -26,12 +26,13 @@ from collections.abc import Generator
 import keras
 import numpy as np
 
-from dance_tf.search.strategies.baselines import op_macs
+from dance_tf.hardware.layers import op_macs
 from dance_tf.search.strategies.controllers import (
     BATCH_SIZE,
     Controller,
     MovingBaseline,
     accelerator_choices,
+    advantages_of_tries,
     episodes,
     excess_and_log_costs,
     highest_log_cost,
@@ -92,8 +93,7 @@ def _search(problem: StrategyProblem, seed: int) -> Trials:
                 if values[episode, at] < least[episode]:
                     least[episode] = values[episode, at]
                     best[episode], misses[episode] = tries[at], of_tries[at]
-            centred = values.mean(axis=1, keepdims=True) - values
-            advantages = np.clip(centred / (centred.std() + 1e-6), -3.0, 3.0).reshape(-1, 1)
+            advantages = advantages_of_tries(-values)[:, None]
             controller.learn(drawn, advantages * only_hardware)
         return best, misses
 

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from dance_tf.files import Json, written_aside
 from dance_tf.search.sweep.fronts import front_rows
 
-__all__ = ["plot_sweep"]
+__all__ = ["SVG_STYLE", "plot_sweep", "save_svg"]
 
 # No date and no random names, so that equal data give equal files.
 _METADATA = {"Date": None, "Creator": None}
-_RC: Any = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
+#: Settings of matplotlib under which pictures are drawn.
+SVG_STYLE: Any = {"svg.hashsalt": "dance_tf", "svg.fonttype": "none", "font.size": 9}
 _BASELINE = "accuracy alone"
 
 Spots = Sequence[tuple[float, float]]  # (EDAP in ms mJ mm2, error as a share)
@@ -38,7 +39,7 @@ def plot_sweep(
     points = found["points"]
     errors = ["inherited_error", *(["retrained_error"] if found["retrained"] else [])]
     names = dict.fromkeys(map(_series, points))
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=(6.4 + 4.2 * (len(errors) - 1), 4.0), layout="constrained")
         all_axes = figure.subplots(1, len(errors), squeeze=False)[0]
         for axes, error in zip(all_axes, errors, strict=True):
@@ -56,8 +57,13 @@ def plot_sweep(
         for name, reference in (references or {}).items():
             _draw_front(all_axes[0], reference, color="0.4", label=name)
         all_axes[0].legend(frameon=False)
-        with written_aside(path) as aside:
-            figure.savefig(aside, format="svg", metadata=_METADATA)
+        save_svg(figure, path)
+
+
+def save_svg(figure: Figure, path: str) -> None:
+    """Write a figure, drawn under SVG_STYLE, so that equal data give equal files."""
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="svg", metadata=_METADATA)
 
 
 def _series(point: Mapping[str, Json]) -> str:

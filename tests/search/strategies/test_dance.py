@@ -34,7 +34,7 @@ MIDDLE = Limits(
 class _Errors:
     """Errors that fall with the size of each block's op; an AccuracySource."""
 
-    kind, is_trained = "table", True
+    kind = "table"
 
     def errors(self, op_indices):
         gains = np.asarray([1.0, 2.0, 1.5, 2.5, 2.0, 3.0, 0.0])

@@ -23,7 +23,7 @@ NAMES = sorted(name for name, entry in STRATEGIES.items() if "dance" not in name
 class AdditiveErrors:
     """Errors that fall with each block's op, by a made-up gain; an AccuracySource."""
 
-    kind, is_trained = "table", True
+    kind = "table"
 
     def __init__(self, op_mask: np.ndarray) -> None:
         gains = np.random.default_rng(3).uniform(0.0, 1.0, op_mask.shape)
