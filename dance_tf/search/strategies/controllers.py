@@ -15,6 +15,7 @@ Learning, for the controller.
 from __future__ import annotations
 
 import functools
+import json
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
@@ -55,15 +56,21 @@ _MASKED = -1e9
 
 
 class _Program(NamedTuple):
-    """Traced functions of all controllers of one shape, whose weights are one vector."""
+    """Traced functions of all controllers of one shape and optimizer.
+
+    The weights are one vector; the state is that vector and the optimizer's variables.
+    """
 
     cells: list[keras.layers.LSTMCell]
+    first_optimizer_state: list[tf.Tensor]
     sample: Callable[..., tf.Tensor]
-    gradient: Callable[..., tf.Tensor]
+    learn: Callable[..., list[tf.Tensor]]
 
 
 @functools.cache
-def _program(num_decisions: int, num_values: int, num_units: int, num_layers: int) -> _Program:
+def _program(
+    num_decisions: int, num_values: int, num_units: int, num_layers: int, optimizer_json: str
+) -> _Program:
     cells = [keras.layers.LSTMCell(num_units) for _ in range(num_layers)]
     for cell in cells:
         cell.build((None, num_units))
@@ -104,6 +111,11 @@ def _program(num_decisions: int, num_values: int, num_units: int, num_layers: in
         return all_logits, decisions
 
     number, count = tf.float32, tf.int32
+    # Each controller's state passes through these, so that a step is one call of a graph.
+    optimizer = keras.optimizers.deserialize(json.loads(optimizer_json))
+    kept = tf.Variable(tf.zeros([sum(sizes)]))
+    optimizer.build([kept])
+    optimizer_variables = [variable.value for variable in optimizer.variables]
 
     @tf.function(
         autograph=False,
@@ -126,20 +138,23 @@ def _program(num_decisions: int, num_values: int, num_units: int, num_layers: in
     @tf.function(
         autograph=False,
         input_signature=(
-            tf.TensorSpec([sum(sizes)], number),
+            [tf.TensorSpec(v.shape, v.dtype) for v in (kept, *optimizer_variables)],
             tf.TensorSpec([None, num_decisions], count),
             tf.TensorSpec([None, num_decisions], number),
             tf.TensorSpec([num_decisions, num_values], number),
             tf.TensorSpec([], number),
         ),
     )
-    def gradient(
-        weights: tf.Tensor,
+    def learn(
+        state: list[tf.Tensor],
         decisions: tf.Tensor,
         advantages: tf.Tensor,
         log_mask: tf.Tensor,
         entropy_weight: tf.Tensor,
-    ) -> tf.Tensor:
+    ) -> list[tf.Tensor]:
+        for variable, value in zip((kept, *optimizer_variables), state, strict=True):
+            variable.assign(value)
+        weights = state[0]
         with tf.GradientTape() as tape:
             tape.watch(weights)
             per_step, _ = steps(
@@ -151,9 +166,11 @@ def _program(num_decisions: int, num_values: int, num_units: int, num_layers: in
             loss = -tf.reduce_mean(
                 tf.reduce_sum(advantages * taken, axis=1) + entropy_weight * entropy
             )
-        return tape.gradient(loss, weights)
+        optimizer.apply([tape.gradient(loss, weights)], [kept])
+        return [variable.read_value() for variable in (kept, *optimizer_variables)]
 
-    return _Program(cells, sample, gradient)
+    first = [tf.identity(variable) for variable in optimizer_variables]
+    return _Program(cells, first, sample, learn)
 
 
 class Controller:
@@ -162,7 +179,7 @@ class Controller:
     Args:
         choices: Values that each decision has, bool [T, V].
         seed: Seed of the weights and of all draws.
-        optimizer: Optimizer of the weights, of its own for each controller.
+        optimizer: Optimizer of the weights, of which the configuration is taken.
         num_units: Units of an LSTM layer and of an embedding.
         num_layers: LSTM layers.
         entropy_weight: Weight of the policy's entropy, which keeps it from settling early.
@@ -180,12 +197,15 @@ class Controller:
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._choices, self._shape = choices, choices.shape
-        self._program = _program(*choices.shape, num_units, num_layers)
+        # The name, which counts the optimizers made so far, makes no difference to a program.
+        settings = keras.optimizers.serialize(optimizer)
+        settings["config"] = {k: v for k, v in settings["config"].items() if k != "name"}
+        optimizer_json = json.dumps(settings, sort_keys=True)
+        self._program = _program(*choices.shape, num_units, num_layers, optimizer_json)
         self._log_mask = np.where(choices, 0.0, _MASKED).astype(np.float32)
         self._entropy_weight = np.float32(entropy_weight)
-        self._weights = tf.Variable(self._first_weights(num_units))
-        self._optimizer = optimizer
-        optimizer.build([self._weights])
+        weights = tf.constant(self._first_weights(num_units))
+        self._state = [weights, *self._program.first_optimizer_state]
 
     def sample(self, num: int, given: np.ndarray | None = None) -> np.ndarray:
         """Draw decisions, int32 [num, T].
@@ -199,7 +219,7 @@ class Controller:
             given = np.full((num, self._shape[0]), -1)
         given = np.asarray(given, np.int32)
         drawn: np.ndarray = self._program.sample(
-            self._weights, noise, given, self._log_mask
+            self._state[0], noise, given, self._log_mask
         ).numpy()
         return drawn
 
@@ -214,11 +234,10 @@ class Controller:
         advantages = np.asarray(advantages, np.float32)
         if advantages.ndim == 1:
             advantages = np.repeat(advantages[:, None], self._shape[0], axis=1)
-        gradient = self._program.gradient(
-            self._weights, np.asarray(decisions, np.int32), advantages, self._log_mask,
+        self._state = self._program.learn(
+            self._state, np.asarray(decisions, np.int32), advantages, self._log_mask,
             self._entropy_weight,
         )  # fmt: skip
-        self._optimizer.apply([gradient], [self._weights])
 
     def _first_weights(self, num_units: int) -> np.ndarray:
         num_decisions, num_values = self._shape
