@@ -59,7 +59,7 @@ def measure_search_steps(
         `weight_step`; `architecture_step_NAME` for each evaluator and for `no_cost`.
     """
     random = np.random.RandomState(seed)
-    shape = (config.batch_size, space.input_size, space.input_size, space.image_channels)
+    shape = (config.batch_size, *space.input_shape)
     images = tf.constant(random.rand(*shape), tf.float32)
     labels = tf.constant(random.randint(0, space.num_classes, config.batch_size), tf.int32)
     supernet = Supernet(space, seed, config.supernet)

@@ -123,7 +123,7 @@ def measure_steps(
         every block.
     """
     random = np.random.RandomState(seed)
-    shape = (batch_size, space.input_size, space.input_size, space.image_channels)
+    shape = (batch_size, *space.input_shape)
     images = tf.constant(random.rand(*shape), tf.float32)
     labels = tf.constant(random.randint(0, space.num_classes, batch_size))
     kinds: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}

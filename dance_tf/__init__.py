@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from dance_tf.search.result import SearchResult
     from dance_tf.search.retrain import retrain
     from dance_tf.structs import Accelerator, Architecture, Layer
-    from dance_tf.supernet.search_space import NetworkSpace, make_space
+    from dance_tf.supernet.search_space import NetworkSpace
+    from dance_tf.supernet.space_files import make_space
     from dance_tf.supernet.supernet import Supernet, build_network, derive
 
 __all__ = [
@@ -104,7 +105,7 @@ _HOMES = {
     "load_evaluator": "evaluator.loading",
     "load_images": "data.datasets",
     "load_or_build_table": "hardware.cost_table",
-    "make_space": "supernet.search_space",
+    "make_space": "supernet.space_files",
     "override": "config",
     "pareto_front": "hardware.oracle",
     "preset": "presets",

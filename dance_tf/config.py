@@ -109,7 +109,7 @@ class HardwareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpaceConfig:
-    """Network space: a name of supernet/search_space.py and its three numbers.
+    """Network space: a shipped name or a file, and three numbers that replace its own.
 
     None takes the named space's own value.
     """

@@ -100,7 +100,9 @@ FIELDS: dict[str, FieldInfo] = {
     "hardware.measured_csv": FieldInfo(
         "CSV file of measured costs to use in place of the cost model; null: none"
     ),
-    "space.name": FieldInfo("Network space, by its name in supernet/search_space.py"),
+    "space.name": FieldInfo(
+        "Network space: the name of a shipped one, or the path of a .json file"
+    ),
     "space.width_multiplier": FieldInfo(
         "Factor of all channel counts; null: the space's own", 1e-3, 1e3
     ),

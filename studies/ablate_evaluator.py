@@ -104,7 +104,7 @@ def ablate(
     # Late: a mistake is told before TensorFlow is waited for.
     report = _begun(config, output)
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     with progress("cost table") as on_progress:
         table = load_or_build_table(

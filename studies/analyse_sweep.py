@@ -126,7 +126,7 @@ def analyse(
     """
     # Late: a mistake is told before TensorFlow is waited for.
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     table = load_or_build_table(make_space(config.space), config.hardware)
     if table.content_hash != sweep["cost_table_sha256"]:
@@ -333,7 +333,7 @@ def _fields(table: Any, index: int) -> dict[str, Any]:
 
 
 def _shape(op_name: str) -> tuple[int, int] | None:
-    from dance_tf.supernet.search_space import op_kernel_expansion
+    from dance_tf.supernet.op_names import op_kernel_expansion
 
     return op_kernel_expansion(op_name)
 

@@ -11,7 +11,7 @@ import numpy as np
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.files import written_aside
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from tools import flags as common
 
 __all__ = ["Images", "read_or_make"]

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     common.load_tensorflow()
     from dance_tf.run.reporting import format_table
     from dance_tf.search.accuracy.predictor import ErrorPredictor
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     trained = read_trained(_TRAINED.value)
     space = make_space(SpaceConfig(**trained["config"]["space"]))

@@ -90,7 +90,7 @@ class _Training:
         from dance_tf.search.accuracy.table import AccuracyTable, shipped_table_path
         from dance_tf.search.problem import make_objective
         from dance_tf.search.steps import CoSearchSteps
-        from dance_tf.supernet.search_space import make_space
+        from dance_tf.supernet.space_files import make_space
         from dance_tf.supernet.supernet import Supernet
 
         self.config, self.phases = config, phases

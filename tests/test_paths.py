@@ -25,7 +25,7 @@ from dance_tf.hardware.technology import technology
 from dance_tf.report.run_folder import read_run
 from dance_tf.run import reporting, terminal
 from dance_tf.search.supernet_training import read_supernet_record
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 #: Not a path of any machine, with a word of the reason.
 NO_PATHS = {

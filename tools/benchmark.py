@@ -150,7 +150,7 @@ def cost_model(num_runs: int, is_quick: bool) -> Measured:
         from dance_tf.hardware.accelerator import AcceleratorSpace
         from dance_tf.hardware.cost_table import load_or_build_table
         from dance_tf.hardware.layers import conv, space_layers
-        from dance_tf.supernet.search_space import make_space
+        from dance_tf.supernet.space_files import make_space
 
         space = make_space(config.space)
         table = load_or_build_table(space, config.hardware, cache_dir=caches[-1])
@@ -238,7 +238,7 @@ def evaluator_queries(num_runs: int, is_quick: bool) -> Measured:
     from dance_tf.files import pattern_free
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.hardware.oracle import best_accelerators
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     space = make_space(config.space)
     table = load_or_build_table(space, config.hardware)
@@ -291,7 +291,7 @@ def supernet(num_runs: int, is_quick: bool) -> Measured:
     batch_size, num_steps = (8, 1) if is_quick else (config.search.batch_size, 10)
     common.load_tensorflow()
     from benchmarks.supernet import measure_steps
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     space = make_space(config.space)
     runs = [
@@ -312,7 +312,7 @@ def search(num_runs: int, is_quick: bool) -> Measured:
     from dance_tf.evaluator.exact import ExactEvaluator
     from dance_tf.evaluator.loading import load_evaluator
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     space = make_space(config.space)
     table = load_or_build_table(space, config.hardware)

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     common.load_tensorflow()
     from dance_tf.hardware.cost_table import cost_source, default_cache_dir, load_or_build_table
     from dance_tf.run.terminal import progress
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     space = make_space(config.space)
     folder = FLAGS["cache_dir"].value or default_cache_dir()

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.evaluator import label_dataset
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.run.terminal import Stages, progress, warn
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     data_dir = resolve_data_dir(config.data.data_dir)
     with Stages("cost table", "labels"):

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.hardware.loopnest.mapper import LoopNestCostModel
     from dance_tf.hardware.measured import write_cost_template
     from dance_tf.run.terminal import progress
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     layers = space_layers(make_space(config.space))
     accelerators = AcceleratorSpace(config.hardware.accelerators).all()

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     from dance_tf.evaluator.assessment import evaluate_evaluator
     from dance_tf.evaluator.loading import check_evaluator, load_evaluator
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     space = make_space(config.space)
     check_evaluator(config.evaluator, space, config.hardware)

@@ -155,7 +155,7 @@ def _one_hot(config: ExperimentConfig, architecture: Architecture) -> np.ndarray
     """Return an architecture as mixture weights, float32 [D, O]."""
     import numpy as np
 
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     space = make_space(config.space)
     return np.eye(space.num_ops, dtype=np.float32)[space.to_indices(architecture)]

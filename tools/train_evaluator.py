@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     common.load_tensorflow()
     from dance_tf.evaluator.training import train_evaluator
     from dance_tf.hardware.cost_table import load_or_build_table
-    from dance_tf.supernet.search_space import make_space
+    from dance_tf.supernet.space_files import make_space
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(Stages("cost table", "train evaluator"))

@@ -169,7 +169,7 @@ def load_workload(request: Request) -> Workload:
     if request.layer is not None:
         return Workload((request.layer,), {}, [])
     if request.architecture is not None:
-        from dance_tf.supernet.search_space import make_space
+        from dance_tf.supernet.space_files import make_space
 
         layers = make_space(request.config.space).layers(request.architecture)
         return Workload(tuple(layers), {"architecture": request.architecture}, [])

@@ -16,6 +16,7 @@ __all__ = [
     "different_layers",
     "layer_key",
     "op_macs",
+    "products_of_attention",
     "space_layers",
 ]
 
@@ -25,44 +26,102 @@ def conv(
     *,
     in_channels: int,
     out_channels: int,
-    output_size: int,
-    kernel: int,
+    output_size: int | tuple[int, int],
+    kernel: int | tuple[int, int],
     stride: int = 1,
+    groups: int = 1,
 ) -> Layer:
-    """Return a square convolution with batch 1."""
+    """Return a convolution with batch 1.
+
+    Args:
+        name: Name of the layer.
+        in_channels: Input channels of all groups.
+        out_channels: Output channels of all groups.
+        output_size: Height and width of the output, or one number for both.
+        kernel: Height and width of the filter, or one number for both.
+        stride: Stride in both directions.
+        groups: Number of groups.
+    """
+    (height, width), (filter_height, filter_width) = _pair(output_size), _pair(kernel)
     return Layer(
         name=name,
         kind="conv",
         N=1,
         K=out_channels,
-        C=in_channels,
-        P=output_size,
-        Q=output_size,
-        R=kernel,
-        S=kernel,
+        C=in_channels // groups,
+        P=width,
+        Q=height,
+        R=filter_width,
+        S=filter_height,
         stride=(stride, stride),
+        groups=groups,
     )
 
 
-def depthwise(name: str, *, channels: int, output_size: int, kernel: int, stride: int = 1) -> Layer:
-    """Return a square depthwise convolution with batch 1."""
+def depthwise(
+    name: str,
+    *,
+    channels: int,
+    output_size: int | tuple[int, int],
+    kernel: int | tuple[int, int],
+    stride: int = 1,
+) -> Layer:
+    """Return a depthwise convolution with batch 1; sizes as `conv` takes them."""
+    (height, width), (filter_height, filter_width) = _pair(output_size), _pair(kernel)
     return Layer(
         name=name,
         kind="depthwise",
         N=1,
         K=channels,
         C=1,
-        P=output_size,
-        Q=output_size,
-        R=kernel,
-        S=kernel,
+        P=width,
+        Q=height,
+        R=filter_width,
+        S=filter_height,
         stride=(stride, stride),
     )
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def dense(name: str, *, in_features: int, out_features: int) -> Layer:
     """Return a fully connected layer with batch 1."""
     return conv(name, in_channels=in_features, out_channels=out_features, output_size=1, kernel=1)
+
+
+def products_of_attention(
+    prefix: str, *, length: int, channels: int, heads: int, key_width: int
+) -> tuple[Layer, ...]:
+    """Return the matrix products of self-attention over a series, batch 1.
+
+    Args:
+        prefix: Beginning of the layers' names.
+        length: Length of the series.
+        channels: Channels of inputs and outputs.
+        heads: Number of heads.
+        key_width: Channels of the queries, keys and values of a head.
+    """
+    inner = heads * key_width
+
+    def product(name: str, in_channels: int, out_channels: int, groups: int = 1) -> Layer:
+        return conv(
+            f"{prefix}/{name}",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            output_size=(1, length),
+            kernel=1,
+            groups=groups,
+        )
+
+    return (
+        *(product(name, channels, inner) for name in ("query", "key", "value")),
+        # What each head keeps to itself makes groups of a 1x1 convolution.
+        product("scores", inner, heads * length, heads),
+        product("weighted", heads * length, inner, heads),
+        product("output", inner, channels),
+    )
 
 
 def layer_key(layer: Layer) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from dance_tf.run.reporting import read_history
 from dance_tf.search.result import SCHEMA_VERSION
 from dance_tf.search.sweep.sweep import PARETO
 from dance_tf.structs import METRICS, Accelerator, Architecture
-from dance_tf.supernet.search_space import NetworkSpace, make_space
+from dance_tf.supernet.search_space import NetworkSpace
+from dance_tf.supernet.space_files import make_space
 
 __all__ = ["COST_FIELDS", "Run", "read_run"]
 

@@ -13,7 +13,7 @@ from dance_tf.report.exact import ExactParts
 from dance_tf.report.run_folder import Run
 from dance_tf.report.texts import accelerator_name, component_name, layer_shape, number, op_name
 from dance_tf.structs import METRICS, Layer
-from dance_tf.supernet.search_space import op_kernel_expansion
+from dance_tf.supernet.op_names import op_kernel_expansion
 
 __all__ = [
     "array_drawing",
@@ -54,29 +54,35 @@ def shares(parts: Mapping[str, float], scale: float) -> list[dict[str, Json]]:
 def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Json]]:
     """Return the fixed and the searched parts of the network, in the order in which they run."""
     space, blocks = run.space, []
-    stem, *first_layers, head, classifier = space.fixed_layers()
+    stem, *others = space.layers_before()
+    positions = [layer for layer in others if layer.name == "positions"]
+    first_layers = [layer for layer in others if layer.name != "positions"]
+    *head_layers, classifier = space.layers_after()
     chains: list[tuple[str, str, str, int | None, Sequence[Layer]]] = [
-        ("stem", "Stem", "Convolution 3x3", 3, [stem]),
+        ("stem", "Stem", f"Convolution {stem.R}x{stem.S}", stem.R, [stem]),
     ]
+    if positions:
+        chains.append(("positions", "Positions", "A learnt vector for each place", 1, positions))
     if first_layers:
-        chains.append(("first", "First", "MBConv 3x3, no expansion", 3, first_layers))
+        what = f"MBConv {first_layers[0].R}x{first_layers[0].S}, no expansion"
+        chains.append(("first", "First", what, 3, first_layers))
     for index, op in enumerate(run.architecture.ops):
-        kernel = (op_kernel_expansion(op) or (None, None))[0]
+        kernel = getattr(space.op(op), "kernel", None)
         of_op = space.op_layers(index, op)
         chains.append((f"block{index}", f"Block {index}", op_name(op), kernel, of_op))
-    chains += [
-        ("head", "Head", "Convolution 1x1", 1, [head]),
-        ("classifier", "Classifier", "Average pooling, dense", 1, [classifier]),
-    ]
+    if head_layers:
+        chains.append(("head", "Head", "Convolution 1x1", 1, head_layers))
+    chains.append(("classifier", "Classifier", "Average pooling, dense", 1, [classifier]))
     widest = max(layer.K for *_, layers in chains for layer in layers)
     costs = _costs_by_part(exact)
     for key, name, what, kernel, layers in chains:
-        part: dict[str, Json] = {"name": name, "what": what, "kernel": kernel}
+        part: dict[str, Json] = {"name": name, "what": what, "kernel": min(kernel or 1, 7)}
         if key.startswith("block"):
             block = space.blocks[int(key[5:])]
             channels = [block.in_channels, *(layer.K for layer in layers)]
             part["sizes"] = f"{block.in_channels} to {block.out_channels} channels"
-            part["output"] = f"{block.output_size}x{block.output_size}"
+            height, width = block.output_shape
+            part["output"] = f"{width}x{height}"
             part["stride"] = block.stride
             part["is_zero"] = not layers
         else:
@@ -84,7 +90,7 @@ def network_blocks(run: Run, exact: ExactParts | None) -> list[dict[str, Json]]:
             channels = [first.C * first.num_groups, *(layer.K for layer in layers)]
             part["sizes"] = f"{channels[0]} to {channels[-1]} channels"
             part["output"] = f"{last.P}x{last.Q}"
-            part["stride"] = 1
+            part["stride"] = first.stride[0]
             part["is_zero"] = False
         part["outline"] = _outline(channels, widest) if layers else None
         part["cost"] = costs.get(key)

@@ -15,7 +15,8 @@ from dance_tf.report.charts import Scale, line_path, scale_of
 from dance_tf.report.sweep_folder import Pair, Sweep
 from dance_tf.report.texts import number
 from dance_tf.search.sweep.fronts import front_rows
-from dance_tf.supernet.search_space import op_kernel_expansion
+from dance_tf.supernet.candidate_ops import LEFT_OUT
+from dance_tf.supernet.op_names import op_kernel_expansion
 
 __all__ = ["Axis", "Dot", "FrontChart", "Thread", "axes", "front_chart", "threads"]
 
@@ -246,7 +247,7 @@ def _dataflow_axis(sweep: Sweep) -> Axis:
 
 
 def _num_without_mbconv(pair: Pair) -> int:
-    return sum(op_kernel_expansion(op) is None for op in pair.ops)
+    return sum(op in LEFT_OUT for op in pair.ops)
 
 
 def _mean_of_op(pair: Pair, part: int) -> float | None:

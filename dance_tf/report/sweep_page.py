@@ -17,7 +17,8 @@ from dance_tf.report.sweep_charts import FrontChart, axes, front_chart, threads
 from dance_tf.report.sweep_folder import ERRORS, Pair, Sweep, read_sweep
 from dance_tf.report.texts import number
 from dance_tf.run import terminal
-from dance_tf.supernet.search_space import op_kernel_expansion
+from dance_tf.supernet.candidate_ops import LEFT_OUT
+from dance_tf.supernet.op_names import op_kernel_expansion
 
 __all__ = ["PAGE_NAME", "Saving", "render_sweep", "savings", "verdict", "write_sweep_page"]
 
@@ -268,9 +269,11 @@ def render_sweep(sweep: Sweep, page_dir: str) -> str:
 
 
 def _bar_class(op: str) -> str:
-    """Return the classes of an op's bar: its kernel and expansion, or zero."""
-    kernel_expansion = op_kernel_expansion(op)
-    return "zero" if kernel_expansion is None else "k{} e{}".format(*kernel_expansion)
+    """Return the classes of an op's bar: its kernel, and whether it expands much; or zero."""
+    if op in LEFT_OUT:
+        return "zero"
+    kernel, expansion = op_kernel_expansion(op) or (3, 3)
+    return f"k{min(kernel, 7)} e{6 if expansion > 3 else 3}"
 
 
 def _small_fronts(sweep: Sweep) -> list[FrontChart]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from dance_tf.files import Json
 from dance_tf.structs import Layer
-from dance_tf.supernet.search_space import op_kernel_expansion
+from dance_tf.supernet.op_names import op_words
 
 __all__ = [
     "accelerator_name",
@@ -87,11 +87,7 @@ def accelerator_name(accelerator: Mapping[str, Json]) -> str:
 
 def op_name(op: str) -> str:
     """Return a candidate op in words."""
-    kernel_expansion = op_kernel_expansion(op)
-    if kernel_expansion is None:
-        return op.capitalize()
-    kernel, expansion = kernel_expansion
-    return f"MBConv {kernel}x{kernel}, expansion {expansion}"
+    return op_words(op)
 
 
 def layer_shape(layer: Layer) -> str:

@@ -34,7 +34,8 @@ from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
-from dance_tf.supernet.search_space import NetworkSpace, make_space
+from dance_tf.supernet.search_space import NetworkSpace
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet
 
 __all__ = [
@@ -93,7 +94,7 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
     Raises:
         UserError: If the data are missing, or have more classes than the space.
     """
-    dataset = datasets.load_images(config.data, input_size=make_space(config.space).input_size)
+    dataset = datasets.load_images(config.data, input_size=make_space(config.space).size[0])
     space = make_space(config.space, dataset.num_classes)
     if space.num_classes < dataset.num_classes:
         raise UserError(

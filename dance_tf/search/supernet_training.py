@@ -9,7 +9,6 @@ a folder without it holds no finished supernet.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
@@ -169,11 +168,8 @@ def _identity(
     space: NetworkSpace, dataset: ImageDataset, config: ExperimentConfig
 ) -> dict[str, Json]:
     """Return what a search must share with the training of its supernet."""
-    described = dataclasses.asdict(space)
-    described["blocks"] = [list(block.values()) for block in described["blocks"]]
-    described["op_names"] = list(space.op_names)
     return {
-        "space": described,
+        "space": space.description(),
         "kind": config.search.supernet,
         "data": {
             "name": dataset.name,

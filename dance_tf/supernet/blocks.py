@@ -3,9 +3,9 @@
 In a `MixedOp` each op has weights of its own, which are a row of one variable. In a
 `SuperkernelOp` every MBConv is a slice of the largest one: a smaller kernel is its centre, a
 smaller expansion the first of its expanded channels; gamma and beta go with the channels.
-The 1x1 convolution of `identity`, where a block changes the shape, has weights of its own.
-A sampled op runs its slice alone, and takes the time of that op. Under gates the slices
-become masks: one pass of the largest op then has the gradient of every candidate.
+Other ops have weights of their own, an MBConv with squeeze and excite among them. A sampled
+op runs its slice alone, and takes the time of that op. Under gates the slices become masks:
+one pass of the largest op then has the gradient of every slice.
 
 Moving statistics are kept per candidate in both, since the outputs of a 3x3 kernel have
 another mean than those of a 7x7 one.
@@ -23,9 +23,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dance_tf.supernet.ops import PackedOp, kernel_shape, moved_statistics, normalise
+from dance_tf.errors import UserError
+from dance_tf.supernet.op_kinds import MBConv
+from dance_tf.supernet.ops import kernel_shape
+from dance_tf.supernet.packed_ops import (
+    KerasOp,
+    PackedOp,
+    moved_statistics,
+    normalise,
+    packed_op,
+)
 from dance_tf.supernet.primitives import activate, blended_depthwise_conv, pointwise_conv
-from dance_tf.supernet.search_space import NetworkSpace, op_kernel_expansion
+from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["MixedOp", "SuperkernelOp"]
 
@@ -50,10 +59,7 @@ class MixedOp(keras.layers.Layer):
         super().__init__(name=f"block{block_index}")
         self.block = space.blocks[block_index]
         self._is_allowed = space.op_mask[block_index]
-        self._ops = [
-            PackedOp(space.op_layers(block_index, name), seed=seed, activation=space.activation)
-            for name in space.op_names
-        ]
+        self._ops = [packed_op(space, block_index, name, seed=seed) for name in space.op_names]
         values, self.is_kernel = self._initial_weights()
         self.packed = self._variable("packed", values)
         self.statistics = self._variable(
@@ -130,15 +136,15 @@ class MixedOp(keras.layers.Layer):
         statistics: tf.Tensor,
         training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        if self._ops[o].num_weights:
+        if not self._ops[o].is_empty:
             return self._ops[o](inputs, weights, statistics, training)
-        size, channels = self.block.output_size, self.block.out_channels
+        shape = (*self.block.output_shape, self.block.out_channels)
         value = 0.0 if self._is_allowed[o] else math.nan
-        return tf.fill([tf.shape(inputs)[0], size, size, channels], value), statistics
+        return tf.fill([tf.shape(inputs)[0], *shape], value), statistics
 
-    def keras_weights(self, op_index: int) -> list[np.ndarray]:
-        """Return copies of one op's variables, in the order of `op_keras_layers`."""
-        return self._ops[op_index].to_keras(
+    def keras_weights(self, op_index: int) -> dict[str, list[np.ndarray]]:
+        """Return copies of one op's variables by the name of their layer in a network."""
+        return self._ops[op_index].keras_weights(
             np.asarray(self._weights_of(op_index)), self.statistics.numpy()[op_index]
         )
 
@@ -165,38 +171,49 @@ class SuperkernelOp(MixedOp):
     """
 
     def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
-        shapes = [op_kernel_expansion(name) for name in space.op_names]
-        kernels, expansions = (
+        block = space.blocks[block_index]
+        #: Kernel and expanded channels of the ops that are slices, None of the others.
+        shapes: list[tuple[int, int] | None] = []
+        for name in space.op_names:
+            op = space.op(name)
+            if isinstance(op, MBConv) and not op.squeeze_excite and not op.activation:
+                shapes.append((op.kernel, op.inner_channels(block)))
+            else:
+                shapes.append(None)
+        if not any(shapes):
+            raise UserError(
+                f"space {space.name!r}: a superkernel needs an mbconv among the ops, without _se"
+                " and with the space's activation: use search.supernet=proxyless"
+            )
+        kernels, channels = (
             sorted(set(values)) for values in zip(*filter(None, shapes), strict=True)
         )
-        layers = space.op_layers(block_index, f"mbconv{kernels[-1]}_e{expansions[-1]}")
+        expansion = channels[-1] / block.in_channels
+        largest = MBConv(kernels[-1], 1, width=expansion)
+        prefix = f"block{block_index}/mbconv{kernels[-1]}_e{expansion:g}"
+        layers = largest.layers(block, prefix)
         self._activation = space.activation
         self._largest = PackedOp(layers, seed=seed, activation=space.activation)
         self._stride = layers[1].stride[0]
-        #: The op that is no MBConv and has layers, and its index.
-        self._shortcut, self._shortcut_index = None, -1
+        #: Ops that are no slices and have layers, by their index.
+        self._others: dict[int, PackedOp | KerasOp] = {}
         for index, name in enumerate(space.op_names):
-            others = space.op_layers(block_index, name) if shapes[index] is None else ()
-            if others:
-                self._shortcut = PackedOp(others, seed=seed, activation=space.activation)
-                self._shortcut_index = index
-        self._kernels = kernels
-        channels = [space.blocks[block_index].in_channels * e for e in expansions]
-        #: Expanded channels that each expansion adds to the smaller one.
+            other = packed_op(space, block_index, name, seed=seed)
+            if shapes[index] is None and not other.is_empty:
+                self._others[index] = other
+        self._kernels, self._is_series = kernels, block.is_series
+        #: Expanded channels that each width adds to the smaller one.
         self._slabs = np.diff([0, *channels])
-        #: 1 for the ops that have at least each kernel, and at least each expansion; float32.
-        self._has_kernel, self._has_expansion = (
+        #: 1 for the ops that have at least each kernel, and at least each width; float32.
+        self._has_kernel, self._has_channels = (
             np.array([[s is not None and s[axis] >= v for v in values] for s in shapes], np.float32)
-            for axis, values in enumerate((kernels, expansions))
+            for axis, values in enumerate((kernels, channels))
         )
-        slices = [
-            self._slice(s[0], channels[expansions.index(s[1])]) if s else self._unsliced(o)
-            for o, s in enumerate(shapes)
-        ]
+        slices = [self._slice(*s) if s else self._unsliced(o) for o, s in enumerate(shapes)]
         #: Positions in `packed` of the weights of each op, op after op; and starts of the ops.
         self._positions = tf.constant(np.concatenate([weights for weights, _ in slices]))
         self._starts = tf.constant(np.cumsum([0, *(len(weights) for weights, _ in slices)]))
-        #: Positions of each op's statistics among those of the largest op and the shortcut,
+        #: Positions of each op's statistics among those of the largest op and the others,
         #: [O, S]; their number for none.
         self._num_statistics = sum(op.num_statistics for op in self._packed_ops)
         most = max(op.num_statistics for op in self._packed_ops)
@@ -210,11 +227,12 @@ class SuperkernelOp(MixedOp):
         largest = self._largest
         arrays = largest.to_keras(np.arange(largest.num_weights), np.arange(largest.num_statistics))
         margin = (self._kernels[-1] - kernel) // 2
-        inner = slice(margin, margin + kernel)
+        columns = slice(margin, margin + kernel)
+        rows = slice(None) if self._is_series else columns
         expand, depthwise, project = arrays[:5], arrays[5:10], arrays[10:]
         expand = [array[..., :channels] for array in expand]
         depthwise = [
-            depthwise[0][inner, inner, :channels],
+            depthwise[0][rows, columns, :channels],
             *(array[:channels] for array in depthwise[1:]),
         ]
         project = [project[0][:, :, :channels], *project[1:]]
@@ -225,16 +243,21 @@ class SuperkernelOp(MixedOp):
         return _flat(weights), _flat(statistics)
 
     @property
-    def _packed_ops(self) -> list[PackedOp]:
-        return [self._largest, *([self._shortcut] if self._shortcut else [])]
+    def _packed_ops(self) -> list[PackedOp | KerasOp]:
+        return [self._largest, *self._others.values()]
 
     def _unsliced(self, op_index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions as `_slice` does, of an op that is no MBConv."""
-        if self._shortcut is None or op_index != self._shortcut_index:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        weights = self._largest.num_weights + np.arange(self._shortcut.num_weights)
-        statistics = self._largest.num_statistics + np.arange(self._shortcut.num_statistics)
-        return weights, statistics
+        """Return positions as `_slice` does, of an op that is no slice."""
+        num_weights, num_statistics = self._largest.num_weights, self._largest.num_statistics
+        for index, op in self._others.items():
+            if index == op_index:
+                return (
+                    num_weights + np.arange(op.num_weights),
+                    num_statistics + np.arange(op.num_statistics),
+                )
+            num_weights += op.num_weights
+            num_statistics += op.num_statistics
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def _initial_weights(self) -> tuple[np.ndarray, np.ndarray]:
         return (
@@ -285,7 +308,7 @@ class SuperkernelOp(MixedOp):
     def _run_masked(
         self, inputs: tf.Tensor, gates: tf.Tensor, statistics: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Run the largest op under masks, and the shortcut under its gate.
+        """Run the largest op under masks, and each of the others under its gate.
 
         Returns:
             Outputs, and the statistics used, in the order of those of `_packed_ops`.
@@ -293,10 +316,10 @@ class SuperkernelOp(MixedOp):
         largest, layers = self._largest, self._largest.layers
         weights, moments = largest.split(self.packed.value, statistics)
         total = tf.reduce_sum(gates * self._has_kernel[:, 0])
-        # The smallest kernel and expansion are in every op. Where Zero is chosen, total is 0.
+        # The smallest kernel and width are in every slice. Where Zero is chosen, total is 0.
         ring_shares, slab_shares = (
             tf.math.divide_no_nan(tf.linalg.matvec(has.T[1:], gates), total)
-            for has in (self._has_kernel, self._has_expansion)
+            for has in (self._has_kernel, self._has_channels)
         )
         channel_shares = tf.repeat(tf.concat([[1.0], slab_shares], axis=0), self._slabs)
         used = []
@@ -318,11 +341,12 @@ class SuperkernelOp(MixedOp):
         # A matrix product gives the gradient of the shares faster than two passes over x.
         x = normalised(pointwise_conv(x, kernels[2][0, 0] * channel_shares[:, None]), 2)
         outputs = x * total
-        if self._shortcut is not None:
-            rest, of_shortcut = weights[-1], moments[-1]
-            shortcut, last = self._shortcut(inputs, rest, of_shortcut, training)
-            outputs += shortcut * gates[self._shortcut_index]
-            used.append(last)
+        rest, own = weights[-1], moments[-1]
+        for index, op in self._others.items():
+            own_outputs, moved = op(inputs, rest, own[: op.num_statistics], training)
+            outputs += own_outputs * gates[index]
+            used.append(moved)
+            rest, own = rest[op.num_weights :], own[op.num_statistics :]
         return outputs, tf.stop_gradient(tf.concat(used, axis=0))
 
     def _rings(self, kernel: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -330,12 +354,14 @@ class SuperkernelOp(MixedOp):
         sizes = self._kernels
         margins = [(sizes[-1] - size) // 2 for size in sizes]
         centres = [
-            kernel[m : m + size, m : m + size] for m, size in zip(margins, sizes, strict=True)
+            kernel[slice(None) if self._is_series else slice(m, m + size), m : m + size]
+            for m, size in zip(margins, sizes, strict=True)
         ]
         rings = []
         for inner, size, centre in zip(sizes, sizes[1:], centres[1:], strict=False):
-            mask, width = np.ones((size, size, 1, 1), np.float32), (size - inner) // 2
-            mask[width:-width, width:-width] = 0.0
+            mask, width = np.ones((*centre.shape[:2], 1, 1), np.float32), (size - inner) // 2
+            rows = slice(None) if self._is_series else slice(width, -width)
+            mask[rows, width:-width] = 0.0
             rings.append(centre * mask)
         return centres[0], rings
 

@@ -66,7 +66,9 @@ def _with_bias(outputs: tf.Tensor, bias: tf.Tensor, activation: str | None) -> t
 
 
 def activate(inputs: tf.Tensor, activation: str) -> tf.Tensor:
-    """Return "relu" or "relu6" of features."""
+    """Return "relu", "relu6" or "hard_swish" of features."""
+    if activation == "hard_swish":
+        return inputs * tf.nn.relu6(inputs + 3.0) / 6.0
     return tf.nn.relu(inputs) if activation == "relu" else tf.nn.relu6(inputs)
 
 
@@ -87,12 +89,12 @@ def batch_norm_training(
 
 
 def depthwise_conv(inputs: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Return the depthwise convolution, padding "SAME", of [B, H, W, C] with [R, R, C, 1].
+    """Return the depthwise convolution, padding "SAME", of [B, H, W, C] with [S, R, C, 1].
 
     The gradient of a kernel wider than three is computed in strips.
     """
     strides = [1, stride, stride, 1]
-    if kernel.shape[0] <= _FAST_FILTER_WIDTH:
+    if kernel.shape[1] <= _FAST_FILTER_WIDTH:
         return tf.nn.depthwise_conv2d(inputs, kernel, strides, "SAME")
 
     @tf.custom_gradient
@@ -105,7 +107,7 @@ def depthwise_conv(inputs: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tens
                 strides=strides,
                 padding="SAME",
             )
-            return input_gradient, _filter_gradient(x, upstream, filters.shape[0], stride)
+            return input_gradient, _filter_gradient(x, upstream, filters.shape[:2], stride)
 
         return tf.nn.depthwise_conv2d(x, filters, strides, "SAME"), gradient
 
@@ -123,13 +125,16 @@ def blended_depthwise_conv(
 
     Args:
         inputs: Images or features, float32 [B, H, W, C].
-        core: Kernel that is always there, float32 [R, R, C, 1], R odd.
+        core: Kernel that is always there, float32 [S, R, C, 1], S and R odd.
         rings: Wider kernels of the same form, centred on the core, the widest last.
         shares: Factors of the rings, float32 [number of rings].
         stride: Stride in both directions; padding "SAME".
     """
-    size = (core, *rings)[-1].shape[0]
-    margins = [(size - kernel.shape[0]) // 2 for kernel in (core, *rings)]
+    sides = (core, *rings)[-1].shape[:2]
+    margins = [
+        [(whole - own) // 2 for whole, own in zip(sides, kernel.shape[:2], strict=True)]
+        for kernel in (core, *rings)
+    ]
     strides = [1, stride, stride, 1]
 
     @tf.custom_gradient
@@ -139,7 +144,7 @@ def blended_depthwise_conv(
         factors = [1.0, *tf.unstack(shares)]
         whole = tf.add_n(
             [
-                factor * tf.pad(kernel, [[margin, margin], [margin, margin], [0, 0], [0, 0]])
+                factor * tf.pad(kernel, [[m, m] for m in (*margin, 0, 0)])
                 for factor, kernel, margin in zip(factors, kernels, margins, strict=True)
             ]
         )
@@ -156,10 +161,10 @@ def blended_depthwise_conv(
                 tf.reduce_sum(upstream * tf.nn.depthwise_conv2d(x, ring, strides, "SAME"))
                 for ring in kernels[1:]
             ]
-            whole_gradient = _filter_gradient(x, upstream, size, stride)
+            whole_gradient = _filter_gradient(x, upstream, sides, stride)
             kernel_gradients = [
-                factor * whole_gradient[margin : size - margin, margin : size - margin]
-                for factor, margin in zip(factors, margins, strict=True)
+                factor * whole_gradient[down : sides[0] - down, right : sides[1] - right]
+                for factor, (down, right) in zip(factors, margins, strict=True)
             ]
             shares_gradient = tf.stack(share_gradients) if rings else tf.zeros_like(shares)
             return input_gradient, shares_gradient, *kernel_gradients
@@ -169,23 +174,27 @@ def blended_depthwise_conv(
     return convolve(inputs, shares, core, *rings)
 
 
-def _filter_gradient(x: tf.Tensor, upstream: tf.Tensor, size: int, stride: int) -> tf.Tensor:
-    """Return the filter gradient [size, size, C, 1], a few filter columns at a time.
+def _filter_gradient(
+    x: tf.Tensor, upstream: tf.Tensor, sides: Sequence[int], stride: int
+) -> tf.Tensor:
+    """Return the filter gradient [S, R, C, 1], a few filter columns at a time.
 
     Columns j..j+w of the gradient are that of a w wide filter over the input moved j to
     the left.
     """
-    num_inputs, num_outputs = x.shape[2], upstream.shape[2]
-    padding = max((num_outputs - 1) * stride + size - num_inputs, 0)
-    sides = [padding // 2, padding - padding // 2]
-    padded = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
+    paddings = []
+    for axis, side in enumerate(sides, start=1):
+        padding = max((upstream.shape[axis] - 1) * stride + side - x.shape[axis], 0)
+        paddings.append([padding // 2, padding - padding // 2])
+    padded = tf.pad(x, [[0, 0], *paddings, [0, 0]])
     strips = []
-    for left in range(0, size, _FAST_FILTER_WIDTH):
-        width = min(_FAST_FILTER_WIDTH, size - left)
+    for left in range(0, sides[1], _FAST_FILTER_WIDTH):
+        width = min(_FAST_FILTER_WIDTH, sides[1] - left)
+        end = left + (upstream.shape[2] - 1) * stride + width
         strips.append(
             tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-                input=padded[:, :, left : left + (num_outputs - 1) * stride + width],
-                filter_sizes=[size, width, x.shape[3], 1],
+                input=padded[:, :, left:end],
+                filter_sizes=[sides[0], width, x.shape[3], 1],
                 out_backprop=upstream,
                 strides=[1, stride, stride, 1],
                 padding="VALID",

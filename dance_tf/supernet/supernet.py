@@ -23,7 +23,14 @@ from numpy.typing import ArrayLike
 
 from dance_tf.structs import Architecture
 from dance_tf.supernet.blocks import MixedOp, SuperkernelOp
-from dance_tf.supernet.ops import apply_layers, conv_bn_layers, layer_seed, op_keras_layers
+from dance_tf.supernet.candidate_ops import leaves_out
+from dance_tf.supernet.ops import (
+    apply_layers,
+    apply_op,
+    conv_bn_layers,
+    layer_seed,
+    op_keras_layers,
+)
 from dance_tf.supernet.search_space import NetworkSpace
 
 __all__ = ["SUPERNETS", "Supernet", "build_network", "derive"]
@@ -50,19 +57,27 @@ def _fixed_keras_layers(
     space: NetworkSpace, *, seed: int, is_for_training: bool
 ) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
     """Return the layers that every network has, those before and those after the blocks."""
-    stem, *first, head, classifier = space.fixed_layers()
+    stem, *others = space.layers_before()
+    first = [layer for layer in others if layer.name != "positions"]
+    *head, classifier = space.layers_after()
     options: _LayerOptions = {
         "seed": seed,
         "is_for_training": is_for_training,
         "activation": space.activation,
     }
-    before = [
+    before: list[keras.layers.Layer] = []
+    if space.is_series:
+        shape = (*space.size, space.image_channels)
+        before.append(keras.layers.Reshape(shape, name="one_row"))
+    before += [
         keras.layers.Rescaling(2.0, -1.0, name="to_plus_minus_one"),
         *conv_bn_layers(stem, **options),
-        *op_keras_layers(first, **options),
     ]
+    if space.has_positions:
+        before.append(_position_layer(space, seed))
+    before += op_keras_layers(first, **options)
     after = [
-        *conv_bn_layers(head, **options),
+        *(layer for of_head in head for layer in conv_bn_layers(of_head, **options)),
         keras.layers.GlobalAveragePooling2D(name="pool"),
         keras.layers.Dense(
             classifier.K,
@@ -73,6 +88,24 @@ def _fixed_keras_layers(
         ),
     ]
     return before, after
+
+
+def _position_layer(space: NetworkSpace, seed: int) -> keras.layers.Layer:
+    """Return a layer that adds a learnt vector to each place of the stem's outputs.
+
+    A 1x1 convolution with a bias for each place, which begins as the identity plus noise.
+    """
+    height, width = space.stem_shape
+    return keras.layers.EinsumDense(
+        "bhwc,cd->bhwd",
+        output_shape=(height, width, space.stem_channels),
+        bias_axes="hwd",
+        kernel_initializer="identity",
+        bias_initializer=keras.initializers.RandomNormal(
+            stddev=0.5, seed=layer_seed(seed, "positions")
+        ),
+        name="positions",
+    )
 
 
 def build_network(
@@ -99,27 +132,21 @@ def build_network(
         is_for_training: Fast layers instead of stock ones. The weights of the two fit
             each other (`get_weights`, `set_weights`); save the stock one.
     Returns:
-        Network from images [B, H, W, C] in 0..1 to logits [B, classes].
+        Network from images [B, H, W, C] or series [B, T, C], in 0..1, to logits [B, classes].
     Raises:
         UserError: If the architecture is not one of the space.
     """
-    options: _LayerOptions = {
-        "seed": seed,
-        "is_for_training": is_for_training,
-        "activation": space.activation,
-    }
     ops = space.validate(architecture).ops
     before, after = _fixed_keras_layers(space, seed=seed, is_for_training=is_for_training)
-    size = space.input_size
-    inputs = keras.Input((size, size, space.image_channels), name="images")
+    inputs = keras.Input(space.input_shape, name="series" if space.is_series else "images")
     x = apply_layers(before, inputs)
     for index, (block, op_name) in enumerate(zip(space.blocks, ops, strict=True)):
-        layers = op_keras_layers(space.op_layers(index, op_name), **options)
-        outputs = apply_layers(layers, x)
-        if not block.is_skippable:
-            x = outputs
-        elif layers:
-            x = keras.layers.Add(name=f"block{index}_add")([x, outputs])
+        if leaves_out(op_name, block):
+            continue
+        outputs = apply_op(space, index, op_name, x, seed=seed, is_for_training=is_for_training)
+        if block.is_skippable:
+            outputs = keras.layers.Add(name=f"block{index}_add")([x, outputs])
+        x = outputs
     return keras.Model(inputs, apply_layers(after, x), name=space.name)
 
 
@@ -163,8 +190,8 @@ class Supernet(keras.Model):
         )
         self.reset_architecture(seed)
         last = space.blocks[-1]
-        _build_chain(self._before, space.input_size, space.image_channels)
-        _build_chain(self._after, last.output_size, last.out_channels)
+        _build_chain(self._before, space.input_shape)
+        _build_chain(self._after, (*last.output_shape, last.out_channels))
         self.built = True
 
     def reset_architecture(self, seed: int) -> None:
@@ -206,7 +233,7 @@ class Supernet(keras.Model):
         """Run one network of the space; no other op is computed or changed.
 
         Args:
-            images: Images, float32 [B, H, W, C] in 0..1.
+            images: Images, float32 [B, H, W, C], or series [B, T, C], in 0..1.
             op_indices: Op of each block, int32 [D]. Logits are NaN where a block lacks it.
             gates: Factors of the ops' outputs, inside the identity of a skippable block,
                 float32 [D, O], or None. The gate of `zero`, whose output is 0, has gradient 0.
@@ -312,10 +339,12 @@ class Supernet(keras.Model):
     def inherited_network(self, architecture: Architecture) -> keras.Model:
         """Build a network of stock layers with copies of the shared weights."""
         network = build_network(self.space, architecture)
-        weights = [w for layer in self._before for w in layer.get_weights()]
+        fixed = (*self._before, *self._after)
+        weights = {layer.name: layer.get_weights() for layer in fixed if layer.weights}
         for block, op_index in zip(self._blocks, self.space.to_indices(architecture), strict=True):
-            weights += block.keras_weights(op_index)
-        network.set_weights(weights + [w for layer in self._after for w in layer.get_weights()])
+            weights |= block.keras_weights(op_index)
+        for name, values in weights.items():
+            network.get_layer(name).set_weights(values)
         return network
 
 
@@ -339,8 +368,8 @@ def _masked_softmax(logits: tf.Tensor, mask: np.ndarray) -> tf.Tensor:
     return tf.nn.softmax(tf.where(mask, logits, -math.inf), axis=-1)
 
 
-def _build_chain(layers: list[keras.layers.Layer], size: int, channels: int) -> None:
-    shape: tuple[int | None, ...] = (None, size, size, channels)
+def _build_chain(layers: list[keras.layers.Layer], input_shape: tuple[int, ...]) -> None:
+    shape: tuple[int | None, ...] = (None, *input_shape)
     for layer in layers:
         layer.build(shape)
         shape = layer.compute_output_shape(shape)

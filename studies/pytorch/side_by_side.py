@@ -82,7 +82,8 @@ class SideBySide:
             return units
 
         order = np.arange(len(op_indices))
-        stem, *first, head, classifier = space.fixed_layers()
+        stem, *first = space.layers_before()
+        head, classifier = space.layers_after()
         self._before = add([stem], order, False) + add(first, order, True)
         # Of each block: what brings the networks into the order of their ops, how many have
         # each, and its layers.

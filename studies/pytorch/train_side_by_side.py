@@ -29,7 +29,8 @@ from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.files import write_json
 from dance_tf.structs import Architecture
-from dance_tf.supernet.search_space import NetworkSpace, make_space
+from dance_tf.supernet.search_space import NetworkSpace
+from dance_tf.supernet.space_files import make_space
 from studies.begun_report import begun_report
 from studies.found_networks import Network, networks_in
 from studies.image_file import Images, read_or_make

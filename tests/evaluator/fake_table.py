@@ -11,7 +11,7 @@ import numpy as np
 from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, SpaceConfig
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.cost_table import CostTable
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 SMALL = HardwareConfig(
     accelerators=AcceleratorSpaceConfig(pe_x=(8, 12, 16), pe_y=(8, 10, 16), rf_bytes=(16, 64))

@@ -19,7 +19,7 @@ from dance_tf.hardware import cost_table
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.objective import random_objectives
 from dance_tf.structs import METRICS
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 HARDWARE = ExperimentConfig().hardware
 SPACES = ("cifar_mbconv_small", "cifar_mbconv")

@@ -15,7 +15,7 @@ from dance_tf.export.evaluator import export_evaluator, random_queries
 from dance_tf.export.serving import ServedModel, check_version, staging_folder
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.structs import DATAFLOWS, Evaluation
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv"))
 ACCELERATORS = AcceleratorSpace(

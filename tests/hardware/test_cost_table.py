@@ -18,7 +18,7 @@ from dance_tf.hardware.layer_costs import break_down
 from dance_tf.hardware.loopnest.cost_model import BOUNDS
 from dance_tf.hardware.loopnest.mapper import best_mapping
 from dance_tf.structs import METRICS
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from tests.hardware.arithmetic_model import ArithmeticModel, DetailedModel
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv"))

@@ -19,7 +19,7 @@ from dance_tf.hardware.measured import MeasuredCostModel, write_cost_template
 from dance_tf.hardware.objective import EDAP
 from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.structs import DATAFLOWS, Accelerators, Cost, Layer
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv"))
 MACHINE = MachineConfig(clock_mhz=150.0)

@@ -27,7 +27,7 @@ from dance_tf.hardware.oracle import (
     pareto_front,
     rank_accelerators,
 )
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from tests.evaluator.fake_table import make_fake_table, with_arrays
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv"))

@@ -24,7 +24,7 @@ from dance_tf.export import networks, tflite
 from dance_tf.export.serving import ServedModel
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.presets import preset
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from tools import export_model
 from tools import flags as common
 

@@ -23,7 +23,7 @@ from dance_tf.run.folder_lock import owned
 from dance_tf.search import pipeline
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet, derive
 from tools import flags as common
 from tools import report, search

@@ -35,6 +35,13 @@ _DATA = {
     ],
     "dance_tf/search/accuracy/table.py": ["nas_bench_macro.csv"],
     "dance_tf/search/accuracy/inherited.py": ["nas_bench_macro_inherited.json"],
+    "dance_tf/supernet/space_files.py": [
+        "spaces/cifar_mbconv.json",
+        "spaces/cifar_mbconv_small.json",
+        "spaces/imagenet_mbconv.json",
+        "spaces/nas_bench_macro.json",
+        "spaces/tiny_mbconv.json",
+    ],
     "dance_tf/report/page.py": ["parts.html.jinja", "report.css", "report.html.jinja"],
     "dance_tf/report/sweep_page.py": ["sweep.css", "sweep.html.jinja"],
 }

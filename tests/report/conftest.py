@@ -19,7 +19,7 @@ from dance_tf.search.dance import DanceSearch
 from dance_tf.search.predictions import Mistake, Predictions
 from dance_tf.search.problem import SearchProblem
 from dance_tf.search.result import Accuracy
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from tests.hardware.arithmetic_model import DetailedModel
 from tests.search.problems import ScoredSupernet, tinted_images
 

@@ -13,7 +13,7 @@ from dance_tf.hardware.oracle import best_accelerators
 from dance_tf.presets import preset
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.problem import make_objective
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from tests.search.problems import ScoredSupernet, Unlabelled, make_problem, shuffled_table
 
 NETWORKS = np.asarray(list(itertools.product(range(6), range(7))), np.int32)

@@ -16,7 +16,7 @@ from dance_tf.errors import Interrupted, UserError
 from dance_tf.files import read_json
 from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.retrain import measure_accuracy, retrain
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet, build_network
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv", num_classes=4))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from dance_tf.config import override
 from dance_tf.presets import preset
 from dance_tf.search.supernet_training import load_supernet
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "saved_models/supernet_cifar_mbconv_small"
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from dance_tf.config import SearchConfig, SpaceConfig
 from dance_tf.files import read_json
 from dance_tf.search.dance import DanceSearch
-from dance_tf.supernet.search_space import SPACES, make_space
+from dance_tf.supernet.space_files import SPACES, make_space
 from dance_tf.supernet.supernet import build_network
 from tests.search.problems import ScoredSupernet, Unlabelled, make_problem, shuffled_table
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dance_tf.config import config_to_json
 from dance_tf.presets import preset
 from dance_tf.search import accuracy_memo, pipeline
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet
 from tests.search.problems import tinted_images
 

@@ -16,7 +16,7 @@ import pytest
 from dance_tf.hardware import cost_table
 from dance_tf.presets import preset
 from dance_tf.structs import METRICS, Accelerator
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from studies import exact_front
 from tests.search.problems import shuffled_table
 from tools import flags as common

@@ -9,7 +9,7 @@ import pytest
 
 from dance_tf.presets import preset
 from dance_tf.supernet.inherited import InheritedAccuracy
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet
 from studies import judge_again
 from tests.search.problems import tinted_images

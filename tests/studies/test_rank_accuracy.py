@@ -13,7 +13,7 @@ from dance_tf.config import SpaceConfig, config_to_json
 from dance_tf.presets import preset
 from dance_tf.search import accuracy_memo, pipeline, retrain, supernet_training
 from dance_tf.search.result import Accuracy
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet
 from studies import rank_accuracy
 from tests.search.problems import tinted_images

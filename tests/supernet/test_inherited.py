@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dance_tf.config import SpaceConfig
 from dance_tf.supernet.inherited import InheritedAccuracy, recalibrated
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet
 from tests.search.problems import tinted_images
 

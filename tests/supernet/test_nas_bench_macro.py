@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dance_tf.config import SpaceConfig
 from dance_tf.search.steps import stateless_seed
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet, build_network
 
 SPACE = make_space(SpaceConfig("nas_bench_macro"))

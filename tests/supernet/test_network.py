@@ -10,7 +10,7 @@ import tensorflow as tf
 from dance_tf.config import SpaceConfig
 from dance_tf.errors import UserError
 from dance_tf.structs import Architecture
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import build_network
 
 TINY = make_space(SpaceConfig(name="tiny_mbconv"))

@@ -11,7 +11,8 @@ import pytest
 from dance_tf.config import SpaceConfig
 from dance_tf.errors import UserError
 from dance_tf.structs import Architecture
-from dance_tf.supernet.search_space import SPACES, make_space, op_kernel_expansion
+from dance_tf.supernet.op_names import op_kernel_expansion
+from dance_tf.supernet.space_files import SPACES, make_space
 
 TINY = make_space(SpaceConfig(name="tiny_mbconv"))
 
@@ -60,12 +61,14 @@ def test_indices_round_trip_over_a_whole_space():
         assert space.from_indices(space.to_indices(network)) == network
 
 
-@pytest.mark.parametrize("op", ["conv3", "mbconv3_e3_se", "mbconv4_e3", "mbconv3_e0", "Zero", 3])
+@pytest.mark.parametrize(
+    "op", ["conv4", "mbconv3_e3_relu_se", "mbconv4_e3", "mbconv3_e0", "Zero", "conv3_w0.5", 3]
+)
 def test_an_unknown_op_is_refused_when_the_space_is_made(op):
     with pytest.raises(UserError) as error:
         dataclasses.replace(TINY, op_names=("mbconv3_e3", op, "zero"))
     assert f"space 'tiny_mbconv', all of its blocks: unknown op {op!r}" in str(error.value)
-    assert "zero, identity and mbconvK_eE" in str(error.value)
+    assert "there are zero, identity, mbconvK_eE" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_op_names_say_kernel_and_expansion():
     [
         (("mbconv3_e3",), "has 1 ops; tiny_mbconv has 2"),
         (("mbconv3_e3", "mbconv3_e9"), "unknown op 'mbconv3_e9' at block 1; did you mean"),
-        (("zero", "mbconv3_e3"), "'zero' is not allowed at block 0"),
+        (("zero", "mbconv3_e3"), "'zero' is not allowed at block 0: it is not among"),
     ],
 )
 def test_a_bad_architecture_is_refused(ops, message):

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.config import SpaceConfig
-from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.sgd import RowSGD
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet, build_network, derive
 
 SPACE = make_space(SpaceConfig(name="tiny_mbconv"))

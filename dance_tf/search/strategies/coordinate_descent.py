@@ -31,7 +31,7 @@ import numpy as np
 from dance_tf.hardware.layers import op_macs
 from dance_tf.hardware.objective import Limits
 from dance_tf.search.strategies.problem import Pair, PairCosts, StrategyProblem, Trials
-from dance_tf.supernet.search_space import op_kernel_expansion
+from dance_tf.supernet.op_names import op_kernel_expansion
 
 __all__ = ["CoordinateDescent"]
 

@@ -42,7 +42,7 @@ from dance_tf.search.strategies.problem import (
 from dance_tf.search.strategies.registry import STRATEGIES, make_strategy
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.supernet.inherited import InheritedAccuracy
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 __all__ = [
     "Finished",

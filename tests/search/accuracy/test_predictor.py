@@ -12,7 +12,7 @@ from dance_tf.errors import UserError
 from dance_tf.search.accuracy.inherited import read_inherited, shipped_inherited_path
 from dance_tf.search.accuracy.predictor import ErrorPredictor
 from dance_tf.search.accuracy.table import AccuracyTable, shipped_table_path
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 SPACE = make_space(SpaceConfig("nas_bench_macro"))
 

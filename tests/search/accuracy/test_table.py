@@ -11,7 +11,7 @@ import pytest
 from dance_tf.config import SpaceConfig
 from dance_tf.errors import UserError
 from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy, shipped_table_path
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 SPACE = make_space(SpaceConfig("nas_bench_macro"))
 TINY = make_space(SpaceConfig("tiny_mbconv"))

@@ -17,7 +17,7 @@ from dance_tf.search.strategies.compare import compare
 from dance_tf.search.strategies.comparison import Referee
 from dance_tf.search.strategies.problem import Goal, Pair, StrategyProblem, Trace, Trial
 from dance_tf.search.strategies.runs import Setting
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 
 SPACE = SpaceConfig("tiny_mbconv")
 HARDWARE = HardwareConfig(

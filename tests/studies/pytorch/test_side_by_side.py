@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from dance_tf.config import RetrainConfig, SpaceConfig
-from dance_tf.supernet.search_space import make_space
 from dance_tf.supernet.sgd import RowSGD
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import build_network
 from studies.image_file import Images
 

@@ -10,7 +10,7 @@ import pytest
 
 from dance_tf.presets import preset
 from dance_tf.search import pipeline
-from dance_tf.supernet.search_space import make_space
+from dance_tf.supernet.space_files import make_space
 from studies import image_file
 from studies.pytorch import train_side_by_side
 from studies.rank_accuracy import spread_networks
