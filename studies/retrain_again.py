@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
     small = np.flatnonzero(macs <= _MAX_MACS.value)
     published = 1.0 - table.errors(table.op_indices)
     wanted = np.linspace(published[small].min(), published[small].max(), _NUM_NETWORKS.value)
-    rows = [int(small[np.argmin(np.abs(published[small] - value))]) for value in wanted]
+    nearest = [int(small[np.argmin(np.abs(published[small] - value))]) for value in wanted]
+    rows = list(dict.fromkeys(nearest))
     report: dict[str, Any] = {"retrain": dataclasses.asdict(config.retrain), "networks": []}
     try:
         with StopSignals() as stop:
