@@ -13,7 +13,8 @@ from dance_tf.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dance_tf.config import ExperimentConfig, config_from_json, config_to_json, override
-    from dance_tf.data.datasets import load_images
+    from dance_tf.data.datasets import load_data, load_images
+    from dance_tf.data.images import ArrayImages
     from dance_tf.errors import UserError
     from dance_tf.evaluator.exact import ExactEvaluator
     from dance_tf.evaluator.loading import load_evaluator
@@ -41,6 +42,7 @@ __all__ = [
     "Accelerator",
     "AcceleratorSpace",
     "Architecture",
+    "ArrayImages",
     "CostTable",
     "DanceSearch",
     "ExactEvaluator",
@@ -62,6 +64,7 @@ __all__ = [
     "derive",
     "export_network",
     "layers_of_keras_model",
+    "load_data",
     "load_evaluator",
     "load_images",
     "load_or_build_table",
@@ -81,6 +84,7 @@ _HOMES = {
     "Accelerator": "structs",
     "AcceleratorSpace": "hardware.accelerator",
     "Architecture": "structs",
+    "ArrayImages": "data.images",
     "CostTable": "hardware.cost_table",
     "DanceSearch": "search.dance",
     "ExactEvaluator": "evaluator.exact",
@@ -102,6 +106,7 @@ _HOMES = {
     "derive": "supernet.supernet",
     "export_network": "export.networks",
     "layers_of_keras_model": "interop.keras_model",
+    "load_data": "data.datasets",
     "load_evaluator": "evaluator.loading",
     "load_images": "data.datasets",
     "load_or_build_table": "hardware.cost_table",

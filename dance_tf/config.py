@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import types
 import typing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -123,16 +125,45 @@ class SpaceConfig:
         check_fields(self, "space")
 
 
+#: Names of a module and a class in it, and the ends of a file's name that looks the same.
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_SUFFIXES = (".csv", ".npz", ".npy", ".zip", ".tar", ".gz")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Images to train on and to judge networks by."""
+    """Data to train on and to judge networks by: a data set's name, or a path of one's own.
+
+    >>> DataConfig(path="~/flowers", crop="pad").title
+    'flowers'
+    """
 
     dataset: str = "digits"
     data_dir: str | None = None
     architecture_fraction: float = 0.2
+    path: str | None = None
+    test_fraction: float = 0.2
+    resize: str = "area"
+    crop: str = "centre"
+    class_balance: str = "none"
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
+
+    @property
+    def builder(self) -> str | None:
+        """Module and class of the user's own TFDS builder, if `path` is none of a file."""
+        path = self.path or ""
+        if not _DOTTED.fullmatch(path) or path.endswith(_SUFFIXES) or os.path.exists(path):
+            return None
+        return path
+
+    @property
+    def title(self) -> str:
+        """Name of the data for people."""
+        if self.path is None:
+            return self.dataset
+        return self.builder or os.path.basename(self.path.rstrip("/")) or self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,8 +318,8 @@ class ExperimentConfig:
 def config_to_json(config: ExperimentConfig) -> dict[str, Json]:
     """Return the config as plain JSON data.
 
-    >>> config_to_json(ExperimentConfig())["data"]
-    {'dataset': 'digits', 'data_dir': None, 'architecture_fraction': 0.2}
+    >>> config_to_json(ExperimentConfig())["retrain"]["initial_weights"]
+    'random'
     """
     return json.loads(json.dumps(dataclasses.asdict(config)))
 

@@ -127,13 +127,30 @@ EFFECTS: dict[str, Condition | None] = {
     "space.width_multiplier": None,
     "space.input_size": None,
     "space.num_classes": None,
-    "data.dataset": None,
+    "data.dataset": Condition(
+        "no data.path, which takes its place",
+        lambda run: run.config.data.path is None,
+        is_refused=True,
+    ),
     "data.data_dir": Condition(
-        "a data set that lies in it: the digits are embedded, so name another by --dataset",
-        lambda run: run.job == "build_labels" or run.config.data.dataset != "digits",
+        "a data set that lies in it: the digits are embedded, and a path in --data says where its"
+        " data are, so name one by --dataset",
+        lambda run: (
+            run.job == "build_labels"
+            or run.config.data.builder is not None
+            or (run.config.data.path is None and run.config.data.dataset != "digits")
+        ),
         is_refused=True,
     ),
     "data.architecture_fraction": None,
+    "data.path": None,
+    "data.test_fraction": Condition(
+        "data.path, of files without a split to test on",
+        lambda run: run.config.data.path is not None and run.config.data.builder is None,
+    ),
+    "data.resize": None,
+    "data.crop": None,
+    "data.class_balance": None,
     "evaluator.kind": None,
     "evaluator.path": Condition(
         "a neural evaluator, not with evaluator.kind=exact",

@@ -117,6 +117,31 @@ FIELDS: dict[str, FieldInfo] = {
     "data.architecture_fraction": FieldInfo(
         "Share of the train split that is held out for the architecture step", 1e-6, 1 - 1e-6
     ),
+    "data.path": FieldInfo(
+        "Data of your own: a folder of class folders, a .csv, .npz or folder of .npy files,"
+        " prepared TFDS data, or package.module.Builder; null: data.dataset"
+    ),
+    "data.test_fraction": FieldInfo(
+        "Share of each class that is tested on, where data.path has no such split", 1e-6, 1 - 1e-6
+    ),
+    "data.resize": _choice(
+        "Change of an image's size; area: averaged if larger, bilinear if smaller",
+        "area",
+        "bilinear",
+        "nearest",
+    ),
+    "data.crop": _choice(
+        "Way to the input's aspect ratio: the largest central part, all of the image out of shape,"
+        " or all of it with black on two sides",
+        "centre",
+        "stretch",
+        "pad",
+    ),
+    "data.class_balance": _choice(
+        "Draws of an epoch; sampling: as many of each class, with repetitions",
+        "none",
+        "sampling",
+    ),
     "evaluator.kind": _choice(
         "Cost during the search: the trained networks, or the whole table; auto:"
         " evaluator.path or the shipped networks, and the table where those do not fit",

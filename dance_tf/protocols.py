@@ -116,11 +116,11 @@ class AccuracySource(Protocol):
 
 
 class ImageDataset(Protocol):
-    """Images with labels in three splits."""
+    """Images or series with labels in three splits."""
 
     name: str
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]  # (H, W, C) of images, (T, C) of series of T steps
 
     @property
     def input_description(self) -> InputDescription:
@@ -134,7 +134,7 @@ class ImageDataset(Protocol):
         """Return the size of "train", "architecture" or "test"."""
 
     def split(self, name: str, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Return a tf.data.Dataset of (float32 [B, H, W, C] in 0..1, int32 [B]).
+        """Return a tf.data.Dataset of (float32 [B, *image_shape] in 0..1, int32 [B]).
 
         With a seed: shuffled, and augmented where the data set has it, both fixed by
         the seed; the incomplete last batch is dropped. Without: in order, complete.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dance_tf.errors import UserError
@@ -34,6 +35,7 @@ __all__ = [
     "Evaluation",
     "InputDescription",
     "Layer",
+    "Preprocessing",
     "Trust",
     "check_objective",
 ]
@@ -317,3 +319,11 @@ class InputDescription:
     crop: str | None  # a phrase such as "the largest central square"; None: all of the image
     channel_order: str  # "RGB", "grey", or "RGB, all three the same grey"
     class_names: tuple[str, ...] | None  # in the order of the labels, if they have names
+
+
+class Preprocessing(NamedTuple):
+    """Way of stored images to those that a network is fed, computed by TensorFlow."""
+
+    spec: tf.TensorSpec  # of stored images, [B, H, W, C] with free H and W, or series [B, T, C]
+    apply: Callable[[tf.Tensor], tf.Tensor]  # from those to float32 [B, ...] in 0..1
+    stored: Callable[[int], list[np.ndarray]]  # the first stored images of the test split

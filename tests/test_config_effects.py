@@ -32,7 +32,9 @@ CASES: dict[str, tuple] = {
         for name in NAMES
         if name.startswith("hardware.machine.") and not name.endswith("clock_mhz")
     },
-    "data.data_dir": ("data.dataset=mnist", "data.dataset=digits"),
+    "data.dataset": ((), "data.path=images"),
+    "data.data_dir": ("data.dataset=mnist", "data.dataset=digits", "data.path=images"),
+    "data.test_fraction": ("data.path=images", (), "data.path=my_module.Own"),
     "evaluator.path": ("evaluator.kind=neural", "evaluator.kind=exact"),
     "evaluator.softmin_temperature": ("evaluator.kind=exact", "evaluator.kind=neural", ()),
     "search.accuracy": _OF_EITHER,

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from dance_tf import files
-from dance_tf.config import EvaluatorConfig, HardwareConfig, SpaceConfig
+from dance_tf.config import DataConfig, EvaluatorConfig, HardwareConfig, SpaceConfig
+from dance_tf.data.datasets import load_images
 from dance_tf.data.prepared import resolve_data_dir
 from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator
@@ -96,6 +97,7 @@ def test_a_deleted_working_directory_is_named(tmp_path, monkeypatch: pytest.Monk
 #: Every use of a path that is no flag of its own, or a field of the configuration.
 USERS = {
     "data.data_dir": resolve_data_dir,
+    "data.path": lambda path: load_images(DataConfig(path=path), input_size=8),
     "evaluator.path": lambda path: check_evaluator(
         EvaluatorConfig(path=path), make_space(SpaceConfig()), HardwareConfig()
     ),

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     unread = {} if _WRITE.value else {"data.data_dir": "--write"}
     common.check_effects(config, "build_labels", FLAGS, unread=unread)
     common.load_tensorflow()
-    from dance_tf.data.datasets import resolve_data_dir
+    from dance_tf.data.prepared import resolve_data_dir
     from dance_tf.evaluator import label_dataset
     from dance_tf.hardware.cost_table import load_or_build_table
     from dance_tf.run.terminal import Stages, progress, warn

@@ -20,7 +20,7 @@ from dance_tf.files import Json, write_json
 from . import flags as common
 
 FLAGS = common.shared_flags(
-    *("preset", "config", "set", "space", "dataset", "data_dir", "supernet", "cache_dir")
+    *("preset", "config", "set", "space", "dataset", "data", "data_dir", "supernet", "cache_dir")
 )
 _OUTPUT_DIR = common.define_path("output_dir", "Folder of what is found.", FLAGS)
 _STRATEGIES = flags.DEFINE_list(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dance_tf.hardware.oracle import Best
 
 FLAGS = common.shared_flags(
-    "preset", "config", "set", "dataset", "data_dir", "cache_dir", "output_dir"
+    "preset", "config", "set", "dataset", "data", "data_dir", "cache_dir", "output_dir"
 )
 _RUN_DIR = common.define_path(
     "run_dir",
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--input_range goes with --model only")
     if FLAGS["strict_int8"].present and _EVALUATOR_DIR.value:
         raise UserError("--strict_int8 goes with --run_dir and --model only")
-    for name in ("dataset", "data_dir", "num_images"):
+    for name in ("dataset", "data", "data_dir", "num_images"):
         if FLAGS[name].present and _EVALUATOR_DIR.value:
             raise UserError(f"--{name} goes with --run_dir or --model, not with --evaluator_dir")
     for name in ("exact", "cache_dir"):
@@ -214,10 +214,10 @@ def _export(path: str, config: DataConfig, output_dir: str) -> dict[str, Json]:
     model = networks.load_network(path)
     shapes = [list(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
     shape = shapes[0] if len(shapes) == 1 else []
-    if len(shape) != 4 or shape[1] != shape[2] or not shape[1]:
+    if len(shape) not in (3, 4) or not all(shape[1:]):
         found = " and ".join(map(str, shapes)) or "no known shape"
-        raise UserError(f"{path}: takes inputs of {found}, not square images of fixed size")
-    dataset = datasets.load_images(config, input_size=shape[1], image_channels=shape[3])
+        raise UserError(f"{path}: takes inputs of {found}, not images or series of fixed size")
+    dataset = datasets.load_data(config, tuple(shape[1:]))
     num_classes = max((output.shape[-1] or 0) for output in model.outputs)
     if num_classes < dataset.num_classes:
         raise UserError(

@@ -35,17 +35,17 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from dance_tf.config import ExperimentConfig, config_from_json, override
+from dance_tf.config import DataConfig, ExperimentConfig, config_from_json, override
 from dance_tf.config_effects import changed_fields, without_effect
 from dance_tf.errors import Interrupted, UserError
-from dance_tf.files import local_path, path_problem, read_json, system_error
+from dance_tf.files import local_path, read_json, system_error
 from dance_tf.presets import PRESETS, preset
 from dance_tf.run import terminal
 from dance_tf.run.folder_lock import owned
-from dance_tf.run.installation import or_shipped
 from dance_tf.version import __version__
 
 from .help_texts import asks_for_version, help_config, help_text
+from .path_flags import define_data, define_path
 
 __all__ = [
     "EXPERIMENT",
@@ -67,7 +67,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 #: Names of the shared flags that make an ExperimentConfig, and of the table's cache.
 EXPERIMENT = (
     *("preset", "config", "set", "seed"),
-    *("space", "dataset", "data_dir", "evaluator", "cache_dir"),
+    *("space", "dataset", "data", "data_dir", "evaluator", "cache_dir"),
 )
 
 _STRINGS = {
@@ -75,6 +75,11 @@ _STRINGS = {
     "config": "JSON file to start from, such as the config.json of an earlier run.",
     "space": "Network space, short for --set=space.name=NAME.",
     "dataset": "digits (embedded) or the name of a TFDS image-classification data set.",
+    "data": (
+        "Data of your own, in place of --dataset: a folder of class folders, a .csv file of path"
+        " and label, a .npz file or folder of .npy files, prepared TFDS data, or a builder as"
+        " package.module.Builder."
+    ),
     "data_dir": "Folder of prepared TFDS data sets. Otherwise TFDS_DATA_DIR, otherwise TFDS's own.",
     "cache_dir": "Folder where cost tables are kept between runs.",
     "output_dir": "Folder to write results to.",
@@ -92,38 +97,6 @@ _owned: list[contextlib.ExitStack] = []
 
 #: Those of them that are paths. --data_dir is checked with the variable that may replace it.
 _PATHS = ("config", "cache_dir", "output_dir")
-
-#: Flags that name a trained model: `saved_models/NAME` is one that comes with dance_tf.
-_TRAINED = ("supernet_dir", "evaluator_dir", "path")
-
-
-class _PathParser(flags.ArgumentParser[str]):
-    """Paths of this machine, made absolute; an empty one says nothing and stays."""
-
-    syntactic_help = "a path"
-
-    def __init__(self, is_trained: bool) -> None:
-        self._find = or_shipped if is_trained else str
-
-    def parse(self, argument: str) -> str:
-        problem = path_problem(argument)
-        if problem:
-            raise ValueError(problem)
-        return local_path(self._find(argument), "") if argument else ""
-
-
-def define_path(
-    name: str, help_text: str, values: flags.FlagValues, *, is_repeated: bool = False
-) -> flags.FlagHolder[Any]:
-    """Define a flag whose value, or each of whose values, is a path of this machine.
-
-    A URL, a quote that is part of the name, an unknown user's `~` and a link to nowhere are
-    refused as wrong flags. Values are absolute paths; None, or none, without the flag.
-    """
-    parser, serializer = _PathParser(name in _TRAINED), flags.ArgumentSerializer[str]()
-    if is_repeated:
-        return flags.DEFINE_multi(parser, serializer, name, [], help_text, values)
-    return flags.DEFINE(parser, name, None, help_text, values, serializer)
 
 
 def shared_flags(*names: str) -> flags.FlagValues:
@@ -149,6 +122,8 @@ def shared_flags(*names: str) -> flags.FlagValues:
     for name in names:
         if name in _PATHS:
             define_path(name, _STRINGS[name], values)
+        elif name == "data":
+            define_data(_STRINGS[name], values)
         elif name in _STRINGS:
             flags.DEFINE_string(name, None, _STRINGS[name], flag_values=values)
         elif name == "set":
@@ -217,7 +192,14 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
     if given.get("space") is not None:
         space = dataclasses.replace(config.space, name=given["space"])
         config = dataclasses.replace(config, space=space)
+    if given.get("dataset") and given.get("data"):
+        raise UserError("--dataset and --data both name the data: give one of them")
     data = {k: given[k] for k in ("dataset", "data_dir") if given.get(k) is not None}
+    # Each takes the place of the other in a file.
+    if given.get("data"):
+        data |= {"path": given["data"], "dataset": DataConfig().dataset}
+    elif "dataset" in data:
+        data["path"] = None
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
     if given.get("evaluator") is not None:
         evaluator = dataclasses.replace(config.evaluator, kind=given["evaluator"])
@@ -234,6 +216,7 @@ def experiment_config(values: flags.FlagValues) -> ExperimentConfig:
 _FIELD_OF = {
     "space": "space.name",
     "dataset": "data.dataset",
+    "data": "data.path",
     "data_dir": "data.data_dir",
     "evaluator": "evaluator.kind",
     "supernet": "search.supernet",

@@ -24,12 +24,13 @@ from dance_tf.run.terminal import Stages, begin_stage, note
 from dance_tf.structs import Architecture
 
 from . import flags as common
+from .preprocessing import add_preprocessing, define_preprocessing_flag
 
 if TYPE_CHECKING:
     from dance_tf.run.surroundings import StopSignals
 
 FLAGS = common.shared_flags(
-    "preset", "config", "set", "dataset", "data_dir", "seed", "output_dir", "resume"
+    "preset", "config", "set", "dataset", "data", "data_dir", "seed", "output_dir", "resume"
 )
 _RESULT = common.define_path(
     "result", "A search's result.json, or the folder that holds it.", FLAGS
@@ -43,6 +44,7 @@ _OPS = flags.DEFINE_list(
 _EXPORT = flags.DEFINE_boolean(
     "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS
 )
+_PREPROCESSING = define_preprocessing_flag(FLAGS)
 
 _ARCHITECTURE = "architecture.json"
 
@@ -50,6 +52,8 @@ _ARCHITECTURE = "architecture.json"
 def main(argv: list[str]) -> int:
     """Retrain what the flags name."""
     del argv
+    if _PREPROCESSING.value and not _EXPORT.value:
+        raise UserError("--export_preprocessing has no effect: it has one only with exports")
     output_dir = common.output_dir(FLAGS)
     if FLAGS["resume"].value:
         if _RESULT.value or _OPS.value:
@@ -82,6 +86,8 @@ def main(argv: list[str]) -> int:
     names = ("retrain", "export") if _EXPORT.value else ("retrain",)
     with Stages(*names), StopSignals() as stop:
         report = _retrain(config, architecture, output_dir, stop)
+    if _PREPROCESSING.value:
+        add_preprocessing(config.data, os.path.join(output_dir, "exports"))
     print(json.dumps(report, indent=2, allow_nan=False))
     return 0
 
@@ -154,6 +160,7 @@ def _retrain(
                 calibration_images=calibration,
                 test_images=images,
                 test_labels=labels,
+                inputs=getattr(dataset, "input_description", None),
             )
         write_json(path, report)
         run.end()

@@ -22,6 +22,7 @@ from dance_tf.structs import Architecture
 
 from . import flags as common
 from .objective import define_objective_flags, objective_weights
+from .preprocessing import add_preprocessing, define_preprocessing_flag
 from .workload import fixed_accelerator
 
 FLAGS = common.shared_flags(
@@ -55,6 +56,7 @@ _RETRAIN = flags.DEFINE_boolean(
 _EXPORT = flags.DEFINE_boolean(
     "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS
 )
+_PREPROCESSING = define_preprocessing_flag(FLAGS)
 
 #: Entries of result.json that are shown at the end.
 _SUMMARY = (
@@ -100,6 +102,8 @@ def main(argv: list[str]) -> int:
     if FLAGS["export"].present and _EXPORT.value and not use_retrain:
         warnings += ("--export has no effect: it has one only with a retraining",)
         warn(warnings[-1])
+    if _PREPROCESSING.value and not (use_retrain and _EXPORT.value):
+        raise UserError("--export_preprocessing has no effect: it has one only with exports")
     output_dir = common.output_dir(FLAGS)
     is_resuming = bool(FLAGS["resume"].value)
 
@@ -126,6 +130,9 @@ def main(argv: list[str]) -> int:
                 warnings=warnings,
             )
     result, paths = finished
+    if _PREPROCESSING.value:
+        exports = os.path.join(output_dir, "exports")
+        paths["saved_model_with_preprocessing"] = add_preprocessing(config.data, exports)
     paths["report"] = os.path.join(output_dir, REPORT_NAME)
     if not is_finished or not os.path.exists(paths["report"]):
         write_report(output_dir, cache_dir=FLAGS["cache_dir"].value)

@@ -22,6 +22,7 @@ FLAGS = common.shared_flags(
     "set",
     "space",
     "dataset",
+    "data",
     "data_dir",
     "seed",
     "supernet",

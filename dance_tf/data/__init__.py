@@ -1,1 +1,1 @@
-"""Images: embedded digits, TensorFlow Datasets, and checks of prepared data."""
+"""Images and series: embedded digits, TensorFlow Datasets, files and arrays of the user's own."""

@@ -1,74 +1,68 @@
-"""Images for a search: the embedded digits, or any TFDS image-classification data set.
-
-The only user of tensorflow_datasets, beside the label data set. Prepared data is read from
-its folder alone, without the data set's code, and nothing is ever downloaded but by `prepare`.
-"""
+"""Data for a search: the embedded digits, TFDS data sets, and the user's own images or series."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import re
-import shlex
-import sys
-from collections.abc import Iterator
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from dance_tf.config import DataConfig
-from dance_tf.data import prepared
+from dance_tf.data import arrays, image_files, tfds_sets
 from dance_tf.data.contents import absent_classes, beyond_range, lost_levels, value_range
 from dance_tf.data.images import (
+    BYTE_RANGE,
     ArrayImages,
     Augmentation,
     ImageAttributes,
     StreamedImages,
-    describe_input,
-    digits,
     hold_out,
-    resize,
 )
-from dance_tf.data.prepared import Prepared, resolve_data_dir
+from dance_tf.data.prepared import find_prepared, parse_name
+from dance_tf.data.resizing import describe_images, describe_series, resize
+from dance_tf.data.sources import TEST_SEED, Source
 from dance_tf.errors import UserError
+from dance_tf.files import local_path
 from dance_tf.protocols import ImageDataset
-from dance_tf.run.folder_lock import owned
-from dance_tf.run.installation import tool_command
+from dance_tf.structs import Preprocessing
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11
 
-    import tensorflow_datasets as tfds
-
-__all__ = [
-    "MAX_BYTES_IN_MEMORY",
-    "Prepared",
-    "load_images",
-    "open_prepared",
-    "prepare",
-    "resolve_data_dir",
-]
+__all__ = ["MAX_BYTES_IN_MEMORY", "load_data", "load_images"]
 
 #: A larger data set is read from its files at every pass.
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 
-# Data sets whose images may be mirrored; never digits or letters.
-_MIRRORED = {
-    *("caltech101", "cars196", "cats_vs_dogs", "cifar10", "cifar100", "food101"),
-    *("imagenet2012", "imagenet_resized", "imagenette", "imagewang", "oxford_flowers102"),
-    *("oxford_iiit_pet", "places365_small", "stanford_dogs", "stl10", "tf_flowers"),
-}
+# Seed of the fixed hold-out of the architecture split, the same in all experiments.
+_ARCHITECTURE_SEED = 2
 
-# Seeds of the fixed hold-outs, the same in all experiments.
-_TEST_SEED, _ARCHITECTURE_SEED = 1, 2
+
+def load_data(config: DataConfig, input_shape: tuple[int, ...]) -> ImageDataset:
+    """Return the data of a configuration in the shape that a network takes.
+
+    >>> from dance_tf import load_data, preset
+    >>> load_data(preset("digits").data, (16, 24, 1)).image_shape
+    (16, 24, 1)
+
+    Args:
+        config: Which data, and what becomes of them.
+        input_shape: (H, W, C) of images, or (T, C) of series of T steps and C channels.
+    Raises:
+        UserError: If the data are missing, damaged, or cannot be brought to that shape.
+    """
+    if len(input_shape) == 2:
+        return _load_series(config, input_shape)
+    height, width, channels = input_shape
+    return load_images(config, input_size=(height, width), image_channels=channels)
 
 
 def load_images(
     config: DataConfig,
     *,
-    input_size: int,
+    input_size: int | tuple[int, int],
     image_channels: int = 3,
     max_bytes_in_memory: int = MAX_BYTES_IN_MEMORY,
 ) -> ImageDataset:
@@ -77,8 +71,8 @@ def load_images(
     `architecture` is a fixed part of every class of the data set's train split, held
     out of `train`; `test` is its test split, or its validation split where there is no
     test split with labels; `split_sources` tells. Training images are shifted by up to
-    an eighth of their size, and mirrored where that keeps their class. Of the digits, a
-    fixed fifth of every class is `test`.
+    an eighth of their size, and mirrored where that keeps their class. Of the digits, and of
+    images of the user's own without a split, a fixed part of every class is `test`.
 
     >>> import dance_tf
     >>> images = dance_tf.load_images(dance_tf.preset("digits").data, input_size=16)
@@ -89,127 +83,223 @@ def load_images(
     TensorShape([32, 16, 16, 3])
 
     Args:
-        config: Name, folder and held-out part.
-        input_size: Height and width of the images.
+        config: Which data, their held-out parts, and what becomes of an image.
+        input_size: Height and width of the images; a single number: of squares.
         image_channels: 3, or 1 for grey.
         max_bytes_in_memory: Bytes of decoded images beyond which they are read anew at every
             pass.
     Raises:
         UserError: If the data set is unknown, missing, damaged or of another kind.
     """
-    if input_size < 1 or image_channels not in (1, 3):
-        raise UserError(f"cannot make images of {input_size} pixels and {image_channels} channels")
-    if config.dataset == "digits":
-        return _load_digits(config, input_size, image_channels)
-    return _load_tfds(config, input_size, image_channels, max_bytes_in_memory)
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if min(size) < 1 or image_channels not in (1, 3):
+        raise UserError(f"cannot make images of {size} pixels and {image_channels} channels")
+    if config.path is None and config.dataset == "digits":
+        return _load_digits(config, size, image_channels)
+    return _brought(_source(config), config, size, image_channels, max_bytes_in_memory)
 
 
-def prepare(name: str, data_dir: str | None = None) -> Prepared:
-    """Download a TFDS data set and prepare it, unless that is done already.
+def _source(config: DataConfig) -> Source:
+    """Return the stored images that a configuration names."""
+    if config.path is None:
+        return tfds_sets.named_source(config.dataset, config.data_dir)
+    if config.builder is not None:
+        return tfds_sets.source_of_builder(config.builder, config.data_dir)
+    path = _existing(config)
+    if arrays.holds_arrays(path):
+        return arrays.array_source(path, config.test_fraction)
+    if path.endswith(".csv"):
+        return image_files.csv_source(path, config.test_fraction)
+    if not os.path.isdir(path):
+        raise UserError(
+            f"--data={path}: is none of a folder of images, a .csv file that lists them, a .npz"
+            " file of arrays and a folder of .npy files; unpack an archive, and put a .npy file"
+            " into a folder as x.npy beside y.npy"
+        )
+    prepared = _prepared_below(path)
+    if prepared is not None:
+        return tfds_sets.prepared_source(prepared)
+    return image_files.folder_source(path, config.test_fraction)
 
-    An interrupted run leaves nothing that a later one would take for complete, and an
-    archive that is not the published one is reported and never used.
 
-    Args:
-        name: NAME, NAME/CONFIG or NAME:VERSION.
-        data_dir: See `resolve_data_dir`.
-    Raises:
-        UserError: If that fails, or the data set is damaged or not labelled images.
-    """
-    data_dir = resolve_data_dir(data_dir)
-    if name == "digits":
-        raise UserError("the digits come with scikit-learn: there is nothing to prepare")
-    folder = prepared.find_prepared(name, data_dir)
-    if folder is None:
-        folder = _download_and_prepare(name, data_dir)
-    builder = open_prepared(folder)
-    _feature_keys(name, builder)
-    return Prepared(str(folder), {k: s.num_examples for k, s in builder.info.splits.items()})
+def _existing(config: DataConfig) -> str:
+    path = local_path(str(config.path), "data.path")
+    if not os.path.exists(path):
+        raise UserError(f"--data={path}: no such file or folder")
+    return path
 
 
-def _load_digits(config: DataConfig, size: int, channels: int) -> ImageDataset:
-    images, labels = digits(size, channels)
-    is_test = hold_out(labels, 0.2, _TEST_SEED)
+def _prepared_below(path: str) -> Path | None:
+    """Return the folder of prepared TFDS data that a path is or, as NAME[/CONFIG], is above."""
+    folder = Path(path)
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    try:
+        parse_name(folder.name)
+    except UserError:  # TFDS gives no such name.
+        return None
+    return find_prepared(folder.name, str(folder.parent))
+
+
+def _load_digits(config: DataConfig, size: tuple[int, int], channels: int) -> ImageDataset:
+    from sklearn import datasets  # Takes a second to import.
+
+    bunch = datasets.load_digits()  # 1,797 images of 8x8
+    # 17 grey levels become 0..255.
+    grey = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
+    ways = {"method": config.resize, "crop": config.crop}
+    images = resize(grey, size, channels, BYTE_RANGE, **ways).numpy()
+    labels = bunch.target.astype(np.int32)
+    is_test = hold_out(labels, 0.2, TEST_SEED)
+    stored = bunch.images[..., None].astype(np.uint8)[is_test]
+
+    def prepare(levels: tf.Tensor) -> tf.Tensor:
+        grey = tf.round(tf.cast(levels, tf.float32) * (255 / 16))
+        return _to_floats(resize(grey, size, channels, BYTE_RANGE, **ways))
+
     return _in_memory(
         {"train": (images[~is_test], labels[~is_test]), "test": (images[is_test], labels[is_test])},
         config,
         name="digits",
         num_classes=10,
-        augmentation=_augmentation("digits", size),
+        augmentation=_augmentation(size, use_flip=False),
         split_sources={"train": "train", "architecture": "train", "test": "test"},
-        input_description=describe_input(
-            (size, size, channels), (8, 8, 1), (0.0, 16.0), tuple(map(str, range(10)))
+        input_description=describe_images(
+            (*size, channels), (8, 8, 1), (0.0, 16.0), tuple(map(str, range(10))), **ways
+        ),
+        preprocessing=Preprocessing(
+            tf.TensorSpec([None, None, None, 1], tf.uint8), prepare, lambda num: list(stored[:num])
         ),
     )
 
 
-def _load_tfds(config: DataConfig, size: int, channels: int, max_bytes: int) -> ImageDataset:
-    name, data_dir = config.dataset, resolve_data_dir(config.data_dir)
-    folder = prepared.find_prepared(name, data_dir)
-    if folder is None:
-        _raise_missing(name, data_dir)
-    builder = open_prepared(folder)
-    image_key, label_key = _feature_keys(name, builder)
-    class_names = tuple(builder.info.features[label_key].names)
-    sources = {"train": "train", "test": _test_source(name, builder, label_key)}
-    num_images = {split: builder.info.splits[own].num_examples for split, own in sources.items()}
+def _brought(
+    source: Source, config: DataConfig, size: tuple[int, int], channels: int, max_bytes: int
+) -> ImageDataset:
+    """Return stored images, brought to a size and to the range of their values."""
 
-    def stored(own: str) -> tf.data.Dataset:
-        return _examples(builder, own, image_key).map(lambda example: example[image_key])
+    def stored(split: str) -> tf.data.Dataset:
+        return source.read(split).map(lambda image, label: image)
 
-    with _naming_damage(builder, "train"):
+    name = source.name
+    with source.guard("train"):
         values, warnings = value_range(name, stored("train"))
     if warnings:
-        with _naming_damage(builder, sources["test"]):
-            warnings += beyond_range(name, sources["test"], stored(sources["test"]), values)
-    image_shape = (size, size, channels)
-    source_shape = builder.info.features[image_key].shape
+        with source.guard("test"):
+            warnings += beyond_range(name, source.splits["test"], stored("test"), values)
+    warnings = [*source.warnings, *warnings]
+    spec = stored("test").element_spec
+    image_shape = (*size, channels)
+    ways = {"method": config.resize, "crop": config.crop}
     attributes: ImageAttributes = {
         "name": name,
-        "num_classes": len(class_names),
-        "augmentation": _augmentation(prepared.parse_name(name)[0], size),
-        "split_sources": sources | {"architecture": "train"},
-        "folder": str(folder),
-        "input_description": describe_input(image_shape, source_shape, values, class_names),
+        "num_classes": len(source.class_names),
+        "augmentation": _augmentation(size, use_flip=source.use_flip),
+        "split_sources": {**source.splits, "architecture": source.splits["train"]},
+        "folder": source.folder,
+        "content_sha256": source.content_sha256,
+        "input_description": describe_images(
+            image_shape, source.source_shape, values, source.class_names, **ways
+        ),
+        "preprocessing": Preprocessing(
+            tf.TensorSpec([None, None, None, spec.shape[-1]], spec.dtype),
+            lambda images: _to_floats(resize(images, size, channels, values, **ways)),
+            lambda num: list(stored("test").take(num).as_numpy_iterator()),
+        ),
     }
 
     def read(split: str) -> tf.data.Dataset:
-        def bring(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            image, label = example[image_key], example[label_key]
-            return resize(image, size, channels, values), tf.cast(label, tf.int32)
+        def bring(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return resize(image, size, channels, values, **ways), tf.cast(label, tf.int32)
 
-        examples = _examples(builder, sources[split], image_key, label_key)
-        return examples.map(bring, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return source.read(split).map(
+            bring, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
 
-    if sum(num_images.values()) * size * size * channels > max_bytes:
-        # Without a pass over the files there are no labels: held out regardless of class.
+    num_images = source.num_images
+    if sum(num_images.values()) * size[0] * size[1] * channels > max_bytes:
+        if config.class_balance != "none":
+            raise UserError(
+                f"data.class_balance={config.class_balance} needs the images in memory: those of"
+                f" {name} take more than {max_bytes / 2**30:g} GiB"
+            )
+        # Where there are no labels without a pass over the files: held out regardless of class.
         classes = np.zeros(num_images["train"], np.int32)
         attributes["warnings"] = tuple(warnings)
         return StreamedImages(
             read,
-            is_held_out=_held_out(classes, config),
+            is_held_out=_held_out(source.labels["train"] if source.labels else classes, config),
             num_test=num_images["test"],
             image_shape=image_shape,
             **attributes,
         )
     splits = {}
     histogram = np.zeros(256, np.int64)
-    for split, own in sources.items():
+    for split, own in source.splits.items():
         images = np.empty((num_images[split], *image_shape), np.uint8)
         labels = np.empty(num_images[split], np.int32)
         start = 0
-        with _naming_damage(builder, own):
+        with source.guard(split):
             for image_batch, label_batch in read(split).batch(1024).as_numpy_iterator():
                 end = start + len(label_batch)
                 images[start:end], labels[start:end] = image_batch, label_batch
                 histogram += np.bincount(image_batch.reshape(-1), minlength=256)
                 start = end
-        if labels.min() < 0 or labels.max() >= len(class_names):
+        if labels.min() < 0 or labels.max() >= len(source.class_names):
             raise UserError(f"data set {name!r}: its split {own!r} has images without a class")
-        warnings += absent_classes(name, own, labels, class_names)
+        warnings += absent_classes(name, own, labels, source.class_names)
         splits[split] = (images, labels)
     attributes["warnings"] = (*warnings, *lost_levels(name, histogram, values))
     return _in_memory(splits, config, **attributes)
+
+
+def _load_series(config: DataConfig, input_shape: tuple[int, ...]) -> ImageDataset:
+    """Return series [T, C] of the user's own, their values brought to 0..1."""
+    steps, channels = input_shape
+    path = None if config.path is None or config.builder is not None else _existing(config)
+    if path is None or not arrays.holds_arrays(path):
+        raise UserError(
+            f"{config.title}: holds no series, which the space takes: name a .npz file, or a folder"
+            " of .npy files, as --data"
+        )
+    own = arrays.series(path, config.test_fraction)
+    found = own.samples["train"].shape[1:]
+    if found != (steps, channels):
+        raise UserError(
+            f"{path}: its series are of {found[0]} steps and {found[1]} channels, the space takes"
+            f" {steps} and {channels}: give the space that shape, or bring the series to its own"
+        )
+    low, high = (float(bound) for bound in (own.samples["train"].min(), own.samples["train"].max()))
+    if low == high:
+        raise UserError(f"{path}: all values of its training series are {low:g}")
+    warnings = list(own.warnings)
+    test = own.samples["test"]
+    if test.min() < low or test.max() > high:
+        warnings.append(
+            f"the split {own.splits['test']!r} of {own.name!r} has values beyond {low:g} to"
+            f" {high:g}, which are cut off"
+        )
+
+    def prepare(values: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value((values - low) / (high - low), 0.0, 1.0)
+
+    splits = {k: (prepare(samples).numpy(), own.labels[k]) for k, samples in own.samples.items()}
+    return _in_memory(
+        splits,
+        config,
+        name=own.name,
+        num_classes=len(own.class_names),
+        split_sources={**own.splits, "architecture": own.splits["train"]},
+        folder=own.path,
+        content_sha256=own.content_sha256,
+        input_description=describe_series((steps, channels), (low, high), own.class_names),
+        preprocessing=Preprocessing(
+            tf.TensorSpec([None, steps, channels], tf.float32),
+            prepare,
+            lambda num: list(own.samples["test"][:num]),
+        ),
+        warnings=tuple(warnings),
+    )
 
 
 def _in_memory(
@@ -225,6 +315,7 @@ def _in_memory(
             "architecture": (images[is_held_out], labels[is_held_out]),
             "test": splits["test"],
         },
+        is_balanced=config.class_balance == "sampling",
         **attributes,
     )
 
@@ -239,202 +330,9 @@ def _held_out(labels: np.ndarray, config: DataConfig) -> np.ndarray:
     return is_held_out
 
 
-def _augmentation(dataset: str, size: int) -> Augmentation:
-    return Augmentation(pad=size // 8, use_flip=dataset in _MIRRORED)
+def _to_floats(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32) / 255.0
 
 
-# TFDS.
-
-
-def open_prepared(folder: Path) -> tfds.core.DatasetBuilder:
-    """Return the TFDS builder of a prepared data set, once its files are all there.
-
-    Raises:
-        UserError: If a file is missing, damaged or cut short.
-    """
-    import tensorflow_datasets as tfds
-
-    mend = f"remove {folder} and prepare it again"
-    for file in ("dataset_info.json", "features.json"):
-        if not (folder / file).is_file():
-            raise UserError(f"{folder} lacks {file}, so it is no complete data set: {mend}")
-    try:
-        # Unlike tfds.load and tfds.builder it runs no data set's code and asks no server.
-        builder = tfds.builder_from_directory(str(folder))
-        splits = dict(builder.info.splits)
-    except Exception as error:  # Whatever the parsers of the two files raise.
-        raise UserError(f"cannot read the data set in {folder} ({_line(error)}): {mend}") from error
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        return builder
-    for split in splits.values():
-        for path, num_expected in zip(split.filepaths, split.shard_lengths, strict=True):
-            num_found, problem = prepared.count_records(path)
-            if problem or num_found != num_expected:
-                raise UserError(
-                    f"{path} {problem or 'is incomplete'}: {num_found} of its {num_expected}"
-                    f" examples are there; {mend}"
-                )
-    return builder
-
-
-def _feature_keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """Return the names of the image and of its class among the features."""
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features
-    features = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    labels = [
-        k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel) and f.num_classes
-    ]
-    # Among several, those that TFDS itself calls input and target.
-    keys = builder.info.supervised_keys or ()
-    image = next((k for k in keys if k in images), images[0] if len(images) == 1 else None)
-    label = next((k for k in keys if k in labels), labels[0] if len(labels) == 1 else None)
-    if image is None or label is None:
-        found = ", ".join(f"{k} ({type(f).__name__})" for k, f in sorted(features.items()))
-        raise UserError(
-            f"data set {name!r} is not for image classification: it needs one Image and one"
-            f" ClassLabel, and has {found or 'neither'}"
-        )
-    channels, dtype = features[image].shape[-1], np.dtype(features[image].np_dtype)
-    if channels not in (1, 3, 4):
-        raise UserError(
-            f"data set {name!r}: its images are {dtype.name} with {channels} channels; 1, 3 or 4"
-            " are supported"
-        )
-    if features[label].num_classes < 2:
-        only = ", ".join(map(repr, features[label].names))
-        raise UserError(f"data set {name!r} has one class ({only}): there is nothing to tell apart")
-    return image, label
-
-
-def _test_source(name: str, builder: tfds.core.DatasetBuilder, label_key: str) -> str:
-    """Return the data set's own split to test on; the test split may lack labels."""
-    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    for own in ("test", "validation") if sizes.get("train") else ():
-        if sizes.get(own):
-            with _naming_damage(builder, own):
-                some = list(_examples(builder, own, label_key).take(16).as_numpy_iterator())
-            if all(example[label_key] >= 0 for example in some):
-                return own
-    raise UserError(
-        f"data set {name!r} lacks a split: it needs 'train' and a labelled 'test' or 'validation',"
-        f" and has {', '.join(sorted(k for k, n in sizes.items() if n)) or 'none'}"
-    )
-
-
-def _examples(builder: tfds.core.DatasetBuilder, split: str, *keys: str) -> tf.data.Dataset:
-    """Return the examples of a split in the order of its files, with these features only."""
-    import tensorflow_datasets as tfds
-
-    return builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
-
-
-@contextlib.contextmanager
-def _naming_damage(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[None]:
-    """Turn TensorFlow's errors about a split's content into one that names the file."""
-    try:
-        yield
-    except (
-        tf.errors.DataLossError,
-        tf.errors.FailedPreconditionError,
-        tf.errors.InvalidArgumentError,
-        tf.errors.NotFoundError,
-    ) as error:
-        damaged = builder.data_dir
-        for path in map(str, builder.info.splits[split].filepaths):
-            try:
-                for _ in tf.data.TFRecordDataset(path):
-                    pass
-            except tf.errors.OpError:
-                damaged = path
-                break
-        raise UserError(
-            f"{damaged} is damaged ({_line(error)}): remove {builder.data_dir} and prepare it again"
-        ) from error
-
-
-def _download_and_prepare(name: str, data_dir: str) -> Path:
-    import tensorflow_datasets as tfds
-
-    # TFDS reports on stdout, which is the tool's for its result.
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError:
-            raise UserError(
-                f"TFDS has no data set {name!r} to download{_nearest(name, data_dir)}; one of your"
-                " own is prepared by its builder, as in"
-                f" `Builder(data_dir={data_dir!r}).download_and_prepare()`"
-            ) from None
-        except (ValueError, ImportError, AssertionError) as error:  # the last of a version
-            raise UserError(f"data set {name!r}: {_line(error)}") from error
-        _feature_keys(name, builder)
-        dataset, downloads = prepared.parse_name(name)[0], Path(data_dir) / "downloads"
-        prepared.check_downloads(dataset, downloads, builder.url_infos)
-        try:
-            # One that waits here finds the set of the first and uses it.
-            with owned(Path(data_dir) / dataset, is_waiting=True):
-                builder.download_and_prepare(
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-                )
-        except Exception as error:  # Anything between a network and a data set's own code.
-            problem = _line(error)
-            match = re.match(r"Artifact (\S+), downloaded to (.+), has wrong checksum", problem)
-            if match:
-                difference = prepared.describe_mismatch(Path(match[2]), builder.url_infos[match[1]])
-                problem = f"{match[1]} gave a wrong file, left in {match[2]}: {difference}"
-            raise UserError(f"cannot prepare {name} in {data_dir}: {problem}") from error
-    return Path(builder.data_dir)
-
-
-def _raise_missing(name: str, data_dir: str) -> NoReturn:
-    import tensorflow_datasets as tfds
-
-    dataset = prepared.parse_name(name)[0]
-    if dataset in prepared.list_prepared(data_dir):
-        raise UserError(
-            f"data set {name!r} is not in {data_dir}, which has {dataset!r} of another version or"
-            f" configuration: name one of those in {Path(data_dir) / dataset}, or prepare it there"
-        )
-    # Community data sets would be asked for over the network.
-    if dataset in tfds.list_builders(with_community_datasets=False):
-        raise UserError(
-            f"data set {name!r} is not prepared in {data_dir}"
-            f"{prepared.folder_hint(name, data_dir)}: either run `{tool_command('prepare_data')}"
-            f" --dataset={name} --data_dir={shlex.quote(data_dir)}`, which downloads it, or point"
-            " --data_dir or TFDS_DATA_DIR at a folder that holds a prepared copy"
-        )
-    raise UserError(
-        f"unknown data set {dataset!r}: neither digits nor one of TFDS, and {data_dir}"
-        f" {prepared.describe_folder(data_dir)}"
-        f"{prepared.folder_hint(name, data_dir) or _nearest(name, data_dir)}"
-        + (
-            prepared.path_hint(name)
-            or "; one of your own is found by its builder's name in the --data_dir that it was"
-            " prepared in"
-        )
-    )
-
-
-def _nearest(name: str, data_dir: str) -> str:
-    """Return a hint at the data set that a name is nearly that of, or ""."""
-    import tensorflow_datasets as tfds
-
-    known = {"digits", *prepared.list_prepared(data_dir)}
-    known.update(tfds.list_builders(with_community_datasets=False))
-    dataset = prepared.parse_name(name)[0]
-    nearest = difflib.get_close_matches(dataset.lower(), known - {dataset}, n=1, cutoff=0.85)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
-
-
-def _line(error: BaseException) -> str:
-    """Return an error's message as one line, without TensorFlow's node names."""
-    text = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]|name: *$", "", str(error) or type(error).__name__)
-    return " ".join(text.split())[:500]
+def _augmentation(size: tuple[int, int], *, use_flip: bool) -> Augmentation:
+    return Augmentation(pad=min(size) // 8, use_flip=use_flip)

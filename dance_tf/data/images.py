@@ -1,6 +1,6 @@
-"""Labelled images in three splits, shuffled and augmented by a seed alone.
+"""Labelled images or series in three splits, shuffled and augmented by a seed alone.
 
-Axes: B images; H, W, C height, width and channels.
+Axes: B images; H, W, C height, width and channels; T, C steps and channels of a series.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import numpy as np
 import tensorflow as tf
 
+from dance_tf.data.resizing import describe_images, describe_series
 from dance_tf.errors import UserError
-from dance_tf.structs import InputDescription
+from dance_tf.structs import InputDescription, Preprocessing
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11
@@ -24,10 +25,7 @@ __all__ = [
     "Augmentation",
     "ImageAttributes",
     "StreamedImages",
-    "describe_input",
-    "digits",
     "hold_out",
-    "resize",
 ]
 
 #: Range of the images that are kept: bytes.
@@ -47,15 +45,17 @@ class Augmentation(NamedTuple):
 class _Identity(TypedDict):
     name: str
     num_classes: int
-    augmentation: Augmentation
-    split_sources: Mapping[str, str]
 
 
 class ImageAttributes(_Identity, total=False):
     """Attributes that in-memory and streamed images have in common; see `_Images`."""
 
+    augmentation: Augmentation | None
+    split_sources: Mapping[str, str]
     folder: str | None
+    content_sha256: str | None
     input_description: InputDescription | None
+    preprocessing: Preprocessing | None
     warnings: tuple[str, ...]
 
 
@@ -74,11 +74,13 @@ class _Images:
     Attributes:
         name: Name of the data set.
         num_classes: Number of classes; labels are below it.
-        image_shape: (H, W, C).
-        augmentation: Random changes of training images.
+        image_shape: (H, W, C), or (T, C) of series.
+        augmentation: Random changes of training images; None where there are none.
         split_sources: Name of the data set's own split behind each split.
         folder: Absolute path of the files that were read, or None.
+        content_sha256: Hash that other files or labels would change, or None.
         input_description: Way from stored images to the images that a network is fed.
+        preprocessing: The same way as a function of TensorFlow, or None.
         warnings: Lines about the data for its users.
     """
 
@@ -90,35 +92,41 @@ class _Images:
         *,
         name: str,
         num_classes: int,
-        image_shape: tuple[int, int, int],
-        augmentation: Augmentation,
-        split_sources: Mapping[str, str],
+        image_shape: tuple[int, ...],
+        augmentation: Augmentation | None = None,
+        split_sources: Mapping[str, str] | None = None,
         folder: str | None = None,
+        content_sha256: str | None = None,
         input_description: InputDescription | None = None,
+        preprocessing: Preprocessing | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.num_classes = num_classes
         self.image_shape = image_shape
         self.augmentation = augmentation
-        self.split_sources = dict(split_sources)
+        self.split_sources = dict(split_sources or {split: split for split in SPLITS})
         self.folder = folder
-        # Without one, images are stored as they are kept.
-        self.input_description = input_description or describe_input(
-            image_shape, image_shape, BYTE_RANGE
-        )
+        self.content_sha256 = content_sha256
+        self.input_description = input_description or self._own_description()
+        self.preprocessing = preprocessing
         self.warnings = warnings
+
+    def _own_description(self) -> InputDescription:
+        """Describe images that are stored as they are kept, as bytes."""
+        height, width, channels = self.image_shape
+        return describe_images((height, width, channels), self.image_shape, BYTE_RANGE)
 
     def num_images(self, split: str) -> int:
         """Return the size of "train", "architecture" or "test"."""
         raise NotImplementedError
 
     def _batches(self, split: str, batch_size: int, order: np.ndarray | None) -> tf.data.Dataset:
-        """Return batches (uint8 [B, H, W, C], int32 [B]): full ones in `order`, or all."""
+        """Return batches (uint8 or float32 [B, ...], int32 [B]): full ones in `order`, or all."""
         raise NotImplementedError
 
     def split(self, name: str, *, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Return a dataset of (float32 [B, H, W, C] in 0..1, int32 [B]).
+        """Return a dataset of (float32 [B, H, W, C] or [B, T, C] in 0..1, int32 [B]).
 
         All random numbers of the pass come from `seed`, before it starts: neither
         threads nor TensorFlow's global seed have a say, and `.skip(n)` leaves exactly
@@ -151,7 +159,8 @@ class _Images:
             images, labels = batch
             rows = tf.range(index * batch_size, (index + 1) * batch_size)
             offset_y, offset_x, is_mirrored = (tf.gather(d, rows) for d in draws)
-            images = _augment(images, offset_y, offset_x, is_mirrored, self.augmentation)
+            if self.augmentation is not None:
+                images = _augment(images, offset_y, offset_x, is_mirrored, self.augmentation)
             images = tf.ensure_shape(_to_float(images), (batch_size, *self.image_shape))
             return images, tf.ensure_shape(labels, (batch_size,))
 
@@ -162,17 +171,25 @@ class _Images:
         words = np.random.SeedSequence([seed % 2**64, SPLITS.index(split)]).generate_state(8)
         random = np.random.RandomState(words)
         num_images = self.num_images(split)
-        block = self.block_size or num_images
-        order = [
-            start + random.permutation(min(block, num_images - start))
-            for start in range(0, num_images, block)
-        ]
-        high = 2 * self.augmentation.pad + 1
+        augmentation = self.augmentation or Augmentation(0, False)
+        order = self._order(split, random)
+        high = 2 * augmentation.pad + 1
         offset_y, offset_x = random.randint(0, high, size=(2, num_images), dtype=np.int32)
         is_mirrored = random.randint(0, 2, size=num_images, dtype=np.int32) == 1
-        if not self.augmentation.use_flip:
+        if not augmentation.use_flip:
             is_mirrored[:] = False
-        return _Epoch(np.concatenate(order).astype(np.int32), offset_y, offset_x, is_mirrored)
+        return _Epoch(order.astype(np.int32), offset_y, offset_x, is_mirrored)
+
+    def _order(self, split: str, random: np.random.RandomState) -> np.ndarray:
+        """Draw the positions in a split that an epoch takes, as many as it has."""
+        num_images = self.num_images(split)
+        block = self.block_size or num_images
+        return np.concatenate(
+            [
+                start + random.permutation(min(block, num_images - start))
+                for start in range(0, num_images, block)
+            ]
+        )
 
     def _check(self, split: str) -> str:
         if split not in SPLITS:
@@ -181,29 +198,77 @@ class _Images:
 
 
 class ArrayImages(_Images):
-    """Images in memory."""
+    """Images or series in memory.
+
+    >>> import numpy as np
+    >>> from dance_tf import ArrayImages
+    >>> random = np.random.default_rng(0)
+    >>> arrays = {
+    ...     split: (random.random((num, 64, 3), np.float32), np.arange(num) % 4)
+    ...     for split, num in (("train", 120), ("architecture", 40), ("test", 40))
+    ... }
+    >>> signals = ArrayImages(arrays, name="signals", num_classes=4)
+    >>> signals.image_shape, signals.num_images("train")
+    ((64, 3), 120)
+    >>> batch, labels = next(iter(signals.split("train", batch_size=32, seed=0)))
+    >>> batch.shape
+    TensorShape([32, 64, 3])
+    """
 
     def __init__(
         self,
         splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        *,
+        is_balanced: bool = False,
         **attributes: Unpack[ImageAttributes],
     ) -> None:
         """Keep images in memory.
 
         Args:
-            splits: Images, uint8 [B, H, W, C], and labels, int32 [B], of each split.
+            splits: Images, uint8 or float32 in 0..1, [B, H, W, C] or series [B, T, C], and
+                labels, int [B], of each split: "train", "architecture" and "test".
+            is_balanced: True: an epoch draws all classes equally often, those with few images
+                several times, and is as long as without.
             **attributes: Attributes of all images; see `ImageAttributes`.
+        Raises:
+            UserError: If the arrays are of other types, sizes or values.
         """
-        super().__init__(image_shape=splits["train"][0].shape[1:], **attributes)
+        kept = {
+            split: _checked(f"{attributes['name']}, split {split!r}", *arrays, attributes)
+            for split, arrays in splits.items()
+        }
+        shapes = {split: images.shape[1:] for split, (images, _) in kept.items()}
+        image_shape, name = shapes.get("train"), attributes["name"]
+        if image_shape is None or set(shapes.values()) != {image_shape}:
+            raise UserError(f"{name}: its splits are of {shapes}: not all of one shape")
+        if len(image_shape) == 2 and attributes.get("augmentation") is not None:
+            raise UserError(f"{name}: series are not augmented: leave it out")
+        self._labels = {split: labels for split, (_, labels) in kept.items()}
+        self._is_bytes = kept["train"][0].dtype == np.uint8
+        super().__init__(image_shape=image_shape, **attributes)
+        self._is_balanced = is_balanced
         with tf.device("CPU:0"):
             self._arrays = {
-                name: (tf.constant(images, tf.uint8), tf.constant(labels, tf.int32))
-                for name, (images, labels) in splits.items()
+                split: (tf.constant(images), tf.constant(labels))
+                for split, (images, labels) in kept.items()
             }
+
+    def _own_description(self) -> InputDescription:
+        values = BYTE_RANGE if self._is_bytes else (0.0, 1.0)
+        if len(self.image_shape) == 2:
+            steps, channels = self.image_shape
+            return describe_series((steps, channels), values)
+        height, width, channels = self.image_shape
+        return describe_images((height, width, channels), self.image_shape, values)
 
     def num_images(self, split: str) -> int:
         """Return the size of "train", "architecture" or "test"."""
-        return int(self._arrays[self._check(split)][1].shape[0])
+        return len(self._labels[self._check(split)])
+
+    def _order(self, split: str, random: np.random.RandomState) -> np.ndarray:
+        if not self._is_balanced:
+            return super()._order(split, random)
+        return _balanced_order(self._labels[self._check(split)], random)
 
     def _batches(self, split: str, batch_size: int, order: np.ndarray | None) -> tf.data.Dataset:
         images, labels = self._arrays[self._check(split)]
@@ -283,7 +348,51 @@ class StreamedImages(_Images):
         return blocks.rebatch(batch_size, drop_remainder=True)
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def _checked(
+    what: str, images: np.ndarray, labels: np.ndarray, attributes: ImageAttributes
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays of a split as they are kept; `what` names them in a UserError."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype not in (np.uint8, np.float32) or images.ndim not in (3, 4):
+        raise UserError(
+            f"{what}: its images are {images.dtype} {list(images.shape)}, not uint8 or float32 of"
+            " [B, H, W, C] or [B, T, C]"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{what}: its labels are {labels.dtype} {list(labels.shape)}, not one whole number for"
+            f" each of {len(images)} images"
+        )
+    num_classes = attributes["num_classes"]
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(
+            f"{what}: its labels are {labels.min()} to {labels.max()}, not 0 to {num_classes - 1}"
+        )
+    # Written so that NaN is out of the range.
+    if images.size and images.dtype == np.float32 and not 0 <= images.min() <= images.max() <= 1:
+        raise UserError(
+            f"{what}: its values are {images.min():g} to {images.max():g}; floats are to be in 0..1"
+        )
+    return images, labels.astype(np.int32)
+
+
+def _balanced_order(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Draw positions, int [B], that take each class equally often.
+
+    A class that is drawn more often than it has images is gone through again and again, so
+    that its images are drawn equally often, but for one time.
+    """
+    classes = random.permutation(np.unique(labels))
+    drawn = []
+    for turn, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        num = len(labels) // len(classes) + (turn < len(labels) % len(classes))
+        rounds = [random.permutation(members) for _ in range(-(-num // len(members)))]
+        drawn.append(np.concatenate(rounds)[:num])
+    return random.permutation(np.concatenate(drawn))
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int, *, at_least: int = 0) -> np.ndarray:
     """Choose a fixed part of every class.
 
     Of a class with n images, round(fraction * n) are chosen, but never all.
@@ -292,6 +401,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         labels: Labels, int [B].
         fraction: Part of each class, between 0 and 1.
         seed: Seed of the choice; no experiment's seed, so that all experiments agree.
+        at_least: Number to choose of a class of which that part is less.
     Returns:
         Mask of the chosen images, bool [B].
     """
@@ -299,109 +409,13 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     is_chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = min(round(fraction * len(members)), len(members) - 1)
+        count = min(max(round(fraction * len(members)), at_least), len(members) - 1)
         is_chosen[random.permutation(members)[:count]] = True
     return is_chosen
 
 
-def digits(size: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return scikit-learn's 1,797 handwritten digits, which come with the package.
-
-    Returns:
-        Images uint8 [1797, size, size, channels], grown from 8x8, and labels int32 [1797].
-    """
-    from sklearn import datasets  # Takes a second to import.
-
-    bunch = datasets.load_digits()
-    # 17 grey levels become 0..255.
-    grey = np.round(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
-    return resize(grey, size, channels).numpy(), bunch.target.astype(np.int32)
-
-
-def describe_input(
-    image_shape: tuple[int, int, int],
-    source_shape: tuple[int | None, ...],
-    values: tuple[float, float],
-    class_names: tuple[str, ...] | None = None,
-) -> InputDescription:
-    """Describe the way of stored images through `resize` and `split`.
-
-    Args:
-        image_shape: (H, W, C) of the result.
-        source_shape: (H, W, C) of stored images, None where they differ.
-        values: Stored values that become 0 and 1.
-        class_names: Names of the classes in the order of the labels.
-    """
-    height, width, channels = image_shape
-    source_height, source_width, source_channels = source_shape
-    is_known = source_height is not None and source_width is not None
-    if is_known and (source_height, source_width) == (height, width):
-        changes: tuple[str | None, str | None] = (None, None)
-    elif source_height is None or source_width is None:
-        size = f"to {height}x{width}, averaged by area if larger, bilinear if smaller"
-        changes = size, "the largest central square"
-    else:
-        side = min(source_height, source_width)
-        way = "averaged by area" if side > height else "bilinear"
-        changes = (
-            None if side == height else f"{way} to {height}x{width}",
-            None if source_height == source_width else "the largest central square",
-        )
-    order = "RGB, all three the same grey" if source_channels == 1 else "RGB"
-    return InputDescription(
-        height=height,
-        width=width,
-        channels=channels,
-        value_range=(0.0, 1.0),
-        source_range=values,
-        source_shape=tuple(source_shape),
-        resize=changes[0],
-        crop=changes[1],
-        channel_order="grey" if channels == 1 else order,
-        class_names=class_names,
-    )
-
-
-def resize(
-    images: tf.Tensor, size: int, channels: int, values: tuple[float, float] | None = None
-) -> tf.Tensor:
-    """Bring images to size x size pixels of bytes.
-
-    The largest central square is taken; its pixels are averaged by area when it
-    shrinks and interpolated linearly when it grows. Grey is repeated over three
-    channels, an alpha channel is dropped.
-
-    Args:
-        images: Numbers [..., H, W, C] with 1, 3 or 4 channels.
-        size: Height and width of the result.
-        channels: Channels of the result, 1 or 3.
-        values: Values that become 0 and 255, as do those beyond them. None: the ends of an
-            unsigned type.
-    Returns:
-        uint8 [..., size, size, channels].
-    """
-    images = tf.convert_to_tensor(images)
-    low, high = values or (0.0, float(images.dtype.max))
-    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
-    side = tf.minimum(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    images = images[..., top : top + side, left : left + side, :3]
-    images = (tf.cast(images, tf.float32) - low) / ((high - low) / 255)
-    images = tf.clip_by_value(images, 0.0, 255.0)
-    images = tf.cond(
-        side > size,
-        lambda: tf.image.resize(images, (size, size), "area"),
-        lambda: tf.image.resize(images, (size, size), "bilinear"),
-    )
-    if images.shape[-1] == 1 and channels == 3:
-        images = tf.image.grayscale_to_rgb(images)
-    elif images.shape[-1] == 3 and channels == 1:
-        images = tf.image.rgb_to_grayscale(images)
-    return tf.cast(tf.round(images), tf.uint8)
-
-
 def _to_float(images: tf.Tensor) -> tf.Tensor:
-    return tf.cast(images, tf.float32) / 255.0
+    return images if images.dtype == tf.float32 else tf.cast(images, tf.float32) / 255.0
 
 
 def _augment(

@@ -149,10 +149,7 @@ def path_hint(name: str) -> str:
         dataset = path.relative_to(folder).parts[0]
         if dataset in list_prepared(str(folder)):
             return f"; here it is --dataset={dataset} --data_dir={shlex.quote(str(folder))}"
-    return (
-        "; a path is not read: prepare the images with a TFDS builder, then give its name and, as"
-        " --data_dir, the folder that it wrote to"
-    )
+    return f"; data of your own are named by --data={shlex.quote(str(path))}"
 
 
 def folder_hint(name: str, data_dir: str) -> str:

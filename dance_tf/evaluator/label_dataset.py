@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dance_tf.data.datasets import open_prepared
+from dance_tf.data.tfds_sets import open_prepared
 from dance_tf.errors import UserError
 from dance_tf.evaluator.dataset import sample_mixtures, sample_one_hot
 from dance_tf.evaluator.label_statistics import describe_degeneracy, label_statistics

@@ -65,7 +65,9 @@ def _inputs(inputs: Mapping[str, Json] | None) -> list[str]:
     if inputs is None:
         return []
     phrases = []
-    if inputs.get("height") and inputs.get("width"):
+    if len(inputs.get("source_shape") or ()) == 2:
+        phrases.append(f"series of {inputs['height']} steps of {inputs['channels']} channels")
+    elif inputs.get("height") and inputs.get("width"):
         phrases.append(f"images of {inputs['height']}x{inputs['width']} pixels")
     if inputs.get("value_range"):
         phrases.append("values of {:g} to {:g}".format(*inputs["value_range"]))

@@ -100,7 +100,7 @@ def read_run(run_dir: str) -> Run:
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema_version is {version!r}, this reads {SCHEMA_VERSION}")
     classes = config.space.num_classes or info.get("num_classes")
-    classes = classes or _CLASSES_OF.get(config.data.dataset)
+    classes = classes or _CLASSES_OF.get(config.data.title)
     space = make_space(config.space, classes or 10)
     if "exact_cost" not in result:
         raise UserError(f"{path}: there is no exact_cost in it")

@@ -151,10 +151,10 @@ def check_output_dir(config: ExperimentConfig, output_dir: str, is_resuming: boo
     if not os.path.exists(path):
         raise UserError(f"--resume: {output_dir} has no config.json, so it holds no run")
     stored = config_from_json(read_json(path))
-    # Where the images lie does not change them.
-    stored = dataclasses.replace(
-        stored, data=dataclasses.replace(stored.data, data_dir=config.data.data_dir)
-    )
+    # Where the images lie does not change them; those of a path are known by their content.
+    there = config.data.path if stored.data.path and config.data.path else stored.data.path
+    data = dataclasses.replace(stored.data, data_dir=config.data.data_dir, path=there)
+    stored = dataclasses.replace(stored, data=data)
     difference = _first_difference(_comparable(stored), _comparable(config))
     if difference:
         name, old, new = difference
@@ -184,6 +184,11 @@ def _check_origin(output_dir: str, before: Mapping[str, Json], facts: Mapping[st
             raise UserError(
                 f"--resume: the supernet of the run in {output_dir} had other weights (SHA-256"
                 f" {was}): bring it back, {mend}"
+            )
+        if name == "data_sha256" and was != now:
+            raise UserError(
+                f"--resume: files or labels of the data have changed since the run in {output_dir}"
+                f" began: bring them back, {mend}"
             )
         if name in ("evaluator", "input") and (difference := _first_difference(was, now, name)):
             name, old, new = difference

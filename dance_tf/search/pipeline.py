@@ -94,7 +94,7 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
     Raises:
         UserError: If the data are missing, or have more classes than the space.
     """
-    dataset = datasets.load_images(config.data, input_size=make_space(config.space).size[0])
+    dataset = datasets.load_data(config.data, make_space(config.space).input_shape)
     space = make_space(config.space, dataset.num_classes)
     if space.num_classes < dataset.num_classes:
         raise UserError(
@@ -107,8 +107,12 @@ def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, Image
 
 
 def input_record(dataset: ImageDataset) -> dict[str, Json]:
-    """Return the entry of run_info.json on how images come to the network."""
-    return {"input": json.loads(json.dumps(dataclasses.asdict(dataset.input_description)))}
+    """Return the entries of run_info.json on the data and on how they come to the network."""
+    sha256 = getattr(dataset, "content_sha256", None)
+    return {
+        "input": json.loads(json.dumps(dataclasses.asdict(dataset.input_description))),
+        **({} if sha256 is None else {"data_sha256": sha256}),
+    }
 
 
 def run_experiment(

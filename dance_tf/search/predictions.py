@@ -25,6 +25,7 @@ PREDICTIONS_NAME = "predictions.json"
 _BATCH_SIZE = 250
 _NUM_MISTAKES = 12
 _MAX_SIDE = 96  # of the picture of a mistake, pixels
+_GRAPH_HEIGHT = 48  # of the graph of a series, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,8 @@ def predict(network: keras.Model, dataset: ImageDataset, split: str = "test") ->
 
 
 def _png(image: np.ndarray) -> str:
-    """Return an image of values in 0..1 as a small PNG in base64."""
+    """Return an image or series of values in 0..1 as a small PNG in base64."""
+    image = _drawn(image) if image.ndim == 2 else image
     height, width = image.shape[:2]
     share = _MAX_SIDE / max(height, width)
     if share < 1:
@@ -139,3 +141,11 @@ def _png(image: np.ndarray) -> str:
         image = np.asarray(tf.image.resize(image, size, method="area"))
     pixels = np.rint(255 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
     return base64.b64encode(tf.io.encode_png(pixels).numpy()).decode("ascii")
+
+
+def _drawn(series: np.ndarray) -> np.ndarray:
+    """Return the graph of series [T, C] of values in 0..1: dark dots on white, [H, T, 1]."""
+    rows = np.rint((_GRAPH_HEIGHT - 1) * (1 - np.clip(series, 0.0, 1.0))).astype(int)
+    graph = np.ones((_GRAPH_HEIGHT, len(series), 1), np.float32)
+    graph[rows, np.arange(len(series))[:, None]] = 0.0
+    return graph

@@ -129,7 +129,7 @@ def retrain(
     ... )  # doctest: +SKIP
     >>> trained.network.save("network.keras")  # doctest: +SKIP
     """
-    expected_shape = (space.input_size, space.input_size, space.image_channels)
+    expected_shape = space.input_shape
     if tuple(dataset.image_shape) != expected_shape or dataset.num_classes > space.num_classes:
         raise UserError(
             f"{dataset.name} has {dataset.num_classes} classes of images"

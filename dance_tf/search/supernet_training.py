@@ -168,6 +168,7 @@ def _identity(
     space: NetworkSpace, dataset: ImageDataset, config: ExperimentConfig
 ) -> dict[str, Json]:
     """Return what a search must share with the training of its supernet."""
+    sha256 = getattr(dataset, "content_sha256", None)
     return {
         "space": space.description(),
         "kind": config.search.supernet,
@@ -175,6 +176,7 @@ def _identity(
             "name": dataset.name,
             "num_train": dataset.num_images("train"),
             "num_architecture": dataset.num_images("architecture"),
+            **({} if sha256 is None else {"sha256": sha256}),
         },
     }
 
@@ -184,7 +186,7 @@ def _shown(value: Json) -> str:
     if not isinstance(value, dict):
         return str(value)
     of_space = ("name", "input_size", "num_classes", "width_multiplier")
-    names = (*of_space, "num_train", "num_architecture")
+    names = (*of_space, "num_train", "num_architecture", "sha256")
     return ", ".join(f"{name} {value[name]}" for name in names if name in value)
 
 

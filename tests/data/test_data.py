@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 
 from dance_tf.config import DataConfig
-from dance_tf.data import datasets
+from dance_tf.data import datasets, tfds_sets
 from dance_tf.errors import UserError
 from tests.data import toy_datasets
 
@@ -168,8 +168,8 @@ def test_validation_stands_in_where_the_test_split_has_no_labels(data_dir):
 
 def test_cifar_alone_of_these_is_mirrored(data_dir):
     assert not _load("toy_colours", data_dir, size=16).augmentation.use_flip
-    assert {"cifar10", "cifar100"} <= datasets._MIRRORED
-    assert not {"digits", "mnist", "svhn_cropped", "emnist"} & datasets._MIRRORED
+    assert {"cifar10", "cifar100"} <= tfds_sets._MIRRORED
+    assert not {"digits", "mnist", "svhn_cropped", "emnist"} & tfds_sets._MIRRORED
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_cifar_alone_of_these_is_mirrored(data_dir):
             "zzzzzzzz",
             ["unknown data set 'zzzzzzzz'", "neither digits nor one of TFDS", "holds toy_"],
         ),
-        ("../toy_colours", ["no data set's name", "a path is not read", "TFDS builder"]),
+        ("../toy_colours", ["no data set's name", "named by --data="]),
     ],
 )
 def test_what_is_no_image_classification_is_refused(data_dir, name, parts):
@@ -241,7 +241,7 @@ def test_a_path_in_place_of_a_name_is_put_right(data_dir, tmp_path, monkeypatch)
     (tmp_path / "images" / "cats").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for path in (str(tmp_path / "images"), "~/images", "images/cats", "./images"):
-        assert "a path is not read" in _message(path, data_dir)
+        assert "named by --data=" in _message(path, data_dir)
 
 
 def test_a_folder_inside_the_data_set_is_recognised(data_dir):
@@ -287,7 +287,7 @@ def test_damaged_metadata_is_named(damaged, file, content):
 def test_prepare_refuses_a_damaged_copy(damaged):
     (damaged / "toy_colours-test.tfrecord-00000-of-00003").unlink()
     with pytest.raises(UserError, match=r"00000-of-00003 cannot be read.*prepare it again"):
-        datasets.prepare("toy_colours", str(damaged.parents[1]))
+        tfds_sets.prepare("toy_colours", str(damaged.parents[1]))
 
 
 # Without a network.
@@ -305,7 +305,7 @@ _OFFLINE = """
     ).start()
     names = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
     sys.addaudithook(lambda n, a: attempts.append(f"{n} {a}") if n in names else None)
-    from dance_tf.data import datasets
+    from dance_tf.data import datasets, tfds_sets
     from dance_tf.config import DataConfig
     toy = datasets.load_images(DataConfig("toy_colours", sys.argv[1]), input_size=8)
     next(iter(toy.split("train", batch_size=8, seed=0)))
@@ -320,7 +320,7 @@ _OFFLINE = """
 
 _KILLED = """
     from tests.data import toy_datasets
-    datasets.prepare("toy_killed", sys.argv[2])
+    tfds_sets.prepare("toy_killed", sys.argv[2])
 """
 
 
@@ -407,7 +407,9 @@ def server(monkeypatch: pytest.MonkeyPatch):
 
 def test_of_two_that_prepare_at_once_one_waits_and_both_have_the_set(server, tmp_path):
     with ThreadPoolExecutor(2) as threads:
-        both = list(threads.map(lambda _: datasets.prepare("toy_archive", str(tmp_path)), range(2)))
+        both = list(
+            threads.map(lambda _: tfds_sets.prepare("toy_archive", str(tmp_path)), range(2))
+        )
     assert both[0] == both[1] and both[0].num_images == {"train": 24, "test": 8}
     assert os.listdir(tmp_path / "toy_archive") == ["1.0.0"]
 
@@ -420,11 +422,11 @@ def _found(content: bytes) -> str:
 
 
 def test_prepare_downloads_once(server, tmp_path):
-    first = datasets.prepare("toy_archive", str(tmp_path))
+    first = tfds_sets.prepare("toy_archive", str(tmp_path))
     assert first == (str(tmp_path / "toy_archive" / "1.0.0"), {"train": 24, "test": 8})
     num_requests = len(server.paths)
     assert num_requests >= 1
-    assert datasets.prepare("toy_archive", str(tmp_path)) == first
+    assert tfds_sets.prepare("toy_archive", str(tmp_path)) == first
     assert len(server.paths) == num_requests
     assert _load("toy_archive", tmp_path).num_images("test") == 8
 
@@ -433,7 +435,7 @@ def test_prepare_downloads_once(server, tmp_path):
 def test_a_wrong_archive_from_the_server_is_reported_and_not_reused(server, tmp_path, kind):
     server.body = _HTML if kind == "html" else server.archive[:1000]
     with pytest.raises(UserError) as caught:
-        datasets.prepare("toy_archive", str(tmp_path))
+        tfds_sets.prepare("toy_archive", str(tmp_path))
     message = str(caught.value)
     assert server.expected in message
     assert _found(server.body) in message
@@ -441,40 +443,40 @@ def test_a_wrong_archive_from_the_server_is_reported_and_not_reused(server, tmp_
     assert "\n" not in message
     assert "'toy_archive' is not prepared" in _message("toy_archive", tmp_path)
     server.body = server.archive
-    assert datasets.prepare("toy_archive", str(tmp_path)).num_images["train"] == 24
+    assert tfds_sets.prepare("toy_archive", str(tmp_path)).num_images["train"] == 24
 
 
 @pytest.mark.parametrize("kind", ["html", "truncated"])
 def test_a_wrong_archive_under_the_right_name_is_reported_and_not_reused(server, tmp_path, kind):
-    datasets.prepare("toy_archive", str(tmp_path))
+    tfds_sets.prepare("toy_archive", str(tmp_path))
     shutil.rmtree(tmp_path / "toy_archive")
     shutil.rmtree(tmp_path / "downloads" / "extracted")
     (archive,) = (tmp_path / "downloads").rglob("*.tar.gz")
     wrong = _HTML if kind == "html" else server.archive[:1000]
     archive.write_bytes(wrong)
     with pytest.raises(UserError) as caught:
-        datasets.prepare("toy_archive", str(tmp_path))
+        tfds_sets.prepare("toy_archive", str(tmp_path))
     assert server.expected in str(caught.value)
     assert _found(wrong) in str(caught.value)
     assert "run again to download it anew" in str(caught.value)
     assert not archive.exists()
-    assert datasets.prepare("toy_archive", str(tmp_path)).num_images["train"] == 24
+    assert tfds_sets.prepare("toy_archive", str(tmp_path)).num_images["train"] == 24
     assert archive.read_bytes() == server.archive
 
 
 def test_a_connection_that_breaks_leaves_nothing_that_counts(server, tmp_path):
     server.body, server.announced = server.archive[:1000], len(server.archive)
     with pytest.raises(UserError, match="cannot prepare toy_archive"):
-        datasets.prepare("toy_archive", str(tmp_path))
+        tfds_sets.prepare("toy_archive", str(tmp_path))
     server.body, server.announced = server.archive, None
-    assert datasets.prepare("toy_archive", str(tmp_path)).num_images["train"] == 24
+    assert tfds_sets.prepare("toy_archive", str(tmp_path)).num_images["train"] == 24
 
 
 def test_an_unreachable_server_is_told_at_once(server, tmp_path):
     server.close()
     start = time.perf_counter()
     with pytest.raises(UserError, match=r"cannot download toy_archive \(127.0.0.1:\d+: .*refused"):
-        datasets.prepare("toy_archive", str(tmp_path))
+        tfds_sets.prepare("toy_archive", str(tmp_path))
     assert time.perf_counter() - start < 5
 
 
@@ -486,7 +488,7 @@ def test_prepare_says_what_it_cannot_prepare(tmp_path):
         "toy_configs/third": "third",
     }.items():
         with pytest.raises(UserError, match=message):
-            datasets.prepare(name, str(tmp_path))
+            tfds_sets.prepare(name, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -495,7 +497,7 @@ def test_killed_amid_preparing_the_next_run_makes_it_whole(killed):
     assert run.returncode == -signal.SIGKILL
     assert list((folder / "toy_killed").iterdir())
     assert "'toy_killed' is not prepared" in _message("toy_killed", folder)
-    assert datasets.prepare("toy_killed", str(folder)).num_images == {"train": 60, "test": 20}
+    assert tfds_sets.prepare("toy_killed", str(folder)).num_images == {"train": 60, "test": 20}
     _check_colours(_load("toy_killed", folder))
 
 

@@ -13,7 +13,7 @@ from dance_tf.data.contents import (
     source_range,
     value_range,
 )
-from dance_tf.data.images import resize
+from dance_tf.data.resizing import resize
 from dance_tf.errors import UserError
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf.data.images import ArrayImages, Augmentation, StreamedImages, hold_out, resize
+from dance_tf.data.images import ArrayImages, Augmentation, StreamedImages, hold_out
+from dance_tf.data.resizing import resize
 from dance_tf.errors import UserError
 
 _AUGMENTATION = Augmentation(pad=2, use_flip=True)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dance_tf.config import DataConfig
-from dance_tf.data import datasets
+from dance_tf.data import datasets, tfds_sets
 from dance_tf.errors import UserError
 from dance_tf.structs import InputDescription
 from tests.data import toy_datasets
@@ -27,6 +27,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def _load(name: str, folder: pathlib.Path | None = None, size: int = 8, **arguments):
     config = DataConfig(name, None if folder is None else str(folder), 0.25)
     return datasets.load_images(config, input_size=size, **arguments)
+
+
+def _load_path(path: object, folder: pathlib.Path | None = None):
+    config = DataConfig(path=str(path), data_dir=None if folder is None else str(folder))
+    return datasets.load_data(config, (8, 12, 3))
 
 
 def _all(dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -91,4 +96,40 @@ def test_one_class_is_refused_by_the_data_sets_name(data_dir):
     with pytest.raises(UserError, match=r"'toy_one_class' has one class \('cat'\)"):
         _load("toy_one_class", data_dir)
     with pytest.raises(UserError, match="'toy_one_class' has one class"):
-        datasets.prepare("toy_one_class", str(data_dir))
+        tfds_sets.prepare("toy_one_class", str(data_dir))
+
+
+def test_prepared_data_are_found_by_their_path(data_dir):
+    by_name = _load("toy_own", data_dir)
+    for path in ("toy_own", "toy_own/1.0.0"):
+        own = _load_path(data_dir / path)
+        assert (own.name, own.folder) == ("toy_own", by_name.folder)
+        assert own.image_shape == (8, 12, 3) and own.num_images("test") == 80
+    with pytest.raises(UserError, match="'toy_one_class' has one class"):
+        _load_path(data_dir / "toy_one_class")
+
+
+def test_a_builder_of_ones_own_is_named_by_its_module(data_dir, tmp_path):
+    own = _load_path("tests.data.toy_datasets.ToyOwn", data_dir)
+    assert (own.name, own.folder) == ("toy_own", str(data_dir / "toy_own/1.0.0"))
+    with pytest.raises(UserError, match=r"not prepared.*prepare_data --data=tests\.data.*ToyOwn"):
+        _load_path("tests.data.toy_datasets.ToyOwn", tmp_path)
+    for name, part in (
+        ("tests.data.toy_datasets.NotThere", "no builder class"),
+        ("tests.data.no_module.ToyOwn", "no builder class"),
+        ("tests.data.toy_datasets.colour", "no subclass"),
+    ):
+        with pytest.raises(UserError, match=part):
+            _load_path(name, tmp_path)
+
+
+def test_a_builder_of_ones_own_is_prepared_once(tmp_path, monkeypatch):
+    name = "tests.data.toy_datasets.ToyColours"
+    first = tfds_sets.prepare_with(name, str(tmp_path))
+    assert first.num_images == {"train": 60, "test": 20}
+    monkeypatch.setattr(toy_datasets.ToyColours, "download_and_prepare", None)
+    assert tfds_sets.prepare_with(name, str(tmp_path)) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(toy_datasets.ToyHidden, "_split_generators", None)
+    with pytest.raises(UserError, match="cannot prepare tests"):
+        tfds_sets.prepare_with("tests.data.toy_datasets.ToyHidden", str(tmp_path / "other"))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
+import zipfile
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
 
 from dance_tf.files import read_json, write_json
 from tests.data import toy_datasets
+from tests.data.own_files import write_folder, write_image
 from tools import flags as common
 from tools import search
 
@@ -81,6 +86,98 @@ def test_the_folder_of_the_embedded_digits_is_refused(data_dir, tmp_path, capsys
     says = capsys.readouterr().err
     assert "data.data_dir has no effect" in says and "--dataset" in says
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Folder of 200 PNG files of scikit-learn's digits, a folder to each class."""
+    folder = tmp_path_factory.mktemp("digits")
+    bunch = load_digits()
+    for index in range(200):
+        pixels = (bunch.images[index] * 15).astype(np.uint8)
+        write_image(folder / f"digit {bunch.target[index]}" / f"{index}.png", pixels)
+    return folder
+
+
+def test_a_folder_of_images_is_searched_in_one_command(digits_folder, cache_dir, tmp_path, capsys):
+    arguments = ["--preset=quick", f"--cache_dir={cache_dir}", f"--output_dir={tmp_path}/run"]
+    (digits_folder / ".DS_Store").touch()
+    arguments += ["--export_preprocessing"]
+    assert _search(*arguments, f"--data={digits_folder}") == 0
+    says = capsys.readouterr().err
+    run = tmp_path / "run"
+    result, names = read_json(run / "result.json"), [f"digit {digit}" for digit in range(10)]
+    assert result["accuracy"]["num_images"] == 40 and result["accuracy"]["value"] > 0.15
+    assert says.count("skipped 1 that are no PNG") == 1 and "skipped 1" in result["warnings"][0]
+    assert read_json(run / "exports/export.json")["class_names"] == names
+    labels = zipfile.ZipFile(run / "exports/network.tflite").read("labels.txt").decode()
+    assert labels.split("\n")[:10] == names
+    page = (run / "report.html").read_text()
+    assert f"on {digits_folder.name}" in page
+    assert (run / "exports/saved_model_with_preprocessing/saved_model.pb").is_file()
+
+    # Gone on with as it began, wherever it lies, and on nothing else.
+    moved = tmp_path / "moved"
+    shutil.copytree(digits_folder, moved)
+    arguments += [f"--data={moved}", "--resume"]
+    assert _search(*arguments) == 0
+    (run / "result.json").unlink()
+    (moved / "digit 3/3.png").rename(moved / "digit 4/3.png")
+    assert _search(*arguments) == 1
+    assert "the data have changed" in capsys.readouterr().err
+
+
+def _other_kinds(folder: pathlib.Path, data_dir: pathlib.Path) -> dict[str, list[str]]:
+    bunch = load_digits()
+    np.savez(folder / "own.npz", x=bunch.images[:200], y=bunch.target[:200])
+    write_folder(folder / "images", {"a": 20, "b": 20})
+    rows = [f"images/{name}/{index}.png,{name}" for name in "ab" for index in range(20)]
+    (folder / "own.csv").write_text("\n".join(["path,label", *rows]))
+    return {
+        "npz": [f"--data={folder}/own.npz"],
+        "csv": [f"--data={folder}/own.csv"],
+        "builder": ["--data=tests.data.toy_datasets.ToyOwn", f"--data_dir={data_dir}"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes"),
+    [
+        ("npz", list("0123456789")),
+        ("csv", ["a", "b"]),
+        ("builder", ["cat", "dog", "bird", "fish"]),
+    ],
+)
+def test_other_kinds_of_data_are_named_by_the_same_flag(
+    data_dir, cache_dir, tmp_path, kind, classes
+):
+    arguments = ["--preset=tiny", "--fixed_architecture=mbconv3_e3,zero", "--noretrain"]
+    arguments += [f"--cache_dir={cache_dir}", f"--output_dir={tmp_path}/run"]
+    assert _search(*arguments, *_other_kinds(tmp_path, data_dir)[kind]) == 0
+    info = read_json(tmp_path / "run" / "run_info.json")
+    assert info["input"]["class_names"] == classes and info["num_classes"] == len(classes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--data={own}", "--dataset=mnist"], "--dataset and --data both name the data"),
+        (["--data={own}", "--set=data.dataset=mnist"], "data.dataset has no effect"),
+        (["--data={own}", "--data_dir={own}"], "data.data_dir has no effect"),
+        (["--data={own}/none"], "no such file or folder"),
+        (["--dataset={own}"], "named by --data="),
+        (["--data={own}"], "holds no images"),
+        (["--export_preprocessing", "--noexport"], "has one only with exports"),
+    ],
+)
+def test_mistakes_in_naming_data_write_nothing(tmp_path, capsys, arguments, part):
+    own = tmp_path / "own"
+    own.mkdir()
+    given = [argument.format(own=own) for argument in arguments]
+    assert _search("--preset=tiny", *given, f"--output_dir={tmp_path}/run") == 1
+    says = capsys.readouterr().err
+    assert part in says and says.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [own] and not list(own.iterdir())
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 #: Import name to the distribution that provides it, where we use one.
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "absl": "absl-py",
     "ai_edge_litert": "ai-edge-litert",
     "flatbuffers": "flatbuffers",

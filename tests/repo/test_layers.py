@@ -33,7 +33,8 @@ FOLDERS = {
 OWNERS = {
     "tensorflow_datasets": ("dance_tf/data/", "dance_tf/evaluator/label_dataset"),
     "importlib_resources": ("dance_tf/data",),
-    "sklearn": ("dance_tf/data", "dance_tf/data/images"),
+    "sklearn": ("dance_tf/data",),
+    "PIL": ("dance_tf/data/image_files",),
     "absl": ("tools/",),
     "ai_edge_litert": ("dance_tf/export/tflite",),
     "flatbuffers": ("dance_tf/export/tflite",),

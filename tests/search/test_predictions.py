@@ -55,6 +55,18 @@ def test_mistakes_are_few_and_small():
     assert tf.io.decode_png(base64.b64decode(found.mistakes[0].png)).shape[:2] == (96, 96)
 
 
+def test_a_series_that_is_mistaken_is_drawn():
+    values = np.linspace(0, 1, 40, dtype=np.float32).reshape(1, 20, 2)
+    splits = {"train": (values, np.array([0])), "test": (values, np.array([0]))}
+    inputs = keras.Input((20, 2))
+    logits = keras.layers.Lambda(lambda x: keras.ops.stack([x[:, 0, 0], x[:, 19, 1]], -1))(inputs)
+    dataset = ArrayImages(splits, name="rising", num_classes=2)
+    (mistake,) = predict(keras.Model(inputs, logits), dataset).mistakes
+    graph = tf.io.decode_png(base64.b64decode(mistake.png)).numpy()[..., 0]
+    assert graph.shape == (48, 20) and graph[-1, 0] == 0 and graph[0, 19] == 0
+    assert ((graph == 0).sum(0) <= 2).all() and (graph == 0).any(0).all()
+
+
 def test_no_mistake_and_no_image():
     assert predict(_network(4), _images([(255, 0)], [0])).mistakes == ()
     empty = _images([(255, 0)], [0])

@@ -69,6 +69,26 @@ def test_later_flags_win_over_set_and_set_over_the_preset():
     assert config == expected
 
 
+def test_data_of_ones_own_and_a_named_data_set_take_each_others_place(tmp_path: pathlib.Path):
+    def data(*arguments: str) -> tuple[str, str | None]:
+        config = common.experiment_config(_parsed(*arguments))
+        return config.data.dataset, config.data.path
+
+    own = tmp_path / "my images"
+    assert data("--preset=cifar10", f"--data={own}") == ("digits", str(own))
+    assert data("--data=my_module.Builder") == ("digits", "my_module.Builder")
+    file = tmp_path / "config.json"
+    for field, flag, expected in (
+        (f"data.path={own}", "--dataset=mnist", ("mnist", None)),
+        ("data.dataset=mnist", f"--data={own}", ("digits", str(own))),
+    ):
+        config = override(preset("tiny"), [field])
+        file.write_text(json.dumps(config_to_json(config)), encoding="utf-8")
+        assert data(f"--config={file}", flag) == expected
+    with pytest.raises(UserError, match="give one of them"):
+        data(f"--data={own}", "--dataset=mnist")
+
+
 def test_fields_given_in_vain_are_warned_of_or_refused(tmp_path: pathlib.Path, capsys):
     def check(*arguments: str) -> tuple[str, ...]:
         values = _parsed(*arguments)

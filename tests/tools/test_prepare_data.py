@@ -37,12 +37,16 @@ def test_it_prints_where_the_data_set_is(tmp_path: pathlib.Path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 1, "--dataset is missing"),
+        ([], 1, "give one of --dataset"),
         (["--dataset=digits"], 1, "nothing to prepare"),
         (["--dataset=cifr10"], 1, "did you mean 'cifar10'"),
-        (["--dataset=my_own_images"], 1, "download_and_prepare()"),
+        (["--dataset=my_own_images"], 1, "--data=my_module.MyBuilder"),
         (["--dataset=cifar10:99.0.0"], 1, "cifar10:99.0.0"),
-        (["--dataset=./images"], 1, "a path is not read"),
+        (["--dataset=./images"], 1, "named by --data="),
+        (["--dataset=cifar10", "--data=my.Own"], 1, "give one of"),
+        (["--data=./images"], 1, "need no preparation"),
+        (["--data=no_module.Own"], 1, "no builder class"),
+        (["--data=os.path.join"], 1, "no subclass"),
         (["--datset=cifar10"], 2, "dataset"),
     ],
 )
