@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from dance_tf.config import EvaluatorConfig, HardwareConfig
@@ -108,7 +109,8 @@ def _problem(
         ("machine", trained.machine, hardware.machine),
     ):
         if ours != theirs:
-            fields = [f for f in vars(ours) if getattr(ours, f) != getattr(theirs, f)]
+            names = [field.name for field in dataclasses.fields(ours)]
+            fields = [name for name in names if getattr(ours, name) != getattr(theirs, name)]
             return f"evaluator {path} was trained for another {what} ({', '.join(fields)} differ)"
     if content_hash not in (None, trained.content_hash):
         return (
