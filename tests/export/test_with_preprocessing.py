@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from dance_tf.export.with_preprocessing import export_with_preprocessing
 from dance_tf.files import read_json, write_json
 from dance_tf.protocols import ImageDataset
 from tests.data.own_files import numbered, write_folder, write_image
+from tests.repo.manual import code_blocks
 
 
 def _exports(folder: pathlib.Path, dataset: ImageDataset) -> pathlib.Path:
@@ -77,6 +79,17 @@ def test_stored_images_give_what_prepared_ones_give(tmp_path, make, spec):
     described = served.description
     assert described["inputs"]["value_range"] == list(dataset.input_description.source_range)
     assert described["class_names"] == list(dataset.input_description.class_names)
+
+
+def test_the_lines_of_the_manual_run(tmp_path, monkeypatch):
+    (block,) = (b for b in code_blocks("docs/run_folder.md", "python") if "daisy" in b)
+    dataset = _files(tmp_path)
+    path = export_with_preprocessing(dataset, str(_exports(tmp_path / "exports", dataset)))
+    write_image(tmp_path / "daisy.jpg", numbered((30, 20, 3), 90))
+    monkeypatch.chdir(tmp_path)
+    values: dict[str, Any] = {}
+    exec(block.replace(f"runs/flowers/exports/{os.path.basename(path)}", path), values)
+    assert values["logits"].shape == (1, 2) and np.isfinite(values["logits"]).all()
 
 
 def test_nothing_is_kept_that_gives_something_else(tmp_path):

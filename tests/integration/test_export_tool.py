@@ -198,7 +198,7 @@ def test_evaluator_as_tflite(evaluator, tmp_path, capsys):
         (["--model={keras}"], "--output_dir is missing"),
         (["--model=missing.keras", "--output_dir={out}"], "no such file"),
         (["--model={broken}", "--output_dir={out}"], "Keras cannot load"),
-        (["--model={vector}", "--output_dir={out}"], "not square images"),
+        (["--model={vector}", "--output_dir={out}"], "not images or series of fixed size"),
         (["--model={two}", "--output_dir={out}"], "tells 2 classes apart, but digits has 10"),
         (["--model={keras}", "--output_dir={out}", "--dataset=cifar1"], "cifar1"),
         (["--run_dir={tmp}"], "no trained network"),

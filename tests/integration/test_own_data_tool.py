@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from dance_tf.files import read_json, write_json
+from dance_tf.supernet.space_files import space_data
 from tests.data import toy_datasets
 from tests.data.own_files import write_folder, write_image
 from tools import flags as common
@@ -156,6 +157,42 @@ def test_other_kinds_of_data_are_named_by_the_same_flag(
     assert _search(*arguments, *_other_kinds(tmp_path, data_dir)[kind]) == 0
     info = read_json(tmp_path / "run" / "run_info.json")
     assert info["input"]["class_names"] == classes and info["num_classes"] == len(classes)
+
+
+def test_series_and_wide_images_go_through_a_search(without_tracing, cache_dir, tmp_path, capsys):
+    space = space_data("tiny_mbconv")
+    write_json(tmp_path / "series.json", {**space, "name": "s", "input_shape": [32, 2]})
+    write_json(tmp_path / "wide.json", {**space, "name": "w", "input_shape": [8, 16, 3]})
+    labels = np.arange(120) % 3
+    phase = 0.3 * np.arange(32) * (1 + labels[:, None])
+    series = np.stack([np.sin(phase), np.cos(phase)], -1)
+    np.savez(tmp_path / "own.npz", x=series, y=np.array(["slow", "mid", "fast"])[labels])
+    write_folder(tmp_path / "images", {"train/a": 40, "train/b": 60, "test/a": 10, "test/b": 10})
+    for name, data, shape, classes in (
+        ("series", "own.npz", [32, 1, 2], ["fast", "mid", "slow"]),
+        ("wide", "images", [8, 16, 3], ["a", "b"]),
+    ):
+        run = tmp_path / name
+        arguments = ["--preset=tiny", "--set=search.batch_size=16", "--set=retrain.batch_size=64"]
+        arguments += ["--noexport", "--set=hardware.accelerators.rf_bytes=[64]"]
+        arguments += [f"--set=hardware.accelerators.pe_{axis}=[8]" for axis in "xy"]
+        arguments += ["--set=data.class_balance=sampling", "--set=data.crop=pad"]
+        arguments += [f"--space={tmp_path}/{name}.json", f"--data={tmp_path}/{data}"]
+        assert _search(*arguments, f"--cache_dir={cache_dir}", f"--output_dir={run}") == 0
+        about = read_json(run / "run_info.json")["input"]
+        assert [about[axis] for axis in ("height", "width", "channels")] == shape
+        assert about["class_names"] == classes
+        assert read_json(run / "predictions.json")["class_names"] == classes
+        assert read_json(run / "result.json")["accuracy"]["num_images"] in (20, 24)
+
+    # Series of another length than the space's.
+    np.savez(tmp_path / "own.npz", x=series[:, :30], y=labels)
+    arguments = [f"--space={tmp_path}/series.json", f"--data={tmp_path}/own.npz", "--preset=tiny"]
+    capsys.readouterr()
+    assert _search(*arguments, f"--output_dir={tmp_path}/other") == 1
+    says = capsys.readouterr().err
+    assert "30 steps and 2 channels, the space takes 32 and 2" in says and says.count("\n") == 1
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

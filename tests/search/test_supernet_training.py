@@ -122,6 +122,7 @@ def test_an_untrained_supernet_is_not_frozen():
         ("space", {"space": {"head_channels": 48}}),
         ("space", {"space": {"op_names": ("mbconv3_e3", "zero")}}),
         ("data", {"dataset": (90, 38, 40)}),
+        ("data", {"sha256": "of other files"}),
     ],
 )
 def test_another_space_kind_or_other_images_are_refused_in_one_line(trained, what, changes):
@@ -134,6 +135,8 @@ def test_another_space_kind_or_other_images_are_refused_in_one_line(trained, wha
         space = dataclasses.replace(space, **changes["space"])
     if "dataset" in changes:
         dataset = tinted_images(sizes=changes["dataset"])
+    if "sha256" in changes:
+        dataset.content_sha256 = changes["sha256"]
     with pytest.raises(UserError, match=f"another {what}: ") as raised:
         _load(trained[0], config, space, dataset)
     assert "\n" not in str(raised.value)
