@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from dance_tf.interop.keras_model import layers_of_keras_model
     from dance_tf.presets import preset
     from dance_tf.search.dance import DanceSearch
+    from dance_tf.search.pipeline import run_experiment
     from dance_tf.search.problem import SearchProblem
     from dance_tf.search.result import SearchResult
     from dance_tf.search.retrain import retrain
     from dance_tf.structs import Accelerator, Architecture, Layer
-    from dance_tf.supernet.search_space import NetworkSpace
+    from dance_tf.supernet.search_space import Block, NetworkSpace
     from dance_tf.supernet.space_files import make_space
     from dance_tf.supernet.supernet import Supernet, build_network, derive
 
@@ -43,6 +44,7 @@ __all__ = [
     "AcceleratorSpace",
     "Architecture",
     "ArrayImages",
+    "Block",
     "CostTable",
     "DanceSearch",
     "ExactEvaluator",
@@ -74,6 +76,7 @@ __all__ = [
     "preset",
     "rank_accelerators",
     "retrain",
+    "run_experiment",
     "space_layers",
     "write_cost_template",
 ]
@@ -85,6 +88,7 @@ _HOMES = {
     "AcceleratorSpace": "hardware.accelerator",
     "Architecture": "structs",
     "ArrayImages": "data.images",
+    "Block": "supernet.search_space",
     "CostTable": "hardware.cost_table",
     "DanceSearch": "search.dance",
     "ExactEvaluator": "evaluator.exact",
@@ -116,6 +120,7 @@ _HOMES = {
     "preset": "presets",
     "rank_accelerators": "hardware.oracle",
     "retrain": "search.retrain",
+    "run_experiment": "search.pipeline",
     "space_layers": "hardware.layers",
     "write_cost_template": "hardware.measured",
 }

@@ -73,7 +73,7 @@ EXPERIMENT = (
 _STRINGS = {
     "preset": f"Configuration to start from: {', '.join(PRESETS)}. Without --config: digits.",
     "config": "JSON file to start from, such as the config.json of an earlier run.",
-    "space": "Network space, short for --set=space.name=NAME.",
+    "space": "Network space, a shipped name or a .json file, short for --set=space.name=NAME.",
     "dataset": "digits (embedded) or the name of a TFDS image-classification data set.",
     "data": (
         "Data of your own, in place of --dataset: a folder of class folders, a .csv file of path"

@@ -16,6 +16,7 @@ from dance_tf.search.sweep.sweep import PARETO
 from dance_tf.structs import METRICS, Accelerator, Architecture
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.space_files import make_space
+from dance_tf.supernet.space_record import space_from_json
 
 __all__ = ["COST_FIELDS", "Run", "read_run"]
 
@@ -101,7 +102,10 @@ def read_run(run_dir: str) -> Run:
         raise UserError(f"{path}: schema_version is {version!r}, this reads {SCHEMA_VERSION}")
     classes = config.space.num_classes or info.get("num_classes")
     classes = classes or _CLASSES_OF.get(config.data.title)
-    space = make_space(config.space, classes or 10)
+    if os.path.exists(file("space.json")):  # older runs have none
+        space = space_from_json(read_json(file("space.json")), file("space.json"))
+    else:
+        space = make_space(config.space, classes or 10)
     if "exact_cost" not in result:
         raise UserError(f"{path}: there is no exact_cost in it")
     architecture = Architecture.from_json(result.get("architecture"), path)

@@ -20,7 +20,7 @@ from dance_tf.errors import UserError
 from dance_tf.evaluator.loading import check_evaluator, load_evaluator
 from dance_tf.export import networks
 from dance_tf.export.evaluator import export_evaluator
-from dance_tf.files import Json, read_json, write_text
+from dance_tf.files import Json, read_json, write_json, write_text
 from dance_tf.hardware.cost_table import cost_source, load_or_build_table
 from dance_tf.hardware.technology import format_technology, technology_of
 from dance_tf.protocols import ImageDataset
@@ -35,7 +35,8 @@ from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.supernet.search_space import NetworkSpace
-from dance_tf.supernet.space_files import make_space
+from dance_tf.supernet.space_files import SPACES, make_space
+from dance_tf.supernet.space_record import space_sha256, space_to_json
 from dance_tf.supernet.supernet import Supernet
 
 __all__ = [
@@ -61,16 +62,27 @@ _NUM_CALIBRATION_IMAGES = 200
 _NUM_COMPARED_IMAGES = 200
 
 
-def prepare(config: ExperimentConfig, *, cache_dir: str | None = None) -> SearchProblem:
+def prepare(
+    config: ExperimentConfig,
+    *,
+    space: NetworkSpace | None = None,
+    dataset: ImageDataset | None = None,
+    cache_dir: str | None = None,
+) -> SearchProblem:
     """Return the problem of a config: images, table (built if not cached), evaluator, supernet.
 
     Writes nothing but the table's cache. The supernet is that of search.supernet_dir or a
     new one; there is none where neither is needed, as the architecture is fixed.
 
+    Args:
+        config: Configuration.
+        space: Network space in place of the config's.
+        dataset: Data in place of the config's.
+        cache_dir: Folder of cached tables.
     Raises:
         UserError: If data or evaluator are missing or do not fit, or a file is damaged.
     """
-    space, dataset = load_space_and_images(config)
+    space, dataset = load_space_and_images(config, space, dataset)
     check_evaluator(config.evaluator, space, config.hardware)
     asks_supernet = config.search.accuracy == "supernet"
     if asks_supernet:
@@ -88,14 +100,30 @@ def prepare(config: ExperimentConfig, *, cache_dir: str | None = None) -> Search
     return SearchProblem(space, table, evaluator, dataset, supernet, is_warm)
 
 
-def load_space_and_images(config: ExperimentConfig) -> tuple[NetworkSpace, ImageDataset]:
+def load_space_and_images(
+    config: ExperimentConfig,
+    space: NetworkSpace | None = None,
+    dataset: ImageDataset | None = None,
+) -> tuple[NetworkSpace, ImageDataset]:
     """Return the network space and the images of a config; print what is odd about them.
 
+    Args:
+        config: Configuration.
+        space: Space in place of the config's.
+        dataset: Data in place of the config's.
     Raises:
-        UserError: If the data are missing, or have more classes than the space.
+        UserError: If the data are missing, have more classes than the space or another shape.
     """
-    dataset = datasets.load_data(config.data, make_space(config.space).input_shape)
-    space = make_space(config.space, dataset.num_classes)
+    if dataset is None:
+        shape = (space or make_space(config.space)).input_shape
+        dataset = datasets.load_data(config.data, shape)
+    if space is None:
+        space = make_space(config.space, dataset.num_classes)
+    if tuple(dataset.image_shape) != space.input_shape:
+        raise UserError(
+            f"{dataset.name} has inputs of shape {tuple(dataset.image_shape)}, the space"
+            f" {space.name} takes {space.input_shape}"
+        )
     if space.num_classes < dataset.num_classes:
         raise UserError(
             f"space.num_classes is {space.num_classes}, but {dataset.name} has"
@@ -122,11 +150,19 @@ def run_experiment(
     is_resuming: bool = False,
     use_retrain: bool = True,
     use_export: bool = True,
+    space: NetworkSpace | None = None,
+    dataset: ImageDataset | None = None,
     cache_dir: str | None = None,
     stop: StopSignals | None = None,
     warnings: tuple[str, ...] = (),
 ) -> tuple[SearchResult, dict[str, str]]:
     """Run the main job and leave its folder behind.
+
+    >>> from dance_tf import preset
+    >>> result, paths = run_experiment(
+    ...     preset("tiny"), output_dir="runs/tiny"
+    ... )  # doctest: +SKIP
+    >>> result.architecture.ops, result.exact_cost.latency_ms  # doctest: +SKIP
 
     Args:
         config: Configuration that, with the data, determines the run.
@@ -135,6 +171,8 @@ def run_experiment(
         use_retrain: Whether to train the derived network; without it there is no accuracy
             and no network to export.
         use_export: Whether to write SavedModel, Keras and TFLite files and the evaluator.
+        space: Network space in place of the config's, with ops of one's own for example.
+        dataset: Data in place of the config's, such as dance_tf.ArrayImages.
         cache_dir: Folder of cached tables.
         stop: Signals to honour.
         warnings: Lines that the user has seen and the result is to keep.
@@ -156,7 +194,7 @@ def run_experiment(
         open_run(config, output_dir, is_resuming=is_resuming) as run,
         terminal.Stages(*names) as stages,
     ):
-        problem = prepare(config, cache_dir=cache_dir)
+        problem = prepare(config, space=space, dataset=dataset, cache_dir=cache_dir)
         work: dict[str, float] = {}
         if not by_predictor:
             work = SearchPlan.of(config.search, problem.dataset).work(config.search)
@@ -175,6 +213,8 @@ def run_experiment(
         run.begin(facts)
         terminal.note(f"within reach of networks and accelerators: {costs_text}")
         paths = _write_hardware(config, output_dir)
+        paths["space"] = os.path.join(output_dir, "space.json")
+        write_json(paths["space"], space_to_json(problem.space))
         if by_predictor:
             result = search_by_predictor(
                 config,
@@ -244,6 +284,8 @@ def _facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Json]:
             str(config.search.supernet_dir), problem.space, problem.dataset, config
         )
         facts["supernet_sha256"] = record["weights_sha256"]
+    if problem.space.name not in SPACES:
+        facts["space_sha256"] = space_sha256(problem.space)
     return facts
 
 
@@ -307,6 +349,8 @@ def load_finished(
     if config.hardware.measured_csv is None:
         paths["technology"] = os.path.join(output_dir, "technology.json")
     lost = [path for path in paths.values() if not os.path.exists(path)]
+    if os.path.exists(os.path.join(output_dir, "space.json")):  # older runs have none
+        paths["space"] = os.path.join(output_dir, "space.json")
     exports = os.path.join(output_dir, "exports")
     files = {name: os.path.join(exports, file) for name, file in EXPORTS.items()}
     files["evaluator"] = os.path.join(exports, "evaluator", "1")

@@ -129,12 +129,11 @@ def retrain(
     ... )  # doctest: +SKIP
     >>> trained.network.save("network.keras")  # doctest: +SKIP
     """
-    expected_shape = space.input_shape
-    if tuple(dataset.image_shape) != expected_shape or dataset.num_classes > space.num_classes:
+    if tuple(dataset.image_shape) != space.input_shape or dataset.num_classes > space.num_classes:
         raise UserError(
-            f"{dataset.name} has {dataset.num_classes} classes of images"
+            f"{dataset.name} has {dataset.num_classes} classes of inputs"
             f" {tuple(dataset.image_shape)}; {space.name} takes {space.num_classes} of"
-            f" {expected_shape}"
+            f" {space.input_shape}"
         )
     run = _Run(space, architecture, dataset, config, seed)
     if config.initial_weights == "inherited":

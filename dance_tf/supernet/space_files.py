@@ -112,8 +112,9 @@ def space_data(name: str) -> dict[str, Json]:
     if name.endswith(".json"):
         return _checked(read_json(os.path.expanduser(name)), name)
     if name not in SPACES:
-        hint = did_you_mean(name, SPACES) or ": a name, or the path of a .json file"
-        raise UserError(f"unknown space {name!r}{hint}")
+        raise UserError(
+            f"unknown space {name!r}{did_you_mean(name, SPACES)}; the path of a file ends in .json"
+        )
     return dict(_shipped(name))
 
 

@@ -193,7 +193,7 @@ def test_shared_names_are_defined_in_one_place():
 
 
 #: What reads and writes text alone.
-_WITHOUT_TENSORFLOW = {"show_technology"}
+_WITHOUT_TENSORFLOW = {"show_technology", "space"}
 
 
 @pytest.mark.parametrize("tool", sorted(set(tool_names()) - _WITHOUT_TENSORFLOW))

@@ -9,10 +9,8 @@ import pytest
 from tests.repo.source import external_imports, first_party_imports, imported_names, python_files
 
 #: Network spaces as data, which import neither TensorFlow nor Keras.
-SPACES = {
-    f"supernet/{name}.py"
-    for name in ("candidate_ops", "encoder", "op_kinds", "op_names", "search_space", "space_files")
-}
+_OPS = ("candidate_ops", "encoder", "op_kinds", "op_names")
+SPACES = {f"supernet/{n}.py" for n in (*_OPS, "search_space", "space_files", "space_record")}
 
 #: What of dance_tf each folder may import beside itself; "root" are the modules in no folder,
 #: and a folder within a folder belongs to it.
