@@ -17,7 +17,8 @@ from dance_tf.export.evaluator import (
     save_signatures,
 )
 from dance_tf.export.serving import SIGNATURE, staging_folder
-from dance_tf.export.tflite import convert_to_tflite, open_interpreter, quiet_stderr
+from dance_tf.export.tflite import convert_to_tflite
+from dance_tf.export.tflite_interpreter import open_interpreter, quiet_stderr
 from dance_tf.files import Json, read_json, write_json
 from dance_tf.protocols import Evaluator
 from dance_tf.structs import METRICS, Evaluation

@@ -6,13 +6,10 @@ network. `TFLiteClassifier` runs a file on images whatever its input and output 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import re
-import sys
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,19 +23,18 @@ from dance_tf.errors import UserError
 from dance_tf.export.description import DESCRIPTION_FILE, check_values
 from dance_tf.export.serving import SIGNATURE, ServedModel
 from dance_tf.export.signatures import BATCH_SIZE, Images, arrays_by_name, in_batches, layer_of
+from dance_tf.export.tflite_interpreter import open_interpreter, quiet_stderr
 from dance_tf.files import Json, pattern_free
 
 if TYPE_CHECKING:
-    from ai_edge_litert.interpreter import Interpreter, SignatureRunner
+    pass
 
 __all__ = [
     "LABELS_FILE",
     "TFLiteClassifier",
     "convert_to_tflite",
     "float_operations",
-    "open_interpreter",
     "packed_file",
-    "quiet_stderr",
     "with_metadata",
 ]
 
@@ -159,49 +155,6 @@ def float_operations(content: bytes, layer_names: Collection[str] = ()) -> list[
                 if types[t.Type()] in floating
             ]
     return found[::-1]
-
-
-def open_interpreter(
-    path: str, num_threads: int | None = None
-) -> tuple[Interpreter, SignatureRunner]:
-    """Return the LiteRT interpreter of a file and the runner of its `serving_default`.
-
-    Raises:
-        UserError: If it is not a TFLite model with the signature `serving_default`.
-    """
-    from ai_edge_litert import interpreter as litert  # late: only TFLite needs it
-
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such file; expected a TFLite model")
-    try:
-        with quiet_stderr():
-            interpreter = litert.Interpreter(model_path=path, num_threads=num_threads)
-        return interpreter, interpreter.get_signature_runner(SIGNATURE)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: not a TFLite model with the signature {SIGNATURE!r}: {reason}"
-        ) from None
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Keep native messages of TFLite from the terminal; print them all if something fails."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as chatter:
-        saved = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
-        try:
-            yield
-        except UserError:
-            raise  # its message is enough
-        except BaseException:
-            chatter.seek(0)
-            os.write(saved, chatter.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 class TFLiteClassifier:

@@ -6,7 +6,9 @@ The sum of both parts is returned without x, which the network adds around every
 
 Source: Vaswani et al. (2017), Attention Is All You Need, section 3.1, with the normalisation
 before each part, as in Xiong et al. (2020), On Layer Normalization in the Transformer
-Architecture.
+Architecture. Differs from both: it is batch normalisation, as in the space's other ops (Yao et
+al., 2021, Leveraging Batch Normalization for Vision Transformers), since in int8 the variances
+of layer normalisation round to 0.
 """
 
 from __future__ import annotations
@@ -86,12 +88,16 @@ class Encoder:
         channels = block.out_channels
         layers = keras.layers
         x = layers.Reshape((length, channels), name=f"{prefix}_series")(inputs)
-        normalised = layers.LayerNormalization(epsilon=1e-3, name=f"{prefix}_norm1")(x)
+        normalised = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{prefix}_norm1")(
+            x
+        )
         attended = layers.MultiHeadAttention(
             self.heads, self.key_width, name=f"{prefix}_attention"
         )(normalised, normalised)
         x = layers.Add(name=f"{prefix}_add")([x, attended])
-        normalised = layers.LayerNormalization(epsilon=1e-3, name=f"{prefix}_norm2")(x)
+        normalised = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{prefix}_norm2")(
+            x
+        )
         widened = layers.Dense(self.ratio * channels, activation="relu", name=f"{prefix}_widen")(
             normalised
         )

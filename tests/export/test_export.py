@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from dance_tf.errors import UserError
-from dance_tf.export import networks, signatures, tflite
+from dance_tf.export import networks, signatures, tflite, tflite_interpreter
 from dance_tf.export.serving import ServedModel
 from dance_tf.structs import InputDescription
 
@@ -323,10 +323,10 @@ def test_other_files_are_no_classifier(tmp_path, exported):
 
 
 def test_native_messages_are_kept_back_unless_something_fails(capfd):
-    with tflite.quiet_stderr():
+    with tflite_interpreter.quiet_stderr():
         os.write(2, b"chatter\n")
     assert capfd.readouterr().err == ""
-    with pytest.raises(KeyError), tflite.quiet_stderr():
+    with pytest.raises(KeyError), tflite_interpreter.quiet_stderr():
         os.write(2, b"the reason\n")
         raise KeyError
     assert capfd.readouterr().err == "the reason\n"
