@@ -38,8 +38,10 @@ _DATA = {
     "dance_tf/supernet/space_files.py": [
         "spaces/cifar_mbconv.json",
         "spaces/cifar_mbconv_small.json",
+        "spaces/encoder_small.json",
         "spaces/imagenet_mbconv.json",
         "spaces/nas_bench_macro.json",
+        "spaces/series_mbconv.json",
         "spaces/tiny_mbconv.json",
     ],
     "dance_tf/report/page.py": ["parts.html.jinja", "report.css", "report.html.jinja"],
