@@ -76,15 +76,16 @@ def space_from_json(data: Json, where: str) -> NetworkSpace:
     fields = {key: _tuple(v) for key, v in data.items() if key not in ("schema_version", "own_ops")}
     try:
         is_series = bool(fields.get("is_series", False))
-        blocks = tuple(
-            Block(*row[:4], op_names=row[4] if len(row) > 4 else None, is_series=is_series)
-            for row in fields.pop("blocks")
-        )
+        blocks = []
+        for in_channels, out_channels, output_size, stride, *op_names in fields.pop("blocks"):
+            names = op_names[0] if op_names else None
+            sizes = (in_channels, out_channels, output_size, stride)
+            blocks.append(Block(*sizes, op_names=names, is_series=is_series))
         own = tuple(
             RecordedOp(name, tuple((blocks[d], tuple(map(_read_layer, x))) for d, x in recorded))
             for name, recorded in data.get("own_ops", {}).items()
         )
-        return NetworkSpace(**fields, blocks=blocks, own_ops=own)
+        return NetworkSpace(**fields, blocks=tuple(blocks), own_ops=own)
     except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: is not a network space: {error}") from None
 

@@ -153,6 +153,7 @@ _FILES_OR_ELSE = {
     "draw",
     "fixed_accelerator",
     "fixed_architecture",
+    "space",
     "version",
 }
 
