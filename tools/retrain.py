@@ -76,7 +76,9 @@ def main(argv: list[str]) -> int:
     unread = {} if is_inheriting else {"search": "retrain.initial_weights=inherited"}
     common.check_effects(config, "retrain", FLAGS, unread=unread)
     if _OPS.value:
-        architecture = Architecture(config.space.name, tuple(op.strip() for op in _OPS.value))
+        from dance_tf.supernet.space_files import name_of
+
+        architecture = Architecture(name_of(config.space), tuple(op.strip() for op in _OPS.value))
     else:
         architecture = _read_architecture(source)
 

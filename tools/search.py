@@ -87,7 +87,9 @@ def main(argv: list[str]) -> int:
     if FLAGS["fixed_accelerator"].value:
         changes["fixed_accelerator"] = fixed_accelerator(FLAGS["fixed_accelerator"].value)
     if _FIXED_ARCHITECTURE.value:
-        changes["fixed_architecture"] = _ops(_FIXED_ARCHITECTURE.value, config.space.name)
+        from dance_tf.supernet.space_files import name_of
+
+        changes["fixed_architecture"] = _ops(_FIXED_ARCHITECTURE.value, name_of(config.space))
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, **changes))
     config.search.objective_terms()  # Refuses weights that nothing takes.
     is_searching = config.search.fixed_architecture is None

@@ -277,8 +277,12 @@ def read_architecture(
     if text is None:
         return common.experiment_config(values), None
     if not text.endswith(".json"):
+        from dance_tf.supernet.space_files import name_of
+
         config = common.experiment_config(values)
-        return config, Architecture(config.space.name, tuple(op.strip() for op in text.split(",")))
+        return config, Architecture(
+            name_of(config.space), tuple(op.strip() for op in text.split(","))
+        )
     path = local_path(text, "--architecture")
     data = read_json(path)
     fields = data.get("architecture") if isinstance(data, dict) else None

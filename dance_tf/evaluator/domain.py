@@ -18,6 +18,7 @@ from dance_tf.files import Json
 from dance_tf.hardware.accelerator import AcceleratorSpace
 from dance_tf.hardware.cost_table import CostTable
 from dance_tf.supernet.search_space import Block, NetworkSpace
+from dance_tf.supernet.space_record import space_from_json, space_to_json
 
 __all__ = ["EvaluatorDomain", "NetworkShapes", "make_networks"]
 
@@ -46,15 +47,32 @@ class EvaluatorDomain:
             (latency, energy, area),
         )
 
+    def to_json(self) -> dict[str, Json]:
+        """Return the domain as JSON data."""
+        return {
+            "space": space_to_json(self.space),
+            "accelerators": dataclasses.asdict(self.accelerators),
+            "machine": dataclasses.asdict(self.machine),
+            "content_hash": self.content_hash,
+            "reference": list(self.reference),
+        }
+
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> EvaluatorDomain:
-        """Return the domain that `dataclasses.asdict` turned into JSON data."""
-        space = dict(data["space"])
-        space["blocks"] = tuple(Block(**block) for block in space["blocks"])
-        space["op_names"] = tuple(space["op_names"])
+        """Return the domain of `to_json`, or of an older evaluator.
+
+        Raises:
+            UserError: If the space is none.
+        """
+        space = data["space"]
+        if "schema_version" in space:
+            read = space_from_json(space, "space")
+        else:  # written before spaces were records of their own
+            blocks = tuple(Block(**block) for block in space["blocks"])
+            read = NetworkSpace(**space | {"blocks": blocks, "op_names": tuple(space["op_names"])})
         accelerators = {k: tuple(v) for k, v in data["accelerators"]["config"].items()}
         return cls(
-            NetworkSpace(**space),
+            read,
             AcceleratorSpace(AcceleratorSpaceConfig(**accelerators)),
             MachineConfig(**data["machine"]),
             data["content_hash"],

@@ -283,7 +283,7 @@ class NeuralEvaluator:
                 network.save_weights(os.path.join(aside, file))
             manifest = {
                 "schema_version": _SCHEMA_VERSION,
-                "domain": dataclasses.asdict(self.domain),
+                "domain": self.domain.to_json(),
                 "networks": dataclasses.asdict(self.shapes),
                 "candidates": self.candidates.tolist(),
                 "trust_thresholds": dataclasses.asdict(self.thresholds),

@@ -38,7 +38,7 @@ from dance_tf.supernet.op_kinds import MBConv, Residual
 from dance_tf.supernet.op_names import parse_op
 from dance_tf.supernet.search_space import Block, NetworkSpace
 
-__all__ = ["SPACES", "format_space", "make_space", "read_space", "space_data"]
+__all__ = ["SPACES", "format_space", "make_space", "name_of", "read_space", "space_data"]
 
 _FOLDER = pathlib.Path(__file__).with_name("spaces")
 
@@ -99,6 +99,12 @@ def read_space(
 ) -> NetworkSpace:
     """Return the space of a file; see `make_space`."""
     return make_space(SpaceConfig(os.fspath(path)), num_classes, own_ops=own_ops)
+
+
+def name_of(config: SpaceConfig) -> str:
+    """Return the name that the architectures of a space carry; see `space_data`."""
+    name: str = space_data(config.name)["name"]
+    return name
 
 
 def space_data(name: str) -> dict[str, Json]:

@@ -81,7 +81,7 @@ def test_a_sweep_goes_over_the_space(quick, supernet_dir, tmp_path):
 
 def test_a_network_of_the_space_is_costed(quick, capsys):
     own = quick[0].replace("--space=", "--set=space.name=")
-    flags = (own, *quick[1:], f"--architecture={NETWORK}", "--best_accelerator")
+    flags = (own, quick[1], f"--architecture={NETWORK}", "--best_accelerator")
     assert _call(evaluate_cost, *flags) == 0
     assert "residual3" in capsys.readouterr().out
 
