@@ -178,6 +178,35 @@ def ranking_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def again_table(found: dict[str, Any]) -> list[str]:
+    """Return the networks that were trained once again, with the table's accuracies."""
+    lines = [
+        f"| network | million MACs | published, % | after {found['retrain']['epochs']} epochs, % |",
+        "|---|---|---|---|",
+    ]
+    for row in found["networks"]:
+        accuracies = f"{_percent(row['published_accuracy'])} | {_percent(row['accuracy'])}"
+        lines.append(f"| `{row['architecture']}` | {row['macs'] / 1e6:.1f} | {accuracies} |")
+    return lines
+
+
+def inputs_table(found: dict[str, Any]) -> list[str]:
+    """Return what searches on other inputs than images found, beside the largest network."""
+    lines = [
+        "| seed | accuracy found, % | of the largest, % | EDAP found, ms mJ mm2"
+        " | of the largest on its best accelerator | saved | int8, % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["seeds"]:
+        own, largest = row["edap_ms_mj_mm2"], row["largest_edap_ms_mj_mm2"]
+        lines.append(
+            f"| {row['seed']} | {_percent(row['accuracy'])} | {_percent(row['largest_accuracy'])}"
+            f" | {own:.2e} | {largest:.2e} | {largest / own:.1f} x"
+            f" | {_percent(row['tflite_int8_accuracy'])} |"
+        )
+    return lines
+
+
 def texts() -> list[tuple[Path, str, str]]:
     """Return each page, the name of its marks, and what stands between them."""
     found = read("compare_strategies")
@@ -188,10 +217,15 @@ def texts() -> list[tuple[Path, str, str]]:
         "equal accuracy": ratios_table(found),
     }
     tables["supernet ranking"] = ranking_table(read("supernet_ranking"))
+    tables["trained again"] = again_table(read("retrained_again"))
+    inputs = ROOT / "docs/own_space.md"
+    others = [(inputs, name, joined([inputs_table(read(name))])) for name in ("series", "tokens")]
     predicted = ROOT / "docs/measured_searches.md"
     alone = (predicted, "predicted", joined([predicted_table(read("predicted_cifar10_small"))]))
     short = (ROOT / "README.md", "in short", joined([short_table(found)]))
-    return [alone, short] + [(_PAGE, name, joined([lines])) for name, lines in tables.items()]
+    return [alone, short, *others] + [
+        (_PAGE, name, joined([lines])) for name, lines in tables.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -56,10 +56,11 @@ def test_other_programs_exist():
 
 
 def test_settings_exist():
-    settings = re.findall(r"--set=([\w.]+=[^\s`]+)", " ".join(map(read, DOCUMENTS)))
-    assert len(settings) >= 6
-    for setting in settings:
-        override(preset("digits"), [setting])
+    lines = "\n".join(map(read, DOCUMENTS)).splitlines()
+    settings = [re.findall(r"--set=([\w.]+=[^\s`]+)", line) for line in lines]
+    assert len(list(filter(None, settings))) >= 6
+    for of_line in settings:
+        override(preset("digits"), of_line)
 
 
 def test_every_tool_is_in_the_manual_and_every_flag_is_explained():

@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(without_tracing, dataset):
 
 def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(UserError, match=r"tints has 4 classes of images \(16, 16, 3\)"):
+    with pytest.raises(UserError, match=r"tints has 4 classes of inputs \(16, 16, 3\)"):
         retrain(SPACE, ARCHITECTURE, _dataset(size=16), CONFIG, 0, str(folder))
     assert not folder.exists()
 
