@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dance_tf.config import SpaceConfig
+from dance_tf.config import AcceleratorSpaceConfig, HardwareConfig, SpaceConfig
 from dance_tf.errors import UserError
+from dance_tf.hardware.cost_table import load_or_build_table
 from dance_tf.hardware.layers import conv
 from dance_tf.supernet.space_files import SPACES, format_space, make_space, read_space, space_data
 from dance_tf.supernet.space_record import space_from_json, space_sha256, space_to_json
-from dance_tf.supernet.supernet import Supernet
+from dance_tf.supernet.supernet import Supernet, build_network, derive
 
 MINE = {
     "schema_version": 1,
@@ -169,3 +170,21 @@ def test_the_imagenet_space_takes_a_step():
     assert logits.shape == (4, 100)
     kernel = next(w for w in supernet.network_weights if w.name == "kernel")
     assert np.any(tape.gradient(loss, kernel.value))
+    network = build_network(space, derive(supernet))
+    assert network.output_shape == (None, 100)
+
+
+@pytest.mark.parametrize(
+    ("config", "num_classes"),
+    [
+        (SpaceConfig("imagenet_mbconv", width_multiplier=0.125, input_size=32), 1000),
+        (SpaceConfig("cifar_mbconv_small", width_multiplier=0.25, input_size=8), 100),
+    ],
+)
+def test_more_classes_are_costed(config, num_classes, cache_dir):
+    space = make_space(config, num_classes)
+    hardware = HardwareConfig(accelerators=AcceleratorSpaceConfig((8,), (8, 12), (64,)))
+    table = load_or_build_table(space, hardware, cache_dir=str(cache_dir))
+    metrics = table.metrics_of(space.sample(3, seed=0)).numpy()
+    assert metrics.shape == (3, len(table.accelerators), 3) and np.isfinite(metrics).all()
+    assert num_classes == space.layers_after()[-1].K
