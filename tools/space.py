@@ -10,7 +10,6 @@ multiply-accumulates and parameters of the smallest and of the largest network.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +53,7 @@ def main(argv: list[str]) -> None:
         "smallest": _network(space, 1),
         "largest": _network(space, -1),
     }
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
-    print("{\n" + ",\n".join(lines) + "\n}")
+    print(format_space(found), end="")
 
 
 def _network(space: NetworkSpace, sign: int) -> dict[str, Json]:

@@ -13,7 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import flatbuffers
 import numpy as np
@@ -25,9 +25,6 @@ from dance_tf.export.serving import SIGNATURE, ServedModel
 from dance_tf.export.signatures import BATCH_SIZE, Images, arrays_by_name, in_batches, layer_of
 from dance_tf.export.tflite_interpreter import open_interpreter, quiet_stderr
 from dance_tf.files import Json, pattern_free
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "LABELS_FILE",

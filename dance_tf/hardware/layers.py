@@ -16,6 +16,7 @@ __all__ = [
     "different_layers",
     "layer_key",
     "op_macs",
+    "pointwise",
     "products_of_attention",
     "space_layers",
 ]
@@ -86,9 +87,30 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def pointwise(
+    name: str,
+    in_channels: int,
+    out_channels: int,
+    output_size: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    groups: int = 1,
+) -> Layer:
+    """Return a 1x1 convolution with batch 1; see `conv`."""
+    return conv(
+        name,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        output_size=output_size,
+        kernel=1,
+        stride=stride,
+        groups=groups,
+    )
+
+
 def dense(name: str, *, in_features: int, out_features: int) -> Layer:
     """Return a fully connected layer with batch 1."""
-    return conv(name, in_channels=in_features, out_channels=out_features, output_size=1, kernel=1)
+    return pointwise(name, in_features, out_features, 1)
 
 
 def products_of_attention(
@@ -106,14 +128,7 @@ def products_of_attention(
     inner = heads * key_width
 
     def product(name: str, in_channels: int, out_channels: int, groups: int = 1) -> Layer:
-        return conv(
-            f"{prefix}/{name}",
-            in_channels=in_channels,
-            out_channels=out_channels,
-            output_size=(1, length),
-            kernel=1,
-            groups=groups,
-        )
+        return pointwise(f"{prefix}/{name}", in_channels, out_channels, (1, length), groups=groups)
 
     return (
         *(product(name, channels, inner) for name in ("query", "key", "value")),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -25,11 +26,10 @@ import tensorflow as tf
 
 from dance_tf.errors import UserError
 from dance_tf.supernet.op_kinds import MBConv
-from dance_tf.supernet.ops import kernel_shape
+from dance_tf.supernet.ops import kernel_shape, moved_statistics
 from dance_tf.supernet.packed_ops import (
     KerasOp,
     PackedOp,
-    moved_statistics,
     normalise,
     packed_op,
 )
@@ -46,6 +46,7 @@ class MixedOp(keras.layers.Layer):
         space: Network space.
         block_index: Index of the block.
         seed: Seed of the run.
+        ops: Packed forms of the ops, where they have been made already.
 
     Attributes:
         packed: Weights, float32 [O, largest number of weights]; row o belongs to op o and is
@@ -55,11 +56,18 @@ class MixedOp(keras.layers.Layer):
         is_kernel: Mask of `packed`, True for weights of kernels.
     """
 
-    def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
+    def __init__(
+        self,
+        space: NetworkSpace,
+        block_index: int,
+        *,
+        seed: int,
+        ops: Sequence[PackedOp | KerasOp] | None = None,
+    ) -> None:
         super().__init__(name=f"block{block_index}")
         self.block = space.blocks[block_index]
         self._is_allowed = space.op_mask[block_index]
-        self._ops = [packed_op(space, block_index, name, seed=seed) for name in space.op_names]
+        self._ops = ops or _packed(space, block_index, seed)
         values, self.is_kernel = self._initial_weights()
         self.packed = self._variable("packed", values)
         self.statistics = self._variable(
@@ -149,6 +157,11 @@ class MixedOp(keras.layers.Layer):
         )
 
 
+def _packed(space: NetworkSpace, block_index: int, seed: int) -> list[PackedOp | KerasOp]:
+    """Return the packed forms of all ops of a block."""
+    return [packed_op(space, block_index, name, seed=seed) for name in space.op_names]
+
+
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
     """Stack vectors of different lengths, with zeros after the shorter ones."""
     padded = np.zeros((len(rows), max(map(len, rows))), rows[0].dtype)
@@ -166,8 +179,8 @@ class SuperkernelOp(MixedOp):
         seed: Seed of the run.
 
     Attributes:
-        packed: Weights of the largest op, then those of the shortcut if there is one,
-            float32 [number of them].
+        packed: Weights of the largest op, then those of the ops that are no slices, float32
+            [number of them].
     """
 
     def __init__(self, space: NetworkSpace, block_index: int, *, seed: int) -> None:
@@ -196,11 +209,10 @@ class SuperkernelOp(MixedOp):
         self._largest = PackedOp(layers, seed=seed, activation=space.activation)
         self._stride = layers[1].stride[0]
         #: Ops that are no slices and have layers, by their index.
-        self._others: dict[int, PackedOp | KerasOp] = {}
-        for index, name in enumerate(space.op_names):
-            other = packed_op(space, block_index, name, seed=seed)
-            if shapes[index] is None and not other.is_empty:
-                self._others[index] = other
+        ops = _packed(space, block_index, seed)
+        self._others = {
+            index: op for index, op in enumerate(ops) if shapes[index] is None and not op.is_empty
+        }
         self._kernels, self._is_series = kernels, block.is_series
         #: Expanded channels that each width adds to the smaller one.
         self._slabs = np.diff([0, *channels])
@@ -220,7 +232,7 @@ class SuperkernelOp(MixedOp):
         self._statistics_at = np.full((len(slices), most), self._num_statistics)
         for row, (_, statistics) in zip(self._statistics_at, slices, strict=True):
             row[: len(statistics)] = statistics
-        super().__init__(space, block_index, seed=seed)
+        super().__init__(space, block_index, seed=seed, ops=ops)
 
     def _slice(self, kernel: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """Return positions of an op's weights and statistics in the vectors of the largest op."""

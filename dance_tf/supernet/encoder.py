@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from dance_tf.hardware.layers import conv, products_of_attention
+from dance_tf.hardware.layers import pointwise, products_of_attention
 from dance_tf.structs import Layer
 from dance_tf.supernet.candidate_ops import BlockShape
 
@@ -64,20 +64,8 @@ class Encoder:
                 heads=self.heads,
                 key_width=self.key_width,
             ),
-            conv(
-                f"{prefix}/widen",
-                in_channels=channels,
-                out_channels=inner,
-                output_size=size,
-                kernel=1,
-            ),
-            conv(
-                f"{prefix}/narrow",
-                in_channels=inner,
-                out_channels=channels,
-                output_size=size,
-                kernel=1,
-            ),
+            pointwise(f"{prefix}/widen", channels, inner, size),
+            pointwise(f"{prefix}/narrow", inner, channels, size),
         )
 
     def build(self, inputs: keras.KerasTensor, block: BlockShape, prefix: str) -> keras.KerasTensor:

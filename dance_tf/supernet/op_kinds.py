@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from dance_tf.hardware.layers import conv, dense, depthwise
+from dance_tf.hardware.layers import conv, dense, depthwise, pointwise
 from dance_tf.structs import Layer
 from dance_tf.supernet.candidate_ops import BlockShape, ChainOp, Convolution, SqueezeExcite, Step
 
@@ -68,13 +68,7 @@ class MBConv(ChainOp):
     def steps(self, block: BlockShape, prefix: str, activation: str) -> tuple[Step, ...]:
         """Return the three convolutions, and squeeze and excite after the second."""
         inner, activation = self.inner_channels(block), self.activation or activation
-        expand = conv(
-            f"{prefix}/expand",
-            in_channels=block.in_channels,
-            out_channels=inner,
-            output_size=block.input_shape,
-            kernel=1,
-        )
+        expand = pointwise(f"{prefix}/expand", block.in_channels, inner, block.input_shape)
         filtered = depthwise(
             f"{prefix}/depthwise",
             channels=inner,
@@ -82,13 +76,7 @@ class MBConv(ChainOp):
             kernel=_sides(self.kernel, block),
             stride=block.stride,
         )
-        project = conv(
-            f"{prefix}/project",
-            in_channels=inner,
-            out_channels=block.out_channels,
-            output_size=block.output_shape,
-            kernel=1,
-        )
+        project = pointwise(f"{prefix}/project", inner, block.out_channels, block.output_shape)
         few = max(1, inner // 4)
         squeeze = SqueezeExcite(
             dense(f"{prefix}/squeeze", in_features=inner, out_features=few),
@@ -222,12 +210,8 @@ class Separable(ChainOp):
             kernel=_sides(self.kernel, block),
             stride=block.stride,
         )
-        project = conv(
-            f"{prefix}/project",
-            in_channels=block.in_channels,
-            out_channels=block.out_channels,
-            output_size=block.output_shape,
-            kernel=1,
+        project = pointwise(
+            f"{prefix}/project", block.in_channels, block.out_channels, block.output_shape
         )
         return (
             Convolution(filtered, self.activation or activation),
@@ -270,12 +254,11 @@ class Zero(ChainOp):
 
 
 def _projection(block: BlockShape, prefix: str) -> Layer:
-    return conv(
+    return pointwise(
         f"{prefix}/shortcut",
-        in_channels=block.in_channels,
-        out_channels=block.out_channels,
-        output_size=block.output_shape,
-        kernel=1,
+        block.in_channels,
+        block.out_channels,
+        block.output_shape,
         stride=block.stride,
     )
 

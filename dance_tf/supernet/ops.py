@@ -35,6 +35,7 @@ __all__ = [
     "kernel_initializer",
     "kernel_shape",
     "layer_seed",
+    "moved_statistics",
     "op_keras_layers",
 ]
 
@@ -82,7 +83,7 @@ class _BatchNorm(keras.layers.BatchNormalization):
             inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), self.epsilon
         )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
+            moving.assign(moved_statistics(moving.value, batch, self.momentum))
         return outputs
 
 
@@ -98,6 +99,11 @@ class _DepthwiseConv(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return depthwise_conv(inputs, tf.convert_to_tensor(self.kernel), self.strides[0])
+
+
+def moved_statistics(old: tf.Tensor, batch: tf.Tensor, momentum: float = MOMENTUM) -> tf.Tensor:
+    """Return moving statistics after a step."""
+    return old * momentum + batch * (1.0 - momentum)
 
 
 def conv_bn_layers(

@@ -16,7 +16,7 @@ import tensorflow as tf
 from dance_tf.errors import UserError
 from dance_tf.structs import Layer
 from dance_tf.supernet.candidate_ops import ChainOp, Convolution
-from dance_tf.supernet.ops import EPSILON, MOMENTUM, apply_op, kernel_initializer, kernel_shape
+from dance_tf.supernet.ops import EPSILON, apply_op, kernel_initializer, kernel_shape
 from dance_tf.supernet.primitives import (
     activate,
     batch_norm_training,
@@ -27,12 +27,7 @@ from dance_tf.supernet.primitives import (
 )
 from dance_tf.supernet.search_space import NetworkSpace
 
-__all__ = ["KerasOp", "PackedOp", "moved_statistics", "normalise", "packed_op", "thinned"]
-
-
-def moved_statistics(old: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-    """Return moving statistics after a step."""
-    return old * MOMENTUM + batch * (1.0 - MOMENTUM)
+__all__ = ["KerasOp", "PackedOp", "normalise", "packed_op", "thinned"]
 
 
 def packed_op(

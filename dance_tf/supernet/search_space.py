@@ -14,7 +14,7 @@ import numpy as np
 
 from dance_tf.errors import UserError, did_you_mean
 from dance_tf.files import Json
-from dance_tf.hardware.layers import conv, dense, depthwise, layer_key
+from dance_tf.hardware.layers import conv, dense, depthwise, pointwise
 from dance_tf.structs import Architecture, Layer
 from dance_tf.supernet.candidate_ops import ACTIVATIONS, CandidateOp, ChainOp, leaves_out
 from dance_tf.supernet.op_names import parse_op
@@ -200,9 +200,12 @@ class NetworkSpace:
             for b in self.blocks
         ]
         if self.own_ops:
-            every = range(len(self.blocks))
             described["own_ops"] = {
-                op.name: [layer_key(x) for block in every for x in self.op_layers(block, op.name)]
+                op.name: [
+                    [index, [_recorded(x, op.name) for x in op.layers(block, op.name)]]
+                    for index, block in enumerate(self.blocks)
+                    if op.fits(block)
+                ]
                 for op in self.own_ops
             }
         data: dict[str, Json] = json.loads(json.dumps(described))
@@ -277,7 +280,7 @@ class NetworkSpace:
             sides = (1, 3) if self.is_series else 3
             first_layers = (
                 depthwise("first/depthwise", channels=stem, output_size=size, kernel=sides),
-                _pointwise("first/project", stem, first, size),
+                pointwise("first/project", stem, first, size),
             )
         return (
             conv(
@@ -288,7 +291,7 @@ class NetworkSpace:
                 kernel=(1, kernel) if self.is_series else kernel,
                 stride=self.stem_stride,
             ),
-            *([_pointwise("positions", stem, stem, size)] if self.has_positions else []),
+            *([pointwise("positions", stem, stem, size)] if self.has_positions else []),
             *first_layers,
         )
 
@@ -297,7 +300,7 @@ class NetworkSpace:
         last, head = self.blocks[-1], self.head_channels
         of_head = []
         if head is not None:
-            of_head.append(_pointwise("head", last.out_channels, head, last.output_shape))
+            of_head.append(pointwise("head", last.out_channels, head, last.output_shape))
         features = head or last.out_channels
         return *of_head, dense("classifier", in_features=features, out_features=self.num_classes)
 
@@ -360,12 +363,9 @@ class NetworkSpace:
         return np.stack(columns, axis=-1).astype(np.int32)
 
 
-def _pointwise(
-    name: str, in_channels: int, out_channels: int, output_size: tuple[int, int]
-) -> Layer:
-    return conv(
-        name, in_channels=in_channels, out_channels=out_channels, output_size=output_size, kernel=1
-    )
+def _recorded(layer: Layer, prefix: str) -> dict[str, Json]:
+    """Return a layer as data, its name without the prefix that it was asked for with."""
+    return {**dataclasses.asdict(layer), "name": layer.name.removeprefix(f"{prefix}/")}
 
 
 def _text(shape: tuple[int, int]) -> str:

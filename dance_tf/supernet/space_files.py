@@ -248,12 +248,13 @@ def _built(
 
     own_names = {op.name for op in own_ops}
     names = list(data["ops"])
+    # Where a width makes candidates of a stage's own, each stage says which it has.
+    has_widths = any("widths" in stage for stage in stages)
     stage_names: list[tuple[str, ...] | None] = []
     for stage in stages:
         candidates = _with_widths(stage.get("ops") or data["ops"], stage.get("widths"), own_names)
-        stage_names.append(candidates if stage.get("ops") or stage.get("widths") else None)
+        stage_names.append(candidates if has_widths or stage.get("ops") else None)
         names += [op for op in candidates if op not in names]
-    has_widths = any("widths" in stage for stage in stages)
     blocks = []
     shape = (1 if is_series else sides[0] // stem["stride"], sides[-1] // stem["stride"])
     previous = channels(data["first_channels"] or stem["channels"])
@@ -262,8 +263,6 @@ def _built(
             stride = stage["stride"] if position == 0 else 1
             shape = (shape[0] if is_series else shape[0] // stride, shape[1] // stride)
             size = shape[0] if shape[0] == shape[1] and not is_series else shape
-            if own is None and has_widths:
-                own = tuple(data["ops"])
             block = Block(previous, channels(stage["channels"]), size, stride, own, is_series)
             blocks.append(block)
             previous = channels(stage["channels"])

@@ -48,21 +48,7 @@ class RecordedOp:
 
 def space_to_json(space: NetworkSpace) -> dict[str, Json]:
     """Return a space as JSON data, with the layers of a user's own ops."""
-    data = space.description()
-    own = {}
-    for op in space.own_ops:
-        blocks = [d for d, block in enumerate(space.blocks) if op.fits(block)]
-        own[op.name] = [[d, [_layer(x) for x in space.op_layers(d, op.name)]] for d in blocks]
-    found: dict[str, Json] = json.loads(
-        json.dumps({"schema_version": _SCHEMA_VERSION, **data, **({"own_ops": own} if own else {})})
-    )
-    return found
-
-
-def _layer(layer: Layer) -> dict[str, Json]:
-    data = dataclasses.asdict(layer)
-    data["name"] = layer.name.split("/", 2)[-1]
-    return data
+    return {"schema_version": _SCHEMA_VERSION, **space.description()}
 
 
 def space_from_json(data: Json, where: str) -> NetworkSpace:
