@@ -95,7 +95,7 @@ def measure(
     # Late: a mistake is told before TensorFlow is waited for.
     from dance_tf.run.surroundings import make_deterministic
     from dance_tf.search.pipeline import prepare
-    from dance_tf.search.sweep.sweep import search_in
+    from dance_tf.search.sweep.tasks import search_in
 
     make_deterministic(config.seed)
     problem = prepare(config)

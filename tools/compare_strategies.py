@@ -18,6 +18,7 @@ from dance_tf.errors import UserError, did_you_mean
 from dance_tf.files import Json, write_json
 
 from . import flags as common
+from .engine_flags import define_engine, engine_of
 
 FLAGS = common.shared_flags(
     *("preset", "config", "set", "space", "dataset", "data", "data_dir", "supernet", "cache_dir")
@@ -62,9 +63,7 @@ _SUPERNET_DIR = common.define_path(
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 1000, "Images of an inherited accuracy.", lower_bound=1, flag_values=FLAGS
 )
-_JOBS = flags.DEFINE_integer(
-    "jobs", 0, "Processes at the same time; 0: one per core.", lower_bound=0, flag_values=FLAGS
-)
+define_engine(FLAGS, num_jobs=0)
 
 
 def main(argv: list[str]) -> int:
@@ -75,8 +74,8 @@ def main(argv: list[str]) -> int:
     common.require(_OUTPUT_DIR)
     budgets = _budgets(_BUDGETS.value)
 
-    num_jobs = _JOBS.value or os.cpu_count() or 1
-    if num_jobs > 1:  # Each process has one thread.
+    engine = engine_of(FLAGS)
+    if not engine.is_here:  # Each process has one thread.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
             os.environ.setdefault(name, "1")
     common.load_tensorflow()
@@ -123,7 +122,7 @@ def main(argv: list[str]) -> int:
         cache_dir=FLAGS["cache_dir"].value,
     )
     folder = _OUTPUT_DIR.value
-    with StopSignals(), owned(folder), terminal.progress("comparison") as report:
+    with StopSignals(), engine, owned(folder), terminal.progress("comparison") as report:
         found = compare(
             setting,
             strategies,
@@ -131,8 +130,7 @@ def main(argv: list[str]) -> int:
             _NUM_SEEDS.value,
             os.path.join(folder, "runs"),
             judge_csv=_JUDGE_CSV.value,
-            num_jobs=num_jobs,
-            on_start=common.load_tensorflow,
+            engine=engine,
             on_progress=report,
         )
         write_json(os.path.join(folder, "comparison.json"), found)

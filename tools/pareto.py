@@ -18,11 +18,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from dance_tf.config import config_to_json
 from dance_tf.errors import UserError
 from dance_tf.files import Json
 from dance_tf.run.installation import tool_command
 
 from . import flags as common
+from .engine_flags import define_engine, engine_of
 from .workload import fixed_accelerator
 
 FLAGS = common.shared_flags(
@@ -55,6 +57,10 @@ _NUM_RETRAINED = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_LIVE = flags.DEFINE_boolean(
+    "live", False, "Draw pareto.svg anew after each search and retraining.", flag_values=FLAGS
+)
+define_engine(FLAGS)
 
 _HEADERS = (
     "objective",
@@ -90,7 +96,7 @@ def main(argv: list[str]) -> int:
     common.check_effects(config, "pareto", FLAGS, retrains=_NUM_RETRAINED.value > 0)
     lambdas = _numbers(_LAMBDAS.value)
     output_dir = common.output_dir(FLAGS)
-    is_resuming = bool(FLAGS["resume"].value)
+    is_resuming, engine = bool(FLAGS["resume"].value), engine_of(FLAGS)
 
     common.load_tensorflow()
     from dance_tf.report.sweep_page import write_sweep_page
@@ -99,12 +105,20 @@ def main(argv: list[str]) -> int:
     from dance_tf.search.judge import Judge
     from dance_tf.search.sweep import sweep
     from dance_tf.search.sweep.plot import plot_sweep
+    from dance_tf.search.sweep.tasks import prepare_task
 
     searches = sweep.plan_sweep(_OBJECTIVES.value, lambdas, _NUM_SEEDS.value, config.seed)
     for search in searches:
         # Refuses an unknown objective, and weights that it does not take.
         search.config(config).search.objective_terms()
-    with open_run(config, output_dir, is_resuming=is_resuming) as run:
+
+    def draw(found: dict[str, Json]) -> None:
+        plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
+
+    with engine, open_run(config, output_dir, is_resuming=is_resuming) as run:
+        engine.prepare(
+            prepare_task, {"config": config_to_json(config), "cache_dir": FLAGS["cache_dir"].value}
+        )
         problem = pipeline.prepare(config, cache_dir=FLAGS["cache_dir"].value)
         # Refuses limits out of reach, and what is not in the space.
         Judge(searches[0].config(config).search, problem)
@@ -118,8 +132,11 @@ def main(argv: list[str]) -> int:
                 num_images=_NUM_IMAGES.value,
                 num_retrained=_NUM_RETRAINED.value,
                 stop=stop,
+                engine=engine,
+                cache_dir=FLAGS["cache_dir"].value,
+                on_found=draw if _LIVE.value else None,
             )
-        plot_sweep(found, os.path.join(output_dir, "pareto.svg"))
+        draw(found)
         run.end()
         write_sweep_page(output_dir, table=problem.table)
     _show(found)

@@ -50,8 +50,8 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 
-#: The same for what an extra of pyproject.toml installs and an example can do without.
-OPTIONAL_DISTRIBUTIONS = {"torch": "torch"}
+#: The same for what an extra of pyproject.toml installs and all else can do without.
+OPTIONAL_DISTRIBUTIONS = {"ray": "ray", "torch": "torch"}
 
 
 @functools.cache

@@ -6,6 +6,7 @@ images say nothing before the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from dance_tf.config import RetrainConfig
 from dance_tf.protocols import ImageDataset
+from dance_tf.run.folder_lock import owned
 from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.retrain import retrain
 from dance_tf.structs import InputDescription
@@ -86,14 +88,16 @@ class TrainedAccuracy:
         folder = None
         if self._folder is not None:
             folder = os.path.join(self._folder, "_".join(map(str, row.tolist())))
-        trained = retrain(
-            self._space,
-            self._space.from_indices(row.tolist()),
-            self._dataset,
-            self._config,
-            self._seed,
-            folder,
-            resume=True,
-            stop=self._stop,
-        )
+        # Other searches of a sweep may be training it.
+        with contextlib.nullcontext() if folder is None else owned(folder, is_waiting=True):
+            trained = retrain(
+                self._space,
+                self._space.from_indices(row.tolist()),
+                self._dataset,
+                self._config,
+                self._seed,
+                folder,
+                resume=True,
+                stop=self._stop,
+            )
         return 1.0 - trained.accuracy.value

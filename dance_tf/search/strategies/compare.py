@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dance_tf.files import Json, strict_data
+from dance_tf.run.engine import HERE, Engine
 from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy
 from dance_tf.search.strategies.comparison import (
     COST_WEIGHTS_JUDGED,
@@ -38,8 +39,7 @@ def compare(
     folder: str,
     *,
     judge_csv: str | None = None,
-    num_jobs: int = 1,
-    on_start: Callable[[], None] | None = None,
+    engine: Engine = HERE,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Json]:
     """Run strategies, judge them, and return the record of a comparison.
@@ -52,8 +52,7 @@ def compare(
         folder: Folder of the finished runs.
         judge_csv: Table whose mean accuracies judge; None: the second training of the
             setting's table, or its only one.
-        num_jobs: Processes that make runs at the same time.
-        on_start: Function that each of several processes calls first.
+        engine: Engine that makes runs.
         on_progress: Function called with (runs finished, runs).
     Raises:
         UserError: If a file cannot be used, or a judge's table lacks a network.
@@ -76,8 +75,7 @@ def compare(
         runs,
         budgets,
         folder,
-        num_jobs=num_jobs,
-        on_start=on_start,
+        engine=engine,
         on_progress=on_progress,
     )
     known = {ops: error for done in found.values() for ops, error in done.trace.errors.items()}

@@ -6,27 +6,31 @@ that it asked for, from which the figures of every smaller budget follow.
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dance_tf.config import ExperimentConfig, HardwareConfig, SpaceConfig
+from dance_tf.config import (
+    ExperimentConfig,
+    HardwareConfig,
+    SpaceConfig,
+    config_from_json,
+    config_to_json,
+)
 from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, strict_data, write_json
 from dance_tf.hardware.cost_table import load_or_build_table
-from dance_tf.hardware.objective import Objective
+from dance_tf.hardware.objective import Limits, Objective
 from dance_tf.protocols import AccuracySource
+from dance_tf.run.engine import HERE, Engine
 from dance_tf.search.accuracy.inherited import SupernetAccuracy, read_inherited
 from dance_tf.search.accuracy.table import AccuracyTable, TableAccuracy
 from dance_tf.search.pipeline import load_space_and_images
@@ -90,6 +94,28 @@ class Setting:
     objective: Objective
     cache_dir: str | None
 
+    def to_json(self) -> dict[str, Json]:
+        """Return the setting as JSON data."""
+        own = ExperimentConfig(hardware=self.hardware, space=self.space)
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del data["space"], data["hardware"]
+        data["objective"] = strict_data(self.objective)
+        if self.supernet is not None:
+            supernet = config_to_json(self.supernet.config)
+            data["supernet"] = {"config": supernet, "num_images": self.supernet.num_images}
+        return {**data, "config": config_to_json(own)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Json]) -> Setting:
+        """Return the setting that `to_json` has made data of."""
+        data = dict(data)
+        own = config_from_json(data.pop("config"))
+        data["objective"] = _objective(data["objective"])
+        if data["supernet"] is not None:
+            supernet = config_from_json(data["supernet"]["config"])
+            data["supernet"] = SupernetSetting(supernet, data["supernet"]["num_images"])
+        return cls(space=own.space, hardware=own.hardware, **data)
+
 
 class Run(NamedTuple):
     """One run of a comparison."""
@@ -103,6 +129,18 @@ class Run(NamedTuple):
     def file_name(self) -> str:
         """Name of the file that keeps it."""
         return f"{self.strategy}.{self.goal_name}.{self.seed}.json"
+
+    @classmethod
+    def from_json(cls, data: dict[str, Json]) -> Run:
+        """Return the run that `strict_data` has made data of."""
+        goal = data["goal"]
+        limits = goal["limits"] and Limits(**goal["limits"])
+        return cls(
+            data["strategy"],
+            data["goal_name"],
+            Goal(goal["cost_weight"], limits, _objective(goal["objective"])),
+            data["seed"],
+        )
 
 
 class Finished(NamedTuple):
@@ -154,8 +192,7 @@ def run_all(
     budgets: Sequence[int],
     folder: str,
     *,
-    num_jobs: int = 1,
-    on_start: Callable[[], None] | None = None,
+    engine: Engine = HERE,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Run, Finished]:
     """Return each run, finished, from the folder or anew.
@@ -165,8 +202,7 @@ def run_all(
         runs: Runs to make.
         budgets: Different networks of each, the largest, and at which beliefs are asked for.
         folder: Folder of the files of finished runs.
-        num_jobs: Processes that make runs at the same time.
-        on_start: Function that each of several processes calls first.
+        engine: Engine that makes runs; their files are written here.
         on_progress: Function called with (runs finished, runs).
     Raises:
         UserError: If a file in the folder is of another setting.
@@ -184,55 +220,23 @@ def run_all(
             found[run] = kept
     if on_progress:
         on_progress(len(found), len(runs))
-    for run, record in _make(setting, left, budgets, num_jobs, on_start):
-        record = {"identity": identities[run], "goal": strict_data(run.goal), **record}
-        write_json(os.path.join(folder, run.file_name), record)
-        found[run] = _finished(record)
-        if on_progress:
-            on_progress(len(found), len(runs))
+    shared = {"setting": setting.to_json(), "budgets": list(budgets)}
+    tasks = [{**shared, "run": strict_data(run)} for run in left]
+    with contextlib.closing(engine.run(_make, tasks)) as records:
+        for number, record in records:
+            run = left[number]
+            record = {"identity": identities[run], "goal": strict_data(run.goal), **record}
+            write_json(os.path.join(folder, run.file_name), record)
+            found[run] = _finished(record)
+            if on_progress:
+                on_progress(len(found), len(runs))
     return {run: found[run] for run in runs}
 
 
-def _make(
-    setting: Setting,
-    runs: Sequence[Run],
-    budgets: Sequence[int],
-    num_jobs: int,
-    on_start: Callable[[], None] | None,
-) -> Iterator[tuple[Run, dict[str, Json]]]:
-    """Yield runs as they finish, with their records."""
-    if num_jobs == 1 or len(runs) <= 1:
-        for run in runs:
-            yield run, _one(setting, run, budgets)
-        return
-    # A forked process would inherit TensorFlow's threads in an unknown state.
-    spawn = multiprocessing.get_context("spawn")
-    begin = functools.partial(_begin, os.getpid(), on_start)
-    with concurrent.futures.ProcessPoolExecutor(num_jobs, spawn, begin) as pool:
-        pending = {pool.submit(_one, setting, run, budgets): run for run in runs}
-        try:
-            for done in concurrent.futures.as_completed(pending):
-                yield pending[done], done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin(parent: int, on_start: Callable[[], None] | None) -> None:
-    """Let this process end with the one that started it, however that one ends."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
-    if on_start is not None:
-        on_start()
-
-
-def _one(setting: Setting, run: Run, budgets: Sequence[int]) -> dict[str, Json]:
-    """Make a run and return its record."""
+def _make(task: dict[str, Json]) -> dict[str, Json]:
+    """Make the run of a task and return its record."""
+    setting, run = Setting.from_json(task["setting"]), Run.from_json(task["run"])
+    budgets = task["budgets"]
     problem, source = make_problem(setting)
     problem = dataclasses.replace(problem, goal=run.goal)
     inherited = None
@@ -251,7 +255,7 @@ def _one(setting: Setting, run: Run, budgets: Sequence[int]) -> dict[str, Json]:
             )
             believed[str(budget)] = errors.tolist()
     trials = [[*t.pair.ops, t.pair.accelerator, t.error, t.num_trained] for t in trace.trials]
-    return {"budgets": list(budgets), "wall_s": wall_s, "trials": trials, "believed": believed}
+    return {"budgets": budgets, "wall_s": wall_s, "trials": trials, "believed": believed}
 
 
 def _identity(setting: Setting, needs_inherited: bool) -> dict[str, Json]:
@@ -292,6 +296,10 @@ def _read(
     if record["goal"] != strict_data(run.goal) or not set(budgets) <= set(record["budgets"]):
         return None
     return _finished(record)
+
+
+def _objective(data: Mapping[str, Json]) -> Objective:
+    return Objective(data["kind"], tuple(data["weights"]))
 
 
 def _finished(record: Mapping[str, Json]) -> Finished:

@@ -8,11 +8,10 @@ is so far.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -21,28 +20,34 @@ from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, write_json
 from dance_tf.run import terminal
+from dance_tf.run.engine import HERE, Engine
 from dance_tf.run.folder_lock import owned
 from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.accuracy_memo import AccuracyMemo
-from dance_tf.search.dance import DanceSearch
 from dance_tf.search.limits import reachable_costs
-from dance_tf.search.predictor_search import accuracy_source, search_by_predictor
+from dance_tf.search.predictor_search import accuracy_source
 from dance_tf.search.problem import SearchProblem
-from dance_tf.search.result import SearchResult
-from dance_tf.search.retrain import retrain, retrain_work
+from dance_tf.search.retrain import retrain_work
 from dance_tf.search.steps import SearchPlan
-from dance_tf.search.supernet_training import read_supernet_record
 from dance_tf.search.sweep.fronts import Point, SweepSearch, point_of, summary, worth_retraining
-from dance_tf.structs import Architecture
+from dance_tf.search.sweep.tasks import (
+    NETWORK,
+    Ahead,
+    facts_of,
+    is_retrained,
+    retrain_in,
+    retrained_folder,
+    retraining_task,
+    search_in,
+    search_task,
+)
 from dance_tf.supernet.inherited import InheritedAccuracy
 
-__all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep", "search_in"]
+__all__ = ["PARETO", "SCHEMA_VERSION", "plan_sweep", "run_sweep"]
 
 #: File that holds what a sweep found.
 PARETO = "pareto.json"
 SCHEMA_VERSION = 1
-
-_NETWORK = "network.keras"
 
 
 def plan_sweep(
@@ -79,11 +84,15 @@ def run_sweep(
     num_images: int,
     num_retrained: int = 0,
     stop: StopSignals | None = None,
+    engine: Engine = HERE,
+    cache_dir: str | None = None,
+    on_found: Callable[[dict[str, Json]], None] | None = None,
 ) -> dict[str, Json]:
     """Run searches, retrain the best of what they find, and return pareto.json.
 
     Searches and retrainings that are finished in `output_dir` are read and not done again.
-    Searches of earlier calls stay a part of the sweep: their points come first.
+    Searches of earlier calls stay a part of the sweep: their points come first. The points
+    and their order are the same on every engine.
 
     Args:
         searches: Searches from `plan_sweep`; they may differ from those of an earlier call on
@@ -93,14 +102,18 @@ def run_sweep(
         output_dir: Folder that gets searches/, retrained/, accuracies.jsonl and pareto.json.
         num_images: Number of held-out images for the inherited accuracy; at most all are used.
         num_retrained: Number of points of `searches` to retrain, see `worth_retraining`.
-        stop: Signals to honour at the next step boundary.
+        stop: Signals to honour at the next step boundary; of another engine, at once.
+        engine: Engine that runs the searches and the retrainings. Other processes make the
+            problem from `config`, and all must see `output_dir`.
+        cache_dir: Folder of cached tables, for other processes.
+        on_found: Function called with pareto.json after each search and each retraining.
     Raises:
         UserError: If the sweep in the folder is of other costs, weights or images; see also
-            DanceSearch.search and retrain.retrain.
+            DanceSearch.search, retrain.retrain and Engine.run.
         Interrupted: After a signal; what has been done is saved.
     """
     with owned(output_dir):
-        facts = _facts(config, problem, num_images)
+        facts = facts_of(config, problem, num_images)
         _check_facts(os.path.join(output_dir, PARETO), facts)
         accuracy = _accuracy(config, problem, facts["num_images"], output_dir, stop)
         reachable = reachable_costs(problem.table)
@@ -108,6 +121,7 @@ def run_sweep(
         searches_dir = os.path.join(output_dir, "searches")
         earlier = _finished_searches(searches_dir, searches)
         all_searches = (*earlier, *searches)
+        shared = {"config": config_to_json(config), "cache_dir": cache_dir, "facts": facts}
 
         def write(num_to_retrain: int, num_done: int) -> dict[str, Json]:
             data = {
@@ -118,37 +132,60 @@ def run_sweep(
                 **summary(points, reachable),
             }
             write_json(os.path.join(output_dir, PARETO), data)
+            if on_found is not None:
+                on_found(data)
             return data
 
         identity = {name: facts[name] for name in ("supernet_sha256", "dataset", "num_images")}
         memo_path = os.path.join(output_dir, "accuracies.jsonl")
-        with (
-            _stages(config, problem, all_searches, searches_dir, num_retrained) as stages,
-            AccuracyMemo(memo_path, accuracy, identity) as memo,
-        ):
+        with contextlib.ExitStack() as stack:
+            memo = stack.enter_context(AccuracyMemo(memo_path, accuracy, identity))
+            stages = terminal.Stages("searches", "retrainings")
+            if engine.is_here:
+                stages = _stages(config, problem, all_searches, searches_dir, num_retrained)
+            stack.enter_context(stages)
+            tasks = [
+                {
+                    **shared,
+                    "folder": os.path.join(searches_dir, search.name),
+                    "own": config_to_json(search.config(config)),
+                    "candidates_dir": output_dir,
+                }
+                for search in _independent(all_searches, searches_dir)
+            ]
+            ahead = Ahead(engine, "searches", search_task, "result.json", tasks)
+            stack.enter_context(contextlib.closing(ahead))
             for search in all_searches:
+                folder = os.path.join(searches_dir, search.name)
+                ahead.wait_for(folder)
                 stages.begin(f"search {search.name}")
                 own = _with_known_network(search, search.config(config), points)
-                folder = os.path.join(searches_dir, search.name)
                 result = search_in(folder, own, problem, stop, candidates_dir=output_dir)
                 op_indices = problem.space.to_indices(result.architecture)[None]
                 error = 1.0 - float(memo.accuracies(op_indices)[0])
                 points.append(_with_retrained_error(point_of(search, result, error), output_dir))
                 data = write(num_retrained, 0)
             rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
-            for number, row in enumerate(rows, start=1):
-                point = points[len(earlier) + row]
+            chosen = [points[len(earlier) + row] for row in rows]
+            trainings: list[Json] = [
+                {**shared, "folder": folder, "ops": list(point.ops), "seed": point.search.seed}
+                for point in chosen
+                if not is_retrained(folder := retrained_folder(point, output_dir))
+            ]
+            ahead = Ahead(engine, "retrainings", retraining_task, "retrain.json", trainings)
+            stack.enter_context(contextlib.closing(ahead))
+            for number, point in enumerate(chosen, start=1):
+                folder = retrained_folder(point, output_dir)
+                ahead.wait_for(folder)
                 stages.begin(f"retraining {number}")
-                _retrain(point, config, problem, output_dir, stop)
+                retrain_in(folder, *point.training, config, problem, stop)
                 # Searches of other objectives and weights may have found the same network.
                 points = [_with_retrained_error(point, output_dir) for point in points]
                 data = write(len(rows), number)
-        folders = [
-            _retrained_folder(p, output_dir) for p in points if p.retrained_error is not None
-        ]
+        folders = [retrained_folder(p, output_dir) for p in points if p.retrained_error is not None]
         for folder in dict.fromkeys(folders):
-            if not os.path.exists(os.path.join(folder, _NETWORK)):
-                terminal.warn(f"{folder} lacks {_NETWORK}; a larger --num_retrained makes it again")
+            if not os.path.exists(os.path.join(folder, NETWORK)):
+                terminal.warn(f"{folder} lacks {NETWORK}; a larger --num_retrained makes it again")
         return data
 
 
@@ -208,23 +245,6 @@ def _finished_searches(
     return tuple(found)
 
 
-def _facts(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Json]:
-    """Return the space, costs, weights and images that the numbers of a sweep stand on."""
-    facts: dict[str, Json] = {"supernet_sha256": None}
-    if config.search.accuracy == "supernet":
-        record = read_supernet_record(
-            str(config.search.supernet_dir), problem.space, problem.dataset, config
-        )
-        facts = {"supernet_sha256": record["weights_sha256"]}
-    return {
-        "space": problem.space.name,
-        "dataset": problem.dataset.name,
-        "cost_table_sha256": problem.table.content_hash,
-        **facts,
-        "num_images": min(num_images, problem.dataset.num_images("architecture")),
-    }
-
-
 def _check_facts(path: str, facts: dict[str, Json]) -> None:
     """Refuse to go on with a sweep of other facts; `path` may not exist."""
     old = read_json(path) if os.path.exists(path) else facts
@@ -236,57 +256,18 @@ def _check_facts(path: str, facts: dict[str, Json]) -> None:
             )
 
 
-def search_in(
-    folder: str,
-    config: ExperimentConfig,
-    problem: SearchProblem,
-    stop: StopSignals | None = None,
-    *,
-    candidates_dir: str | None = None,
-) -> SearchResult:
-    """Run a search in a folder of its own, or go on with it, or read what it found.
-
-    Args:
-        folder: Folder that gets config.json, history.jsonl, TensorBoard logs and, at the end,
-            result.json.
-        config: Configuration of this search, with frozen weights or a predictor.
-        problem: Problem with a trained supernet, whose architecture parameters are reset to
-            those of the config's seed.
-        stop: Signals to honour at the next step boundary.
-        candidates_dir: Folder of the networks that a search with a predictor trains; None: the
-            search's own.
-    Raises:
-        UserError, Interrupted: See DanceSearch.search.
-    """
-    with owned(folder):
-        path = os.path.join(folder, "config.json")
-        is_finished = os.path.exists(os.path.join(folder, "result.json"))
-        if not (is_finished and os.path.exists(path)):
-            write_json(path, config_to_json(config))
-        if is_finished:
-            result = SearchResult.load(folder)
-            if result.num_architecture_steps and not result.history:
-                terminal.warn(f"{folder} is finished but lacks history.jsonl")
-        elif config.search.accuracy == "predictor":
-            result = search_by_predictor(
-                config,
-                problem,
-                output_dir=folder,
-                is_resuming=True,
-                stop=stop,
-                candidates_dir=candidates_dir,
-            )
-            result.save(folder)
-        else:
-            assert problem.supernet is not None, "weights are frozen, so there are some"
-            problem.supernet.reset_architecture(config.seed)
-            result = DanceSearch(
-                config.search, seed=config.seed, output_dir=folder, is_resuming=True, stop=stop
-            ).search(problem)
-            result.save(folder)
-        # A kill may have come between the result and this.
-        shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
-        return result
+def _independent(searches: Sequence[SweepSearch], searches_dir: str) -> list[SweepSearch]:
+    """Return the unfinished searches but for those whose network `_with_known_network` fixes."""
+    known: set[int] = set()  # seeds
+    found = []
+    for search in searches:
+        is_fixed = search.lambda_2 == 0 and search.seed in known
+        if search.lambda_2 == 0:
+            known.add(search.seed)
+        path = os.path.join(searches_dir, search.name, "result.json")
+        if not is_fixed and not os.path.exists(path):
+            found.append(search)
+    return found
 
 
 def _with_known_network(
@@ -303,57 +284,10 @@ def _with_known_network(
     return config
 
 
-def _retrained_folder(point: Point, output_dir: str) -> str:
-    """Return where a point's network is trained with its search's seed."""
-    ops, seed = point.training
-    digest = hashlib.sha256(",".join(ops).encode()).hexdigest()[:12]
-    return os.path.join(output_dir, "retrained", f"{digest}_seed{seed}")
-
-
 def _with_retrained_error(point: Point, output_dir: str) -> Point:
     """Return a point with the error of its training, if that is finished."""
-    path = os.path.join(_retrained_folder(point, output_dir), "retrain.json")
+    path = os.path.join(retrained_folder(point, output_dir), "retrain.json")
     if not os.path.exists(path):
         return point
     error = 1.0 - float(read_json(path)["accuracy"]["value"])
     return dataclasses.replace(point, retrained_error=error)
-
-
-def _retrain(
-    point: Point,
-    config: ExperimentConfig,
-    problem: SearchProblem,
-    output_dir: str,
-    stop: StopSignals | None,
-) -> None:
-    """Train a point's network, unless that has been done and the network is there."""
-    folder = _retrained_folder(point, output_dir)
-    checkpoints = os.path.join(folder, "checkpoints")
-    path, network = os.path.join(folder, "retrain.json"), os.path.join(folder, _NETWORK)
-    is_lost = os.path.exists(path) and not os.path.exists(network)
-    if is_lost:
-        terminal.warn(f"{folder} lacks {_NETWORK}: trained again")
-    if is_lost or not os.path.exists(path):
-        space, dataset, seed = problem.space, problem.dataset, point.search.seed
-        architecture = Architecture(space.name, point.ops)
-        result = retrain(
-            space,
-            architecture,
-            dataset,
-            config.retrain,
-            seed,
-            folder,
-            supernet=problem.supernet,
-            # The checkpoints of a finished training are gone.
-            resume=os.path.isdir(checkpoints) or not is_lost,
-            stop=stop,
-        )
-        record = {
-            "architecture": dataclasses.asdict(architecture),
-            "accuracy": dataclasses.asdict(result.accuracy),
-            "seed": seed,
-            "training_time_s": round(result.elapsed_s, 3),
-        }
-        result.network.save(network)
-        write_json(path, record)  # Last: it says that the training is finished.
-    shutil.rmtree(checkpoints, ignore_errors=True)
