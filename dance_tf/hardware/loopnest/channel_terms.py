@@ -8,6 +8,7 @@ figures of every pair of the two, tens of operations a mapping.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -33,15 +34,30 @@ from dance_tf.hardware.loopnest.mapspace import (
     PLANE_LOOPS,
     RULES,
     WEIGHT_SPAD_ORDER,
-    Spread,
+    Spreads,
 )
-from dance_tf.structs import LOOPS
+from dance_tf.structs import LOOPS, Layer
 
-__all__ = ["FILLS", "FillCoefficients", "figure_weights", "fill_coefficients"]
+__all__ = [
+    "FILLS",
+    "DesignPoint",
+    "Figures",
+    "FillCoefficients",
+    "figures_of",
+    "fill_coefficients",
+    "least_fills",
+]
 
 _LEVELS = ("file", "buffer", "dram")
 #: Fills that differ between mappings of one spread.
 FILLS = tuple(f for f in Fills._fields if not f.startswith("first"))
+
+
+class DesignPoint(NamedTuple):
+    """All of an accelerator but the sides of its array, on which no mapping's cost depends."""
+
+    machine: MachineConfig
+    rf_words: int  # of a register file
 
 
 class FillCoefficients(NamedTuple):
@@ -187,17 +203,28 @@ def _canonical(fills: Values, totals: tf.Tensor) -> dict[frozenset[str], Values]
     return add_up(terms)
 
 
-def figure_weights(
-    spreads: Sequence[Spread], dataflow: str, machine: MachineConfig, rf_words: np.ndarray
-) -> np.ndarray:
-    """Return energy and bandwidth demand of mappings, linear in their buffer fills.
+class Figures(NamedTuple):
+    """What mappings cost, linear in their fills; points are DesignPoints.
 
-    Figures are the words of buffer reads, buffer writes and DRAM, times the first of
-    `cost_model.bandwidths`, and the energy with each size of register file.
+    Figures are, for each pair of bandwidths, the words of buffer reads, buffer writes and
+    DRAM, times the first of `cost_model.bandwidths`; then the energies.
     """
-    x = np.asarray([spread.x for spread in spreads], np.float64).T
-    y = np.asarray([spread.y for spread in spreads], np.float64).T
-    padded = np.asarray([spread.padded_bounds for spread in spreads], np.float64).T
+
+    weights: np.ndarray  # float32 [spreads, figures, 1 + FILLS], constants first
+    words_per_cycle: np.ndarray  # float32 [3 x pairs of bandwidths], divisors of the words
+    bandwidth_of: list[int]  # pair of bandwidths of each point
+    energy_of: list[int]  # figure of each point's energy
+
+    def take(self, rows: np.ndarray) -> Figures:
+        """Return the figures of some spreads."""
+        return self._replace(weights=self.weights[rows])
+
+
+def figures_of(spreads: Spreads, dataflow: str, points: Sequence[DesignPoint]) -> Figures:
+    """Return energies and bandwidth demands of the mappings of some spreads."""
+    x, y, padded = (
+        np.asarray(values.T, np.float64) for values in (spreads.x, spreads.y, spreads.padded_bounds)
+    )
     outputs = np.prod([padded[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
     spread_outputs = np.prod([(x * y)[LOOPS.index(loop)] for loop in "NKPQG"], axis=0)
     variables = {name: Polynomial.variable(name) for name in FILLS}
@@ -210,23 +237,78 @@ def figure_weights(
         macs=np.prod(padded, axis=0),
         spatial_x=list(x),
         spatial_y=list(y),
-        accounting=machine.accounting,
+        accounting=points[0].machine.accounting,
     )
-    words_out, words_in = counts.global_buffer_words_out, counts.global_buffer_words_in
-    dram = counts.dram_accesses
     hops = cost_model.wire_hops(counts, is_row_stationary=dataflow == "row_stationary")
-    mac_pj, global_buffer_pj, dram_pj = cost_model.energies_outside_files_pj(counts, machine)
-    fixed_pj = global_buffer_pj + dram_pj + mac_pj
-    wire_pj = hops[0] + hops[1] + hops[2]
-    (out_times, in_times, dram_times), _ = cost_model.bandwidths(machine)
-    per_file = zip(*cost_model.register_file_figures_pj(rf_words, machine), strict=True)
-    figures = [words_out * out_times, words_in * in_times, dram * dram_times]
-    for read_pj, write_pj, hop_pj in per_file:
-        files_pj = cost_model.register_file_pj(counts, float(read_pj), float(write_pj))
-        figures.append(fixed_pj + files_pj + wire_pj * float(hop_pj))
+    wires = hops[0] + hops[1] + hops[2]
+    words = (counts.global_buffer_words_out, counts.global_buffer_words_in, counts.dram_accesses)
+    figures: list[Polynomial] = []
+    words_per_cycle: list[float] = []
+    bandwidths: dict[tuple[float, ...], int] = {}
+    bandwidth_of, energy_of = [], []
+    for point in points:
+        times, per_cycle = cost_model.bandwidths(point.machine)
+        key = (*times, *per_cycle)
+        if key not in bandwidths:
+            bandwidths[key] = len(bandwidths)
+            figures += [each * by for each, by in zip(words, times, strict=True)]
+            words_per_cycle += per_cycle
+        bandwidth_of.append(bandwidths[key])
+    energies: dict[tuple[MachineConfig, int], int] = {}
+    outside: dict[MachineConfig, Polynomial] = {}
+    for point in points:
+        # What bandwidths cost is time alone.
+        machine = dataclasses.replace(
+            point.machine, global_buffer_words_per_cycle=1.0, dram_words_per_cycle=None
+        )
+        if machine not in outside:
+            mac_pj, buffer_pj, dram_pj = cost_model.energies_outside_files_pj(counts, machine)
+            outside[machine] = buffer_pj + dram_pj + mac_pj
+        if (machine, point.rf_words) not in energies:
+            read_pj, write_pj, hop_pj = map(
+                float, cost_model.register_file_figures_pj(np.asarray(point.rf_words), machine)
+            )
+            files_pj = cost_model.register_file_pj(counts, read_pj, write_pj)
+            energies[machine, point.rf_words] = len(figures)
+            figures.append(outside[machine] + files_pj + wires * hop_pj)
+        energy_of.append(energies[machine, point.rf_words])
     monomials = [frozenset[str](), *(frozenset([name]) for name in FILLS)]
-    result = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)
+    weights = np.zeros((len(spreads), len(figures), len(monomials)), np.float32)
     for row, figure in enumerate(figures):
         for column, monomial in enumerate(monomials):
-            result[:, row, column] = np.asarray(figure.terms.get(monomial, 0.0))
-    return result
+            weights[:, row, column] = np.asarray(figure.terms.get(monomial, 0.0))
+    return Figures(
+        weights,
+        np.asarray(words_per_cycle, np.float32),
+        bandwidth_of,
+        energy_of,
+    )
+
+
+def least_fills(layer: Layer, spreads: Spreads) -> np.ndarray:
+    """Return words that enter buffers under any mapping, at least, float64 [spreads, FILLS].
+
+    Each buffer has to be given whatever its PEs use once. Of p positions and r taps, at any
+    steps, at least p + r - 1 columns of inputs differ.
+    """
+    temporal, padded = (
+        dict(zip(LOOPS, np.asarray(bounds.T, np.float64), strict=True))
+        for bounds in (spreads.temporal_bounds, spreads.padded_bounds)
+    )
+
+    def product(bounds: dict[str, np.ndarray], loops: str) -> np.ndarray:
+        return np.prod([bounds[loop] for loop in loops], axis=0)
+
+    def inputs(bounds: dict[str, np.ndarray]) -> np.ndarray:
+        columns, rows = bounds["P"] + bounds["R"] - 1, bounds["Q"] + bounds["S"] - 1
+        return product(bounds, "NCG") * columns * rows
+
+    least = {
+        "weights": product(temporal, "KCRSG"),
+        "inputs": inputs(temporal),
+        "outputs": product(temporal, "NKPQG"),
+        "buffer_weights": product(padded, "KCRSG"),
+        "buffer_inputs": inputs(padded),
+        "buffer_outputs": product(padded, "NKPQG"),
+    }
+    return np.stack([least[name] for name in FILLS], axis=1)

@@ -24,6 +24,12 @@ from dance_tf.config import MachineConfig
 from dance_tf.errors import UserError
 from dance_tf.hardware.loopnest import cost_model
 from dance_tf.hardware.loopnest.access_counts import AccessCounts, count_accesses
+from dance_tf.hardware.loopnest.channel_terms import (
+    DesignPoint,
+    Figures,
+    figures_of,
+    least_fills,
+)
 from dance_tf.hardware.loopnest.mapping import (
     NUM_DRAM_SLOTS,
     FoundMapping,
@@ -36,10 +42,11 @@ from dance_tf.hardware.loopnest.mapping import (
 from dance_tf.hardware.loopnest.mapspace import (
     MAPSPACE_RULES,
     Candidates,
+    dram_orders,
     shortage,
     spreads,
 )
-from dance_tf.hardware.loopnest.spread_search import Best, SpreadSearch
+from dance_tf.hardware.loopnest.spread_search import SpreadSearch
 from dance_tf.hardware.technology import technology_of
 from dance_tf.run.threads import map_in_threads
 from dance_tf.structs import DATAFLOWS, Accelerator, Accelerators, Cost, Layer
@@ -56,6 +63,12 @@ __all__ = [
 
 #: Part of the key of cached tables; raise it whenever the model's numbers change.
 MODEL_VERSION = 2
+
+#: Spreads that are searched all at once; and tilings of the plane in the first part of more.
+_FEW, _FIRST_TILINGS = 64, 2_048
+
+#: Relative error of a score in float32, generously.
+_SCORE_ERROR = 1e-4
 
 
 class BestMapping(NamedTuple):
@@ -253,21 +266,22 @@ def _padded(layer: Layer, found: FoundMapping) -> Layer:
 def count_mappings(
     layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str = "strip"
 ) -> int:
-    """Return how many different mappings a search of a layer compares.
+    """Return how many different mappings a search of a layer chooses among.
 
     Orders of DRAM loops that the mapper passes over as no better are not counted.
     """
     return sum(
-        SpreadSearch(candidates, spreads_of_chunk, machine, sizes).count()
-        for _, candidates, sizes in _candidates(layer, accelerators, machine, rule)
-        for spreads_of_chunk in candidates.chunks()
+        SpreadSearch(candidates, spreads_of_chunk, points).count()
+        for _, candidates, points, _ in _candidates(layer, accelerators, machine, rule)
+        for spreads_of_chunk in candidates.chunks(range(len(candidates.spreads)))
     )
 
 
 def _candidates(
     layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
-) -> Iterator[tuple[np.ndarray, Candidates, np.ndarray]]:
-    """Yield of each dataflow its accelerators' rows, its mappings and its register files."""
+) -> Iterator[tuple[np.ndarray, Candidates, list[DesignPoint], np.ndarray]]:
+    """Yield of each dataflow its accelerators' rows, its mappings, points and each row's point."""
+    points, point_of = design_points(accelerators, machine)
     for code, dataflow in enumerate(DATAFLOWS):
         rows = np.flatnonzero(np.asarray(accelerators.dataflow) == code)
         if not rows.size:
@@ -276,67 +290,154 @@ def _candidates(
             np.unique(np.asarray(sides)[rows]).tolist()
             for sides in (accelerators.pe_x, accelerators.pe_y)
         )
-        sizes = np.unique(machine.rf_words(np.asarray(accelerators.rf_bytes)[rows]))
-        all_spreads = spreads(layer, dataflow, pe_x, pe_y, rule)
-        yield (
-            rows,
-            Candidates.of(layer, dataflow, all_spreads, machine, int(sizes[-1])),
-            sizes,
+        used, of_row = np.unique(point_of[rows], return_inverse=True)
+        of_dataflow = [points[index] for index in used]
+        candidates = Candidates(
+            layer,
+            dataflow,
+            spreads(layer, dataflow, pe_x, pe_y, rule),
+            dram_orders(layer, dataflow),
+            rf_words=max(point.rf_words for point in of_dataflow),
+            global_buffer_words=max(point.machine.global_buffer_words for point in of_dataflow),
+            is_split=machine.rf_mode == "split",
         )
+        yield rows, candidates, of_dataflow, of_row
+
+
+def design_points(
+    accelerators: Accelerators, machine: MachineConfig
+) -> tuple[list[DesignPoint], np.ndarray]:
+    """Return the different points of accelerators, and the index of each row's, int [A]."""
+    rf_words = np.asarray(machine.rf_words(np.asarray(accelerators.rf_bytes)))
+    different, of_row = np.unique(rf_words, return_inverse=True)
+    return [DesignPoint(machine, words) for words in different.tolist()], of_row
 
 
 def _search_dataflows(
     layer: Layer, accelerators: Accelerators, machine: MachineConfig, rule: str
 ) -> Iterator[tuple[np.ndarray, list[FoundMapping], np.ndarray]]:
     """Yield of each dataflow its rows, the mappings that win, and each row's (-1: none)."""
-    for rows, candidates, sizes in _candidates(layer, accelerators, machine, rule):
-        xs, x = np.unique(np.asarray(accelerators.pe_x)[rows], return_inverse=True)
-        ys, y = np.unique(np.asarray(accelerators.pe_y)[rows], return_inverse=True)
-        size = np.searchsorted(sizes, machine.rf_words(np.asarray(accelerators.rf_bytes)[rows]))
-        winners, choice = _search(candidates, machine, sizes, xs, ys)
-        yield rows, winners, choice[size, x, y]
+    for rows, candidates, points, point_of in _candidates(layer, accelerators, machine, rule):
+        x = np.searchsorted(candidates.spreads.sides_x, np.asarray(accelerators.pe_x)[rows])
+        y = np.searchsorted(candidates.spreads.sides_y, np.asarray(accelerators.pe_y)[rows])
+        winners, choice = _search(candidates, points)
+        yield rows, winners, choice[point_of, x, y]
 
 
 def _search(
-    candidates: Candidates,
-    machine: MachineConfig,
-    sizes: np.ndarray,
-    xs: np.ndarray,
-    ys: np.ndarray,
+    candidates: Candidates, points: Sequence[DesignPoint]
 ) -> tuple[list[FoundMapping], np.ndarray]:
-    """Return the mappings that win anywhere, and which one wins, int [sizes, xs, ys]."""
+    """Return the mappings that win anywhere, and which one wins, int [points, xs, ys]."""
     winners: list[FoundMapping] = []
-    shape = (len(sizes), len(xs), len(ys))
-    choice = np.full(shape, -1)
-    best = np.full(shape, np.inf, np.float32)
-    best_tie = np.full(shape, np.inf, np.float32)
-
-    def evaluate(spreads: range) -> tuple[SpreadSearch, Best]:
-        search = SpreadSearch(candidates, spreads, machine, sizes)
-        return search, search.best()
-
-    for search, (score, tie_break) in map_in_threads(evaluate, candidates.chunks()):
-        fits_x = np.asarray([np.isin(xs, list(s.pe_x)) for s in search.spreads])
-        fits_y = np.asarray([np.isin(ys, list(s.pe_y)) for s in search.spreads])
-        for size in range(len(sizes)):
-            order = np.lexsort((tie_break[:, size], score[:, size]))
-            order = order[np.isfinite(score[order, size])]
-            if not order.size:
+    all_spreads = candidates.spreads
+    shape = (len(points), len(all_spreads.sides_x), len(all_spreads.sides_y))
+    choice, best_row = np.full(shape, -1), np.full(shape, -1)
+    best, best_tie = (np.full(shape, np.inf, np.float32) for _ in range(2))
+    figures = figures_of(all_spreads, candidates.dataflow, points)
+    order = _Order(candidates, points, figures)
+    for rows in order.chunks(best):
+        search = SpreadSearch(candidates, rows, points, figures)
+        score, tie_break = search.best()
+        fits_x, fits_y = search.spreads.fits_x, search.spreads.fits_y
+        for point in range(len(points)):
+            order_of_point = np.lexsort((search.rows, tie_break[:, point], score[:, point]))
+            ranked = order_of_point[np.isfinite(score[order_of_point, point])]
+            if not ranked.size:
                 continue
-            fits = fits_x[order][:, :, None] & fits_y[order][:, None]
-            spread = order[fits.argmax(axis=0)]
-            value, tie = score[spread, size], tie_break[spread, size]
-            is_better = (value < best[size]) | ((value == best[size]) & (tie < best_tie[size]))
+            fits = fits_x[ranked][:, :, None] & fits_y[ranked][:, None]
+            spread = ranked[fits.argmax(axis=0)]
+            value, tie, row = score[spread, point], tie_break[spread, point], search.rows[spread]
+            is_better = value < best[point]
+            is_tied = value == best[point]
+            is_better |= is_tied & (tie < best_tie[point])
+            # Chunks come in any order; ties go to the first in that of enumeration.
+            is_better |= is_tied & (tie == best_tie[point]) & (row < best_row[point])
             is_better &= fits.any(axis=0)
-            best[size][is_better], best_tie[size][is_better] = value[is_better], tie[is_better]
             if not is_better.any():
                 continue
+            for known, new in ((best, value), (best_tie, tie), (best_row, row)):
+                known[point][is_better] = new[is_better]
             indices, which = np.unique(spread[is_better], return_inverse=True)
-            choice[size][is_better] = len(winners) + which
-            winners += search.winners(indices, size)
+            choice[point][is_better] = len(winners) + which
+            winners += search.winners(indices, point)
     used, choice_of_used = np.unique(choice, return_inverse=True)
     kept = [winners[index] for index in used if index >= 0]
     return kept, choice_of_used.reshape(shape) - (1 if -1 in used else 0)
+
+
+class _Order:
+    """Order in which spreads are searched: promising ones first, hopeless ones never.
+
+    A spread is hopeless where less than it can cost, whatever its tilings, is more than what
+    others have been found to cost on every array that it is for.
+    """
+
+    def __init__(
+        self, candidates: Candidates, points: Sequence[DesignPoint], figures: Figures
+    ) -> None:
+        self._candidates, self._spreads = candidates, candidates.spreads
+        num = len(self._spreads)
+        self._left = np.arange(num)
+        ways = self._spreads.fits_x.astype(np.int64).T @ self._spreads.fits_y.astype(np.int64)
+        self._is_choice = bool(num) and ways.max() > 1 and num > _FEW
+        if not self._is_choice:
+            return
+        self._of_x, self._groups_x = _groups(self._spreads.fits_x)
+        self._of_y, self._groups_y = _groups(self._spreads.fits_y)
+        self._least = self._least_scores(points, figures)
+        # How far each is from the least of those for an array, at one of the points.
+        middle = self._least[:, len(points) // 2]
+        table = np.full((len(self._groups_x), len(self._groups_y)), np.inf)
+        np.minimum.at(table, (self._of_x, self._of_y), middle)
+        along_x = np.stack([table[fits].min(axis=0) for fits in self._groups_x.T])
+        of_arrays = np.stack([along_x[:, fits].min(axis=1) for fits in self._groups_y.T], axis=1)
+        self._left = np.argsort(middle / self._most(of_arrays[None])[:, 0], kind="stable")
+
+    def chunks(self, best: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield rows of spreads, as long as any may beat `best`, [points, xs, ys], as it is."""
+        if not self._is_choice:
+            yield from map(np.asarray, self._candidates.chunks(self._left))
+            return
+        num_tilings = _FIRST_TILINGS
+        while len(self._left):
+            most = self._most(best)[self._left]
+            self._left = self._left[(self._least[self._left] <= most).any(axis=1)]
+            chunk = next(self._candidates.chunks(self._left, num_tilings), [])
+            self._left = self._left[len(chunk) :]
+            num_tilings *= 2
+            if chunk:
+                yield np.asarray(chunk)
+
+    def _most(self, values: np.ndarray) -> np.ndarray:
+        """Return the largest value among the arrays of each spread, [spreads, points].
+
+        Args:
+            values: [points, xs, ys].
+        """
+        along_x = np.stack([values[:, fits].max(axis=1) for fits in self._groups_x], axis=1)
+        both = np.stack([along_x[:, :, fits].max(axis=2) for fits in self._groups_y], axis=2)
+        return both[:, self._of_x, self._of_y].T
+
+    def _least_scores(self, points: Sequence[DesignPoint], figures: Figures) -> np.ndarray:
+        """Return what the mappings of each spread score at least, float64 [spreads, points]."""
+        fills = least_fills(self._candidates.layer, self._spreads)
+        fills = np.concatenate([np.ones((len(fills), 1)), fills], axis=1)
+        least = np.einsum("sfm,sm->sf", figures.weights, fills)
+        num_words = len(figures.words_per_cycle)
+        waiting = np.ceil(least[:, :num_words] / figures.words_per_cycle)
+        computing = self._spreads.temporal_bounds.prod(axis=1, dtype=np.float64)
+        waiting = waiting.reshape(len(fills), -1, 3).max(axis=2)
+        cycles = np.maximum(waiting, computing[:, None])[:, figures.bandwidth_of]
+        energy = least[:, figures.energy_of]
+        objective = points[0].machine.mapping_objective
+        score = {"edp": energy * cycles, "energy": energy, "latency": cycles}[objective]
+        return score * (1 - _SCORE_ERROR)
+
+
+def _groups(fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the group of each row [n], and the different rows that are not empty, [g, sides]."""
+    different, group = np.unique(fits, axis=0, return_inverse=True)
+    return group.reshape(-1), different
 
 
 def _exact_cost(

@@ -19,11 +19,11 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 import numpy as np
 
-from dance_tf.config import MachineConfig
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Candidates",
     "DataflowRule",
     "Spread",
+    "Spreads",
     "dram_orders",
     "present_loops",
     "shortage",
@@ -95,7 +96,7 @@ _DRAM_ORDERS = (
 )
 
 #: Tilings of the plane per chunk: some 100 MB of coefficients.
-_ROWS = 16_384
+MAX_TILINGS = 16_384
 
 #: All padding together may add this share of the MACs where copies are chosen.
 _MAX_COPY_PADDING = 1 / 8
@@ -118,9 +119,50 @@ class Spread:
         return tuple(bound // (x * y) for bound, x, y in pairs)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spreads(Sequence[Spread]):
+    """Ways to spread a layer over arrays, as arrays with a row each; an item is a Spread."""
+
+    x: np.ndarray  # int64 [n, 8], in the order of LOOPS
+    y: np.ndarray
+    padded_bounds: np.ndarray
+    sides_x: tuple[int, ...]  # sides of the array that were asked for
+    sides_y: tuple[int, ...]
+    fits_x: np.ndarray  # bool [n, sides_x], sides that may use it
+    fits_y: np.ndarray
+
+    @functools.cached_property
+    def temporal_bounds(self) -> np.ndarray:
+        """Rest of each loop's bound, int64 [n, 8]; see `Spread.temporal_bounds`."""
+        return self.padded_bounds // (self.x * self.y)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Spreads:
+        """Return some of them, in the order of `rows`."""
+        rows = np.asarray(rows, np.int64)
+        fields = ("x", "y", "padded_bounds", "fits_x", "fits_y")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in fields})
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @overload
+    def __getitem__(self, row: int) -> Spread: ...
+    @overload
+    def __getitem__(self, row: slice) -> Spreads: ...
+    def __getitem__(self, row: int | slice) -> Spread | Spreads:
+        if isinstance(row, slice):
+            return self.take(np.arange(len(self))[row])
+        x, y, padded = (
+            tuple(values[row].tolist()) for values in (self.x, self.y, self.padded_bounds)
+        )
+        pe_x = frozenset(itertools.compress(self.sides_x, self.fits_x[row]))
+        pe_y = frozenset(itertools.compress(self.sides_y, self.fits_y[row]))
+        return Spread(x, y, padded, pe_x, pe_y)
+
+
 def spreads(
     layer: Layer, dataflow: str, pe_x: Sequence[int], pe_y: Sequence[int], rule: str = "strip"
-) -> list[Spread]:
+) -> Spreads:
     """Return every way to spread a layer over arrays of the given sides.
 
     Sides to which no spread applies cannot run the layer.
@@ -133,7 +175,7 @@ def spreads(
         rule: One of MAPSPACE_RULES.
     """
     allowed = RULES[dataflow]
-    bounds = layer.loop_bounds
+    bounds = np.asarray(layer.loop_bounds, np.int64)
     leading_y, copies_y = allowed.leading_y, allowed.copies_y
     if leading_y == "K" and layer.num_groups > 1 and bounds[_INDEX["K"]] == 1:
         leading_y, copies_y = "G", ""
@@ -141,32 +183,34 @@ def spreads(
     is_free = rule == "timeloop" and bool(allowed.copies_x)
     if rule == "timeloop" and not is_free:
         copies_y = ""
-    cuts_x = _cuts(bounds, allowed.leading_x, pe_x, rule, is_free)
-    cuts_y = _cuts(bounds, leading_y, pe_y, rule, is_free)
-    found: dict[tuple[tuple[int, ...], ...], tuple[set[int], set[int]]] = {}
-    for (cut_x, sides_x), (cut_y, sides_y) in itertools.product(cuts_x.items(), cuts_y.items()):
-        base_x, base_y = [1] * 8, [1] * 8
-        base_x[_INDEX[allowed.leading_x or "S"]] = cut_x
-        base_y[_INDEX[leading_y or "S"]] = cut_y
-        for copies_of_x in _copies(allowed.copies_x, bounds, max(sides_x) // cut_x, rule):
-            for copies_of_y in _copies(copies_y, bounds, max(sides_y) // cut_y, rule):
-                x = tuple(a * b for a, b in zip(base_x, copies_of_x, strict=True))
-                y = tuple(a * b for a, b in zip(base_y, copies_of_y, strict=True))
-                factors = [a * b for a, b in zip(x, y, strict=True)]
-                padded = tuple(-(-d // f) * f for d, f in zip(bounds, factors, strict=True))
-                has_copies = max(*copies_of_x, *copies_of_y) > 1
-                if rule == "timeloop" and padded != bounds:
-                    continue
-                if has_copies and _product(padded) > (1 + _MAX_COPY_PADDING) * _product(bounds):
-                    continue
-                used_x, used_y = _product(x), _product(y)
-                entry = found.setdefault((x, y, padded), (set(), set()))
-                entry[0].update(side for side in sides_x if used_x <= side)
-                entry[1].update(side for side in sides_y if used_y <= side)
-    return [
-        Spread(x, y, padded, frozenset(fits_x), frozenset(fits_y))
-        for (x, y, padded), (fits_x, fits_y) in found.items()
-    ]
+    cuts_x = _cuts(layer.loop_bounds, allowed.leading_x, pe_x, rule, is_free)
+    cuts_y = _cuts(layer.loop_bounds, leading_y, pe_y, rule, is_free)
+    parts: list[tuple[np.ndarray, ...]] = []
+    # The leading loops have no copies, so no two cuts give the same spread.
+    for (cut_x, with_x), (cut_y, with_y) in itertools.product(cuts_x.items(), cuts_y.items()):
+        along_x = _copies(allowed.copies_x, bounds, max(with_x) // cut_x, rule)
+        along_y = _copies(copies_y, bounds, max(with_y) // cut_y, rule)
+        x, y = np.repeat(along_x, len(along_y), axis=0), np.tile(along_y, (len(along_x), 1))
+        has_copies = (x > 1).any(axis=1) | (y > 1).any(axis=1)
+        x[:, _INDEX[allowed.leading_x or "S"]] *= cut_x
+        y[:, _INDEX[leading_y or "S"]] *= cut_y
+        factors = x * y
+        padded = -(-bounds // factors) * factors
+        if rule == "timeloop":
+            kept = (padded == bounds).all(axis=1)
+        else:
+            most = (1 + _MAX_COPY_PADDING) * math.prod(layer.loop_bounds)
+            kept = ~has_copies | (padded.prod(axis=1, dtype=np.float64) <= most)
+        x, y, padded = x[kept], y[kept], padded[kept]
+        fits_x, fits_y = (
+            np.isin(sides, with_sides) & (np.asarray(sides) >= used.prod(axis=1)[:, None])
+            for sides, with_sides, used in ((pe_x, with_x, x), (pe_y, with_y, y))
+        )
+        parts.append((x, y, padded, fits_x, fits_y))
+    empty = np.zeros((0, len(LOOPS)), np.int64)
+    parts.append((empty,) * 3 + tuple(np.zeros((0, len(s)), bool) for s in (pe_x, pe_y)))
+    x, y, padded, fits_x, fits_y = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return Spreads(x, y, padded, tuple(pe_x), tuple(pe_y), fits_x, fits_y)
 
 
 def _cuts(
@@ -188,21 +232,18 @@ def _cuts(
     return cuts
 
 
-def _copies(names: str, bounds: Sequence[int], room: int, rule: str) -> Iterator[tuple[int, ...]]:
-    """Yield every choice of copies of the named loops that fits into `room`."""
-    choices = [
-        _divisors(bounds[_INDEX[name]])
-        if rule == "timeloop"
+def _copies(names: str, bounds: np.ndarray, room: int, rule: str) -> np.ndarray:
+    """Return every choice of copies of the named loops that fits into `room`, int64 [n, 8]."""
+    factors = np.ones((1, len(LOOPS)), np.int64)
+    for name in names:
+        bound = int(bounds[_INDEX[name]])
         # More copies than the loop has steps would only pad.
-        else range(1, min(room, bounds[_INDEX[name]]) + 1)
-        for name in names
-    ]
-    for counts in itertools.product(*choices):
-        if _product(counts) <= room:
-            factors = [1] * 8
-            for name, count in zip(names, counts, strict=True):
-                factors[_INDEX[name]] = count
-            yield tuple(factors)
+        choices = _divisors(bound) if rule == "timeloop" else range(1, min(room, bound) + 1)
+        num = len(factors)
+        factors = np.repeat(factors, len(choices), axis=0)
+        factors[:, _INDEX[name]] = np.tile(choices, num)
+        factors = factors[factors.prod(axis=1) <= room]
+    return factors
 
 
 def dram_orders(layer: Layer, dataflow: str) -> tuple[str, ...]:
@@ -232,113 +273,110 @@ def present_loops(layer: Layer, loops: str) -> str:
 def tilings(
     layer: Layer,
     dataflow: str,
-    spread: Spread,
+    bounds: Sequence[int],
     loops: str,
     *,
     rf_words: int,
     global_buffer_words: int,
     is_split: bool,
 ) -> np.ndarray:
-    """Return all tilings of some loops that fit where all other loops are 1.
+    """Return all tilings of some loops that fit one PE where all other loops are 1.
 
     Args:
         layer: The layer.
         dataflow: A key of RULES.
-        spread: One of `spreads(layer, dataflow, ...)`.
+        bounds: Temporal bounds of the loops, in the order of LOOPS.
         loops: Names of LOOPS.
         rf_words: Capacity of the largest register file of interest.
-        global_buffer_words: Capacity of the global buffer.
+        global_buffer_words: Capacity of the largest global buffer of interest.
         is_split: Whether each operand has a register file of its own.
     Returns:
         Factors in the register file, at the global buffer and at DRAM, int64
         [3, len(loops), n], in a fixed order.
     """
     rule = RULES[dataflow]
-    bounds = spread.temporal_bounds
-    factors = np.ones((3, 8, 1), np.int64)
-    spatial = np.ones((8, 1), np.int64)
-    for name in loops:
-        spatial[_INDEX[name]] = spread.x[_INDEX[name]] * spread.y[_INDEX[name]]
-    for name in loops:
-        index = _INDEX[name]
-        options = _three_way_splits(bounds[index], name in rule.register_file, name in rule.dram)
-        num = options.shape[1]
-        copies = factors.shape[2]
-        factors = np.repeat(factors, num, axis=2)
-        factors[:, index] = np.tile(options, copies)
-        # Tiles only grow with further loops, so what does not fit now never will.
-        fits = _fits(layer, factors[0], rf_words, is_split)
-        fits &= sum(tile_words(layer, factors[0] * factors[1] * spatial)) <= global_buffer_words
-        factors = factors[:, :, fits]
-    return factors[:, [_INDEX[name] for name in loops]]
+    indices = [_INDEX[name] for name in loops]
+    options = [
+        _three_way_splits(bounds[_INDEX[name]], name in rule.register_file, name in rule.dram)
+        for name in loops
+    ]
+    # Whether a register file holds the tiles depends on the factors there alone, and those are
+    # few: each choice of them that fits then takes all splits of what is left.
+    in_file = [np.unique(of_loop[0], return_index=True, return_counts=True) for of_loop in options]
+    choices = np.indices([len(factors) for factors, _, _ in in_file]).reshape(len(loops), -1)
+    extents: list[np.ndarray | int] = [1] * len(LOOPS)
+    for index, (factors, _, _), choice in zip(indices, in_file, choices, strict=True):
+        extents[index] = factors[choice]
+    words = tile_words(layer, extents)
+    needed = functools.reduce(np.maximum, words) if is_split else sum(words)
+    choices = choices[:, needed <= rf_words]
+    firsts, counts = (
+        np.stack([part[at][choice] for part, choice in zip(in_file, choices, strict=True)])
+        for at in (1, 2)
+    )
+    num = counts.prod(axis=0)
+    of_choice = np.repeat(np.arange(len(num)), num)
+    rest = np.arange(len(of_choice)) - np.repeat(np.cumsum(num) - num, num)
+    chosen = np.empty((len(loops), len(of_choice)), np.int64)
+    for row in reversed(range(len(loops))):
+        rest, chosen[row] = np.divmod(rest, counts[row][of_choice])
+        chosen[row] += firsts[row][of_choice]
+    key = np.ravel_multi_index(tuple(chosen), [of_loop.shape[1] for of_loop in options])
+    chosen = chosen[:, np.argsort(key, kind="stable")]
+    tiles = np.stack([of_loop[:, row] for of_loop, row in zip(options, chosen, strict=True)], 1)
+    for index, of_loop in zip(indices, (tiles[0] * tiles[1]).copy(), strict=True):
+        extents[index] = of_loop
+    return tiles[:, :, np.asarray(sum(tile_words(layer, extents)) <= global_buffer_words)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """All mappings of one layer and dataflow, in parts that multiply."""
+    """All mappings of one layer and dataflow, in parts that multiply.
+
+    Tilings are those that fit a single PE: where all PEs together need more than the global
+    buffer holds, `SpreadSearch` leaves them out.
+    """
 
     layer: Layer
     dataflow: str
-    spreads: tuple[Spread, ...]
-    channels: tuple[np.ndarray, ...]  # of each spread, [3, 3, n]
-    planes: tuple[np.ndarray, ...]  # of each spread, [3, 5, m]
+    spreads: Spreads
     orders: tuple[str, ...]
+    rf_words: int  # of the largest register file of interest
+    global_buffer_words: int  # of the largest buffer of interest
+    is_split: bool
+    _listed: dict[tuple[str, tuple[int, ...]], np.ndarray] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        layer: Layer,
-        dataflow: str,
-        spreads: Sequence[Spread],
-        machine: MachineConfig,
-        max_rf_words: int,
-    ) -> Candidates:
-        """List the tilings of every spread; spreads that no mapping fits are left out."""
-        kept, channels, planes = [], [], []
-        # Spreads that treat some loops alike share the tilings of those.
-        listed: dict[tuple[str, tuple[tuple[int, int], ...]], np.ndarray] = {}
+    def tilings(self, row: int, names: str) -> np.ndarray:
+        """Return the tilings of some loops in a spread; those of the same bounds are shared."""
+        temporal = self.spreads.temporal_bounds[row]
+        key = (names, tuple(temporal[[_INDEX[name] for name in names]].tolist()))
+        if key not in self._listed:
+            self._listed[key] = tilings(
+                self.layer,
+                self.dataflow,
+                temporal.tolist(),
+                names,
+                rf_words=self.rf_words,
+                global_buffer_words=self.global_buffer_words,
+                is_split=self.is_split,
+            )
+        return self._listed[key]
 
-        def tilings_of(spread: Spread, names: str) -> np.ndarray:
-            loops = [LOOPS.index(name) for name in names]
-            bounds = spread.temporal_bounds
-            key = (names, tuple((bounds[d], spread.x[d] * spread.y[d]) for d in loops))
-            if key not in listed:
-                listed[key] = tilings(
-                    layer,
-                    dataflow,
-                    spread,
-                    names,
-                    rf_words=max_rf_words,
-                    global_buffer_words=machine.global_buffer_words,
-                    is_split=machine.rf_mode == "split",
-                )
-            return listed[key]
-
-        for spread in spreads:
-            channel, plane = tilings_of(spread, CHANNEL_LOOPS), tilings_of(spread, PLANE_LOOPS)
-            if channel.shape[2] and plane.shape[2]:
-                kept.append(spread)
-                channels.append(channel)
-                planes.append(plane)
-        return cls(
-            layer,
-            dataflow,
-            tuple(kept),
-            tuple(channels),
-            tuple(planes),
-            dram_orders(layer, dataflow),
-        )
-
-    def chunks(self) -> Iterator[range]:
-        """Yield ranges of spreads that together have a bounded number of tilings."""
-        start, rows = 0, 0
-        for index, plane in enumerate(self.planes):
-            if rows and rows + plane.shape[2] > _ROWS:
-                yield range(start, index)
-                start, rows = index, 0
-            rows += plane.shape[2]
-        if rows:
-            yield range(start, len(self.planes))
+    def chunks(
+        self, rows: Iterable[int] | np.ndarray, num_tilings: int = MAX_TILINGS
+    ) -> Iterator[list[int]]:
+        """Yield rows of spreads that together have few tilings of the plane, or one spread's."""
+        chunk: list[int] = []
+        num, most = 0, min(num_tilings, MAX_TILINGS)
+        for row in rows:
+            of_row = self.tilings(row, PLANE_LOOPS).shape[2]
+            if chunk and num + of_row > most:
+                yield chunk
+                chunk, num = [], 0
+            chunk.append(int(row))
+            num += of_row
+        if chunk:
+            yield chunk
 
 
 def shortage(
@@ -367,7 +405,7 @@ def shortage(
         is_split: Whether each operand has a register file of its own.
     """
     allowed = spreads(layer, dataflow, pe_x, pe_y, rule)
-    if not allowed:
+    if not len(allowed):
         return f"S = {layer.S} needs as many PEs along Y, there are {max(pe_y)}"
     words = [int(part) for part in tile_words(layer, np.ones(8, np.int64))]
     least = max(words) if is_split else sum(words)
@@ -388,20 +426,19 @@ def shortage(
     return None
 
 
-def _fits(layer: Layer, extents: np.ndarray, rf_words: int, is_split: bool) -> np.ndarray:
-    words = np.stack(tile_words(layer, extents))
-    return np.asarray((words.max(axis=0) if is_split else words.sum(axis=0)) <= rf_words)
-
-
-def tile_words(layer: Layer, extents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the words of the tiles of weights, inputs and outputs, [...], of extents [8, ...].
+def tile_words(
+    layer: Layer, extents: Sequence[np.ndarray | int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the words of the tiles of weights, inputs and outputs, [...], of 8 extents [...].
 
     Where register files are split by operand, an inner file holds no more than this.
     """
     n, k, c, p, q, r, s, g = extents
     width = (p - 1) * layer.stride[0] + (r - 1) * layer.dilation[0] + 1
     height = (q - 1) * layer.stride[1] + (s - 1) * layer.dilation[1] + 1
-    return g * k * c * r * s, n * g * c * width * height, n * g * k * p * q
+    words = (g * k * c * r * s, n * g * c * width * height, n * g * k * p * q)
+    weights, inputs, outputs = map(np.asarray, words)
+    return weights, inputs, outputs
 
 
 @functools.lru_cache(maxsize=4096)
@@ -418,10 +455,3 @@ def _three_way_splits(bound: int, has_file: bool, has_dram: bool) -> np.ndarray:
 def _divisors(number: int) -> list[int]:
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return small + [number // d for d in reversed(small) if d * d != number]
-
-
-def _product(factors: Sequence[int]) -> int:
-    result = 1
-    for factor in factors:
-        result *= factor
-    return result

@@ -1,4 +1,4 @@
-"""The best mapping of one layer for every spread and register file, exhaustively.
+"""The best mapping of one layer for every spread and design point, exhaustively.
 
 A mapping is a spread, a tiling of the channels, a tiling of the plane and an order of the
 DRAM loops. Fills are multilinear in the channels' factors, and cycles of each resource and
@@ -18,9 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dance_tf.config import MachineConfig
-from dance_tf.hardware.loopnest import cost_model
-from dance_tf.hardware.loopnest.channel_terms import figure_weights, fill_coefficients
+from dance_tf.hardware.loopnest.channel_terms import (
+    DesignPoint,
+    Figures,
+    figures_of,
+    fill_coefficients,
+)
 from dance_tf.hardware.loopnest.mapping import FoundMapping
 from dance_tf.hardware.loopnest.mapspace import (
     CHANNEL_LOOPS,
@@ -43,11 +46,12 @@ _MEMBERS, _COLUMNS = 16, 8
 #: Numbers of a tile's members that may differ.
 _WIDTHS = (4, 8, _MEMBERS)
 
-_MAPPINGS = 114_688  # per block: few calls, and arrays that a cache still holds
+_MAPPINGS = 114_688  # per block of eight figures: few calls, arrays that a cache still holds
+_LEAST_MAPPINGS = 16_384  # per block of any number of figures
 
 
 class Best(NamedTuple):
-    """The best score of every spread and size of register file, float32 [spreads, sizes]."""
+    """The best score of every spread at every design point, float32 [spreads, points]."""
 
     score: np.ndarray  # what is minimised, infinite where nothing fits
     tie_break: np.ndarray  # energy where latency is minimised
@@ -59,29 +63,65 @@ class SpreadSearch:
     def __init__(
         self,
         candidates: Candidates,
-        indices: Sequence[int],
-        machine: MachineConfig,
-        rf_words: np.ndarray,
+        indices: Sequence[int] | np.ndarray,
+        points: Sequence[DesignPoint],
+        figures: Figures | None = None,
     ) -> None:
-        self._layer, self._machine, self._rf_words = candidates.layer, machine, rf_words
+        """List the mappings, and what they cost together.
+
+        Args:
+            candidates: All mappings of the layer.
+            indices: Rows of the spreads to search.
+            points: All of one register-file mode, accounting and objective.
+            figures: What mappings of all the candidates' spreads cost; made if missing.
+        """
+        self._layer, self._points = candidates.layer, points
         self._dataflow, self._orders = candidates.dataflow, candidates.orders
-        self.spreads = [candidates.spreads[i] for i in indices]
-        channels = [candidates.channels[i] for i in indices]
-        planes = [candidates.planes[i] for i in indices]
+        machine = points[0].machine
+        self._is_split, self._objective = machine.rf_mode == "split", machine.mapping_objective
+        # Points that differ in energy alone have the same mappings.
+        capacities = [(p.rf_words, p.machine.global_buffer_words) for p in points]
+        self._groups = {
+            capacity: [i for i, other in enumerate(capacities) if other == capacity]
+            for capacity in dict.fromkeys(capacities)
+        }
+        self._most = (max(p.rf_words for p in points), max(words for _, words in capacities))
+        self.rows = np.asarray(indices)
+        self.spreads = candidates.spreads.take(self.rows)
+        if figures is None:
+            figures = figures_of(self.spreads, self._dataflow, points)
+        else:
+            figures = figures.take(self.rows)
+        channels = [candidates.tilings(i, CHANNEL_LOOPS) for i in indices]
+        planes = [candidates.tilings(i, PLANE_LOOPS) for i in indices]
         self._channels, self._planes = (np.concatenate(f, axis=2) for f in (channels, planes))
         of_channel = np.repeat(np.arange(len(indices)), [c.shape[2] for c in channels])
         of_plane = np.repeat(np.arange(len(indices)), [p.shape[2] for p in planes])
+        temporal = self.spreads.temporal_bounds.astype(np.float32)
+        spatial = np.stack([self.spreads.x, self.spreads.y], axis=1).astype(np.float32)
+        at_file, at_buffer = self._tile_parts(spatial.prod(axis=1), of_channel, of_plane)
+        # Where the buffer is too small even alone, nothing fits.
+        fits = [part.sum(axis=1) <= self._most[1] for part in at_buffer]
+        if not (fits[0].all() and fits[1].all()):
+            self._channels, self._planes = (
+                factors[:, :, each]
+                for factors, each in zip((self._channels, self._planes), fits, strict=True)
+            )
+            of_channel, of_plane = of_channel[fits[0]], of_plane[fits[1]]
+            at_file, at_buffer = (
+                tuple(part[each] for part, each in zip(parts, fits, strict=True))
+                for parts in (at_file, at_buffer)
+            )
+        self._file_parts, self._buffer_parts = at_file, at_buffer
         patterns, pattern = np.unique(
-            _pattern_codes(self._channels, machine.rf_mode == "split"), return_inverse=True
+            _pattern_codes(self._channels, self._is_split), return_inverse=True
         )
         self._patterns = patterns
-        temporal = np.asarray([spread.temporal_bounds for spread in self.spreads], np.float32)
-        spatial = np.asarray([(spread.x, spread.y) for spread in self.spreads], np.float32)
         fills = fill_coefficients(
             candidates.dataflow,
             candidates.orders,
             present_loops(candidates.layer, CHANNEL_LOOPS),
-            machine.rf_mode == "split",
+            self._is_split,
         )
         self._coefficients = fills.evaluate(
             self._planes.astype(np.float32),
@@ -96,20 +136,19 @@ class SpreadSearch:
             for at, (_, monomial) in zip(monomial_of_term, fills.terms, strict=True)
             if not monomial
         )
-        weights = figure_weights(self.spreads, candidates.dataflow, machine, rf_words)
         # Terms to (monomial, figure): a matrix for each spread.
+        weights = figures.weights
         num_monomials, num_figures = self._values.shape[1], weights.shape[1]
         mixing = np.zeros((len(indices), num_monomials, num_figures, len(fills.terms)), np.float32)
         for term, (fill, _) in enumerate(fills.terms):
             mixing[:, monomial_of_term[term], :, term] = weights[:, :, 1 + fill]
         self._mixing = mixing.reshape(len(indices), num_monomials * num_figures, -1)
         self._constants = weights[:, :, 0]
-        _, per_cycle = cost_model.bandwidths(machine)
+        self._bandwidth_of, self._energy_of = figures.bandwidth_of, figures.energy_of
         # Divided as the last step, so that whole quotients stay whole.
-        self._words_per_cycle = np.asarray(per_cycle, np.float32)[:, None, None]
+        self._words_per_cycle = figures.words_per_cycle[:, None, None]
+        self._mappings = max(_LEAST_MAPPINGS, _MAPPINGS * 8 // max(8, num_figures))
         self._compute_cycles = np.prod(temporal.astype(np.float64), axis=1).astype(np.float32)
-        at_file, at_buffer = self._tile_parts(spatial.prod(axis=1), of_channel, of_plane)
-        self._file_parts, self._buffer_parts = at_file, at_buffer
         # A product of both, as either may be what does not fit.
         needs = [f.sum(axis=1) * b.sum(axis=1) for f, b in zip(at_file, at_buffer, strict=True)]
         self._tiles = _make_tiles(
@@ -119,7 +158,7 @@ class SpreadSearch:
 
     def best(self) -> Best:
         """Return the best of every spread."""
-        shape = (len(self._tiles.spread), len(self._rf_words))
+        shape = (len(self._tiles.spread), len(self._points))
         score, tie_break = (np.full(shape, np.inf, np.float32) for _ in range(2))
 
         def evaluate(tiles: np.ndarray) -> None:
@@ -127,21 +166,26 @@ class SpreadSearch:
 
         for _ in map_in_threads(evaluate, self._blocks(np.arange(shape[0]))):
             pass
-        edges = np.flatnonzero(np.diff(self._tiles.spread, prepend=-1))
-        best = np.minimum.reduceat(score, edges, axis=0)
-        is_best = score == best[self._tiles.spread]
-        tie_break = np.where(is_best, tie_break, np.float32(np.inf))
         self._tile_scores = score, tie_break
-        return Best(best, np.minimum.reduceat(tie_break, edges, axis=0))
+        best = Best(*np.full((2, len(self.spreads), shape[1]), np.inf, np.float32))
+        edges = np.flatnonzero(np.diff(self._tiles.spread, prepend=-1))
+        if len(edges):
+            with_tiles = self._tiles.spread[edges]
+            best.score[with_tiles] = np.minimum.reduceat(score, edges, axis=0)
+            is_best = score == best.score[self._tiles.spread]
+            tie_break = np.where(is_best, tie_break, np.float32(np.inf))
+            self._tile_scores = score, tie_break
+            best.tie_break[with_tiles] = np.minimum.reduceat(tie_break, edges, axis=0)
+        return best
 
-    def winners(self, spreads: np.ndarray, size: int) -> list[FoundMapping]:
-        """Return the first mapping that reaches each spread's best for a size; after `best`."""
-        score, tie_break = (scores[:, size] for scores in self._tile_scores)
+    def winners(self, spreads: np.ndarray, point: int) -> list[FoundMapping]:
+        """Return the first mapping that reaches each spread's best at a point; after `best`."""
+        score, tie_break = (scores[:, point] for scores in self._tile_scores)
         order = np.lexsort((tie_break, score, self._tiles.spread))
         first = order[np.searchsorted(self._tiles.spread, spreads)]
         found: list[FoundMapping | None] = [None] * len(spreads)
         for block in self._blocks(first):
-            scores, ties = self._mapping_scores(first[block], size)
+            scores, ties = self._mapping_scores(first[block], point)
             num, _, _, _ = scores.shape
             ranked = np.lexsort((ties.reshape(num, -1), scores.reshape(num, -1)), axis=1)
             members, orders, columns = np.unravel_index(ranked[:, 0], scores.shape[1:])
@@ -151,8 +195,8 @@ class SpreadSearch:
                 found[at] = FoundMapping(
                     layer=self._layer,
                     dataflow=self._dataflow,
-                    rf_words=int(self._rf_words[size]),
-                    spread=self.spreads[spreads[at]],
+                    rf_words=self._points[point].rf_words,
+                    spread=self.spreads[int(spreads[at])],
                     channels=self._channels[:, :, self._tiles.members[tile, member]],
                     plane=self._planes[:, :, self._tiles.columns[tile, column]],
                     order=self._orders[names[its_order]],
@@ -160,7 +204,7 @@ class SpreadSearch:
         return [winner for winner in found if winner is not None]
 
     def count(self) -> int:
-        """Return how many different mappings there are that fit the largest register file.
+        """Return how many different mappings there are that fit the largest memories.
 
         Orders that differ only in loops with one step are the same mapping.
         """
@@ -175,7 +219,7 @@ class SpreadSearch:
         total = 0
         for tiles in self._blocks(np.arange(len(self._tiles.spread))):
             members, columns = self._pairs(tiles)
-            fits = self._fitting_words(members, columns) <= self._rf_words[-1]
+            fits = self._fits(self._words_of(tiles), *self._most)
             # The last column of a tile may repeat to fill it.
             is_new = [np.diff(c, axis=1, prepend=-1) != 0 for c in (members, columns)]
             fits &= is_new[0][:, :, None] & is_new[1][:, None]
@@ -185,6 +229,8 @@ class SpreadSearch:
 
     def _blocks(self, tiles: np.ndarray) -> Iterator[np.ndarray]:
         """Yield indices into `tiles` of those that have orders and width in common."""
+        if not len(tiles):
+            return
         dram_code = self._patterns[self._tiles.pattern[tiles]] >> 6
         key = dram_code * (_MEMBERS + 1) + self._tiles.width[tiles]
         order = np.argsort(key, kind="stable")
@@ -193,7 +239,7 @@ class SpreadSearch:
             alike = order[first:end]
             num_orders = len(self._orders_of(tiles[alike[0]]))
             per_tile = int(self._tiles.width[tiles[alike[0]]]) * num_orders * _COLUMNS
-            step = max(1, _MAPPINGS // per_tile)
+            step = max(1, self._mappings // per_tile)
             for start in range(0, len(alike), step):
                 yield alike[start : start + step]
 
@@ -203,62 +249,71 @@ class SpreadSearch:
         return _different_orders(self._orders, channels, (1 << len(PLANE_LOOPS)) - 1)
 
     def _scores(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best score and its tie break in each tile, float32 [tiles, sizes]."""
-        shape = (len(tiles), len(self._rf_words))
+        """Return the best score and its tie break in each tile, float32 [tiles, points]."""
+        shape = (len(tiles), len(self._points))
         best, ties = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
-        words = self._fitting_words(*self._pairs(tiles))
-        some_fit = (words <= self._rf_words[-1]).any(axis=(1, 2))
+        words = self._words_of(tiles)
+        some_fit = self._fits(words, *self._most).any(axis=(1, 2))
         if some_fit.any():
-            best[some_fit], ties[some_fit] = self._scores_of_fitting(
-                tiles[some_fit], words[some_fit]
-            )
+            words = words[0][some_fit], words[1][some_fit]
+            best[some_fit], ties[some_fit] = self._scores_of_fitting(tiles[some_fit], words)
         return best, ties
 
     def _scores_of_fitting(
-        self, tiles: np.ndarray, words: np.ndarray
+        self, tiles: np.ndarray, words: tuple[np.ndarray, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         figures, cycles = self._figures(tiles)
-        shape = (len(tiles), len(self._rf_words))
+        shape = (len(tiles), len(self._points))
         best, ties = np.full(shape, np.inf, np.float32), np.zeros(shape, np.float32)
-        objective, infinite = self._machine.mapping_objective, np.float32(np.inf)
-        for size, capacity in enumerate(self._rf_words):
-            does_not_fit = words > capacity
+        product = np.empty_like(cycles[0])
+        for capacity, points in self._groups.items():
+            does_not_fit = ~self._fits(words, *capacity)
             if does_not_fit.all():
                 continue
-            energy = figures[:, :, 3 + size]
-            if objective == "latency":
-                score, ties[:, size] = _lexicographic_minimum(cycles, energy, does_not_fit)
-            else:
-                product = energy * cycles if objective == "edp" else energy.copy()
-                if does_not_fit.any():
-                    product += np.where(does_not_fit, infinite, np.float32(0))[:, :, None]
-                score = product.reshape(len(product), -1).min(axis=1)
-            best[:, size] = score
+            penalty = None
+            if does_not_fit.any():
+                penalty = np.where(does_not_fit, np.float32(np.inf), np.float32(0))[:, :, None]
+            for point in points:
+                energy = figures[:, :, self._energy_of[point]]
+                of_point = cycles[self._bandwidth_of[point]]
+                if self._objective == "latency":
+                    best[:, point], ties[:, point] = _lexicographic_minimum(
+                        of_point, energy, does_not_fit
+                    )
+                    continue
+                if self._objective == "edp":
+                    np.multiply(energy, of_point, out=product)
+                else:
+                    np.copyto(product, energy)
+                if penalty is not None:
+                    product += penalty
+                best[:, point] = product.reshape(len(product), -1).min(axis=1)
         return best, ties
 
-    def _mapping_scores(self, tiles: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _mapping_scores(self, tiles: np.ndarray, point: int) -> tuple[np.ndarray, np.ndarray]:
         """Return score and tie break of each mapping, [tiles, members, orders, columns]."""
-        figures, cycles = self._figures(tiles)
-        words = self._fitting_words(*self._pairs(tiles))
-        energy = figures[:, :, 3 + size]
-        score = {"edp": energy * cycles, "energy": energy, "latency": cycles}[
-            self._machine.mapping_objective
-        ]
-        does_not_fit = np.broadcast_to((words > self._rf_words[size])[:, :, None], score.shape)
-        return np.where(does_not_fit, np.float32(np.inf), score), energy
+        figures, all_cycles = self._figures(tiles)
+        energy = figures[:, :, self._energy_of[point]]
+        cycles = all_cycles[self._bandwidth_of[point]]
+        score = {"edp": energy * cycles, "energy": energy, "latency": cycles}[self._objective]
+        its = self._points[point]
+        fits = self._fits(self._words_of(tiles), its.rf_words, its.machine.global_buffer_words)
+        fits = np.broadcast_to(fits[:, :, None], score.shape)
+        return np.where(fits, score, np.float32(np.inf)), energy
 
     def _pairs(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the columns of channels and of planes of tiles of the same width."""
         width = self._tiles.width[tiles[0]]
         return self._tiles.members[tiles, :width], self._tiles.columns[tiles]
 
-    def _figures(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _figures(self, tiles: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return what the mappings of some tiles cost.
 
         Args:
             tiles: Indices of tiles that have orders and width in common.
         Returns:
-            Figures, [tiles, members, figures, orders, columns]; cycles, without figures.
+            Figures, [tiles, members, figures, orders, columns]; cycles with each pair of
+            bandwidths, likewise without figures.
         """
         spread, pattern = self._tiles.spread[tiles], self._tiles.pattern[tiles]
         members, columns = self._pairs(tiles)
@@ -275,11 +330,14 @@ class SpreadSearch:
         mixed = mixed.reshape(num, mixed.shape[1], -1)
         figures = self._values[members] @ mixed
         figures = figures.reshape(num, -1, num_figures, num_orders, _COLUMNS)
-        waiting = figures[:, :, :3]
+        waiting = figures[:, :, : len(self._words_per_cycle)]
         np.ceil(np.divide(waiting, self._words_per_cycle, out=waiting), out=waiting)
-        cycles = np.maximum(figures[:, :, 0], figures[:, :, 1])
-        np.maximum(cycles, figures[:, :, 2], out=cycles)
-        np.maximum(cycles, self._compute_cycles[spread][:, None, None, None], out=cycles)
+        computing = self._compute_cycles[spread][:, None, None, None]
+        cycles = []
+        for at in range(0, len(self._words_per_cycle), 3):
+            most = np.maximum(figures[:, :, at], figures[:, :, at + 1])
+            np.maximum(most, figures[:, :, at + 2], out=most)
+            cycles.append(np.maximum(most, computing, out=most))
         return figures, cycles
 
     def _tile_parts(
@@ -302,21 +360,23 @@ class SpreadSearch:
             parts.append((both[0], both[1]))
         return parts[0], parts[1]
 
-    def _fitting_words(self, members: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return words of a register file, infinite where the buffer is too small."""
-        words = self._words(self._file_parts, members, columns)
-        in_buffer = self._words(self._buffer_parts, members, columns)
-        words[in_buffer > self._machine.global_buffer_words] = np.inf
-        return words
+    def _words_of(self, tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return words in a register file and in the buffer, [tiles, members, columns]."""
+        members, columns = self._pairs(tiles)
+        in_file, in_buffer = (
+            (parts[0][members], parts[1][columns])
+            for parts in (self._file_parts, self._buffer_parts)
+        )
+        if self._is_split:  # what the largest of the three holds
+            file_words = (in_file[0][:, :, None] * in_file[1][:, None]).max(axis=-1)
+        else:
+            file_words = in_file[0] @ in_file[1].transpose(0, 2, 1)
+        return file_words, in_buffer[0] @ in_buffer[1].transpose(0, 2, 1)
 
-    def _words(
-        self, parts: tuple[np.ndarray, np.ndarray], members: np.ndarray, columns: np.ndarray
+    def _fits(
+        self, words: tuple[np.ndarray, np.ndarray], rf_words: int, buffer_words: int
     ) -> np.ndarray:
-        """Return the words of all operands, or of the largest, [tiles, members, columns]."""
-        of_channels, of_planes = parts[0][members], parts[1][columns]
-        if self._machine.rf_mode == "split" and parts is self._file_parts:
-            return (of_channels[:, :, None] * of_planes[:, None]).max(axis=-1)
-        return of_channels @ of_planes.transpose(0, 2, 1)
+        return np.asarray((words[0] <= rf_words) & (words[1] <= buffer_words))
 
 
 def _lexicographic_minimum(
@@ -372,10 +432,11 @@ def _make_tiles(channels: _Side, planes: _Side) -> _Tiles:
     columns, of_column = _chunks_of(planes, _COLUMNS)
     # Each chunk of channels meets each chunk of planes of its spread.
     spread = channels.spread[of_member]
-    first, count = _runs(planes.spread[of_column])
-    left = np.repeat(np.arange(len(spread)), count[spread])
-    before = np.cumsum(count[spread]) - count[spread]
-    right = first[spread[left]] + np.arange(len(left)) - np.repeat(before, count[spread])
+    owners = planes.spread[of_column]
+    first = np.searchsorted(owners, spread)
+    count = np.searchsorted(owners, spread, side="right") - first
+    left = np.repeat(np.arange(len(spread)), count)
+    right = np.arange(len(left)) - np.repeat(np.cumsum(count) - count - first, count)
     # Narrow chunks are common, and repeating members is work for nothing.
     width = np.full(len(members), _MEMBERS)
     for narrow in sorted(_WIDTHS, reverse=True):
@@ -392,7 +453,7 @@ def _make_tiles(channels: _Side, planes: _Side) -> _Tiles:
 def _chunks_of(side: _Side, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return chunks of alike tilings, [chunks, width], and one tiling of each, [chunks]."""
     order = np.lexsort((side.words, side.pattern, side.spread))
-    key = side.spread[order] * (side.pattern.max() + 1) + side.pattern[order]
+    key = side.spread[order] * (side.pattern.max(initial=0) + 1) + side.pattern[order]
     first, count = _runs(key)
     run, chunks = _chunks(first, count, width)
     return order[chunks], order[first[run]]
