@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from absl import flags
@@ -11,7 +12,7 @@ from dance_tf.run.engine import Engine
 
 from .flags import load_tensorflow
 
-__all__ = ["define_engine", "engine_of"]
+__all__ = ["define_engine", "engine_of", "task_of_environment"]
 
 
 def define_engine(values: flags.FlagValues, *, num_jobs: int = 1) -> None:
@@ -68,3 +69,22 @@ def engine_of(values: flags.FlagValues) -> Engine:
         num_jobs = 0
     address, cpus, gpus = (values[name].value for name in of_ray)
     return Engine(kind, num_jobs, address, float(cpus or 0), float(gpus or 0), load_tensorflow)
+
+
+def task_of_environment() -> int:
+    """Return the number of this process among the workers of TF_CONFIG; 0 is the chief.
+
+    Raises:
+        UserError: If TF_CONFIG is missing or does not say.
+    """
+    try:
+        config = json.loads(os.environ.get("TF_CONFIG", ""))
+        workers, task = config["cluster"]["worker"], config["task"]
+        if task["type"] == "worker" and 0 <= int(task["index"]) < len(workers):
+            return int(task["index"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(
+        '--distribute=multiworker needs TF_CONFIG, such as {"cluster": {"worker": ["host1:2222",'
+        ' "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+    )

@@ -24,10 +24,15 @@ from dance_tf.run.terminal import Stages, begin_stage, note
 from dance_tf.structs import Architecture
 
 from . import flags as common
+from .engine_flags import task_of_environment
 from .preprocessing import add_preprocessing, define_preprocessing_flag
 
 if TYPE_CHECKING:
+    from dance_tf.protocols import ImageDataset
+    from dance_tf.run.replicas import Replicas
     from dance_tf.run.surroundings import StopSignals
+    from dance_tf.supernet.search_space import NetworkSpace
+    from dance_tf.supernet.supernet import Supernet
 
 FLAGS = common.shared_flags(
     "preset", "config", "set", "dataset", "data", "data_dir", "seed", "output_dir", "resume"
@@ -45,6 +50,21 @@ _EXPORT = flags.DEFINE_boolean(
     "export", True, "Write SavedModel, Keras and TFLite files.", flag_values=FLAGS
 )
 _PREPROCESSING = define_preprocessing_flag(FLAGS)
+_DISTRIBUTE = flags.DEFINE_enum(
+    "distribute",
+    "none",
+    ["none", "mirrored", "multiworker"],
+    "Devices that share each batch: one; all visible GPUs of this machine; those of all processes"
+    " that TF_CONFIG names, each started with this command.",
+    flag_values=FLAGS,
+)
+_NUM_CPU_DEVICES = flags.DEFINE_integer(
+    "num_cpu_devices",
+    1,
+    "Logical devices that the CPU is split into, to try --distribute=mirrored without GPUs.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 
 _ARCHITECTURE = "architecture.json"
 
@@ -54,7 +74,10 @@ def main(argv: list[str]) -> int:
     del argv
     if _PREPROCESSING.value and not _EXPORT.value:
         raise UserError("--export_preprocessing has no effect: it has one only with exports")
-    output_dir = common.output_dir(FLAGS)
+    if _NUM_CPU_DEVICES.value > 1 and _DISTRIBUTE.value != "mirrored":
+        raise UserError("--num_cpu_devices goes with --distribute=mirrored")
+    is_chief = _DISTRIBUTE.value != "multiworker" or task_of_environment() == 0
+    output_dir = common.output_dir(FLAGS, is_owned=is_chief)
     if FLAGS["resume"].value:
         if _RESULT.value or _OPS.value:
             raise UserError("--resume knows its network: leave out --result and --ops")
@@ -83,11 +106,17 @@ def main(argv: list[str]) -> int:
         architecture = _read_architecture(source)
 
     common.load_tensorflow()
+    from dance_tf.run.replicas import open_replicas
     from dance_tf.run.surroundings import StopSignals
 
+    replicas = open_replicas(_DISTRIBUTE.value, num_cpu_devices=_NUM_CPU_DEVICES.value)
+    if not replicas.is_chief:
+        with StopSignals() as stop:
+            _help_retraining(config, architecture, output_dir, stop, replicas)
+        return 0
     names = ("retrain", "export") if _EXPORT.value else ("retrain",)
     with Stages(*names), StopSignals() as stop:
-        report = _retrain(config, architecture, output_dir, stop)
+        report = _retrain(config, architecture, output_dir, stop, replicas)
     if _PREPROCESSING.value:
         add_preprocessing(config.data, os.path.join(output_dir, "exports"))
     print(json.dumps(report, indent=2, allow_nan=False))
@@ -100,14 +129,59 @@ def _read_architecture(path: str) -> Architecture:
     return Architecture.from_json(found, path)
 
 
+def _help_retraining(
+    config: ExperimentConfig,
+    architecture: Architecture,
+    output_dir: str,
+    stop: StopSignals,
+    replicas: Replicas,
+) -> None:
+    """Train beside the chief, which writes."""
+    from dance_tf.run.surroundings import make_deterministic
+    from dance_tf.search import pipeline
+    from dance_tf.search.retrain import retrain
+
+    make_deterministic(config.seed)
+    space, dataset = pipeline.load_space_and_images(config)
+    retrain(
+        space,
+        space.validate(architecture),
+        dataset,
+        config.retrain,
+        config.seed,
+        output_dir,
+        supernet=_supernet(config, space, dataset),
+        resume=bool(FLAGS["resume"].value),
+        stop=stop,
+        replicas=replicas,
+    )
+
+
+def _supernet(
+    config: ExperimentConfig, space: NetworkSpace, dataset: ImageDataset
+) -> Supernet | None:
+    """Return the supernet that the network inherits its weights from, if it does."""
+    from dance_tf.search.retrain import INHERITS_NOTHING
+    from dance_tf.search.supernet_training import load_supernet
+
+    if config.retrain.initial_weights != "inherited":
+        return None
+    if config.search.supernet_dir is None:
+        raise UserError(INHERITS_NOTHING)
+    return load_supernet(config.search.supernet_dir, space, dataset, config)
+
+
 def _retrain(
-    config: ExperimentConfig, architecture: Architecture, output_dir: str, stop: StopSignals
+    config: ExperimentConfig,
+    architecture: Architecture,
+    output_dir: str,
+    stop: StopSignals,
+    replicas: Replicas,
 ) -> dict[str, Json]:
     from dance_tf.export import networks
     from dance_tf.run.surroundings import open_run
     from dance_tf.search import pipeline
-    from dance_tf.search.retrain import INHERITS_NOTHING, retrain
-    from dance_tf.search.supernet_training import load_supernet
+    from dance_tf.search.retrain import retrain
 
     is_resuming = bool(FLAGS["resume"].value)
     path, exports = (os.path.join(output_dir, name) for name in ("retrain.json", "exports"))
@@ -123,11 +197,7 @@ def _retrain(
                 return report
         space, dataset = pipeline.load_space_and_images(config)
         space.validate(architecture)
-        supernet = None
-        if config.retrain.initial_weights == "inherited":
-            if config.search.supernet_dir is None:
-                raise UserError(INHERITS_NOTHING)
-            supernet = load_supernet(config.search.supernet_dir, space, dataset, config)
+        supernet = _supernet(config, space, dataset)
         run.begin(pipeline.input_record(dataset))
         record = dataclasses.asdict(architecture)
         write_json(os.path.join(output_dir, _ARCHITECTURE), {"architecture": record})
@@ -141,6 +211,7 @@ def _retrain(
             supernet=supernet,
             resume=is_resuming,
             stop=stop,
+            replicas=replicas,
         )
         report = {
             "schema_version": 1,

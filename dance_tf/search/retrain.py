@@ -29,6 +29,7 @@ from dance_tf.run import reporting, terminal
 from dance_tf.run.checkpoints import CheckpointFolder, check_history
 from dance_tf.run.folder_lock import owned
 from dance_tf.run.installation import tool_command
+from dance_tf.run.replicas import Replicas
 from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.predictions import infer, logits_of, predict
 from dance_tf.search.result import Accuracy
@@ -94,6 +95,7 @@ def retrain(
     resume: bool = False,
     stop: StopSignals | None = None,
     on_progress: Callable[[RetrainRecord], None] | None = None,
+    replicas: Replicas | None = None,
 ) -> RetrainResult:
     """Train a network on train + architecture and test it on test.
 
@@ -114,6 +116,8 @@ def retrain(
         resume: Whether to go on from the newest checkpoint, if there is one.
         stop: Signals to honour at the next step boundary.
         on_progress: Function called with each epoch's record.
+        replicas: Replicas that share each batch; the chief alone writes, and the others only
+            read the folder's checkpoint. None: one replica.
     Raises:
         UserError: If the loss is not finite, a checkpoint is damaged, the images do not fit
             the space, or there is no supernet to inherit from.
@@ -135,7 +139,8 @@ def retrain(
             f" {tuple(dataset.image_shape)}; {space.name} takes {space.num_classes} of"
             f" {space.input_shape}"
         )
-    run = _Run(space, architecture, dataset, config, seed)
+    replicas = replicas or Replicas()
+    run = _Run(space, architecture, dataset, config, seed, replicas)
     if config.initial_weights == "inherited":
         if supernet is None:
             raise UserError(INHERITS_NOTHING)
@@ -144,14 +149,18 @@ def retrain(
         listeners: list[Callable[[RetrainRecord], None]] = []
         folder = None
         if output_dir is not None:
-            stack.enter_context(owned(output_dir))
+            if replicas.is_chief:
+                stack.enter_context(owned(output_dir))
             path = os.path.join(output_dir, "checkpoints", PHASE)
             folder = CheckpointFolder(path, network=run.network, optimizer=run.optimizer)
             lines = os.path.join(output_dir, "history.jsonl")
             if resume:
                 run.restore(folder, lines)
-            else:  # Checkpoints of an earlier retraining must not pass for this one's.
+            elif (
+                replicas.is_chief
+            ):  # Checkpoints of an earlier retraining must not pass for this one's.
                 shutil.rmtree(path, ignore_errors=True)
+        if output_dir is not None and replicas.is_chief:
             os.makedirs(output_dir, exist_ok=True)
             # The checkpoint has the lines so far; those in the file may be of later steps,
             # or gone with the end of a search that had to go back.
@@ -162,11 +171,13 @@ def retrain(
             listeners.append(lambda record: history.write(dataclasses.asdict(record)))
         listeners += [on_progress] if on_progress else []
         stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
-        run.train(folder, stop, listeners)
+        stack.enter_context(replicas.telling_of_losses())
+        replicas.check_step(run.step)
+        run.train(folder if replicas.is_chief else None, stop, listeners)
     network = build_network(space, architecture)
     network.set_weights(run.network.get_weights())
     tested = predict(network, dataset)
-    if output_dir is not None:
+    if output_dir is not None and replicas.is_chief:
         tested.save(output_dir)
     return RetrainResult(network, tested.accuracy, tuple(run.history), run.elapsed_s)
 
@@ -195,15 +206,22 @@ class _Run:
         dataset: ImageDataset,
         config: RetrainConfig,
         seed: int,
+        replicas: Replicas,
     ) -> None:
         self._dataset, self._config, self._seed = dataset, config, seed
+        self._replicas = replicas
         self._batch_size = min(config.batch_size, dataset.num_images("train"))
         if self._batch_size == 0:
             raise UserError(f"{dataset.name}: its train split is empty")
+        replicas.check(self._batch_size, "retrain.batch_size")
         self._num_batches = [dataset.num_images(s) // self._batch_size for s in _SPLITS]
         self.steps_per_epoch = sum(self._num_batches)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.network = build_network(space, architecture, seed=seed, is_for_training=True)
+        with replicas.scope():
+            self.network = build_network(space, architecture, seed=seed, is_for_training=True)
+        for layer in self.network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = replicas.number > 1  # read by the stock layer alone
         num_tested, num_trained = (
             dataset.num_images("test"),
             self.steps_per_epoch * self._batch_size,
@@ -211,16 +229,17 @@ class _Run:
         self._test_every = max(1, math.ceil(num_tested / (_TEST_SHARE * num_trained)))  # epochs
         self._infer = infer(self.network)
         warmup_steps = math.ceil(_WARMUP_SHARE * self.total_steps)
-        self.optimizer = RowSGD(
-            keras.optimizers.schedules.CosineDecay(
-                config.learning_rate / warmup_steps,
-                max(1, self.total_steps - warmup_steps),
-                warmup_target=config.learning_rate,
-                warmup_steps=warmup_steps,
-            ),
-            weight_decay=config.weight_decay,
-        )
-        self.optimizer.build(self.network.trainable_variables)
+        with replicas.scope():
+            self.optimizer = RowSGD(
+                keras.optimizers.schedules.CosineDecay(
+                    config.learning_rate / warmup_steps,
+                    max(1, self.total_steps - warmup_steps),
+                    warmup_target=config.learning_rate,
+                    warmup_steps=warmup_steps,
+                ),
+                weight_decay=config.weight_decay,
+            )
+            self.optimizer.build(self.network.trainable_variables)
         self.step = 0
         self.elapsed_s = 0.0
         self.history: list[RetrainRecord] = []
@@ -248,7 +267,8 @@ class _Run:
         batches = self._batches()
         with terminal.ProgressLine(PHASE, self.total_steps, start_step=self.step) as progress:
             while self.step < self.total_steps:
-                loss, accuracy = (float(value) for value in self._train_step(*next(batches)))
+                shared = self._replicas.shared(*next(batches))
+                loss, accuracy = (float(value) for value in self._train_step(*shared))
                 self.step += 1
                 if not math.isfinite(loss):
                     raise UserError(
@@ -319,7 +339,11 @@ class _Run:
             epoch, skip = epoch + 1, 0
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return self._replicas.mean(self._step, (images, labels))
+
+    def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Train on a replica's share of a batch; return cross-entropy and accuracy on it."""
         weights = [variable.value for variable in self.network.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
@@ -331,6 +355,7 @@ class _Run:
                 label_smoothing=self._config.label_smoothing,
             )
             loss = tf.reduce_mean(losses)
-        self.optimizer.apply(tape.gradient(loss, weights), self.network.trainable_variables)
+            share = loss / self._replicas.number  # The optimizer adds the replicas' gradients.
+        self.optimizer.apply(tape.gradient(share, weights), self.network.trainable_variables)
         hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
         return loss, tf.reduce_mean(tf.cast(hits, tf.float32))

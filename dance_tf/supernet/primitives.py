@@ -75,7 +75,13 @@ def activate(inputs: tf.Tensor, activation: str) -> tf.Tensor:
 def batch_norm_training(
     inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Normalise [B, H, W, C] by the batch; return it with the batch's mean and variance [C]."""
+    """Normalise [B, H, W, C] by the batch; return it with the batch's mean and variance [C].
+
+    Replicas that share a batch (tf.distribute) normalise by the whole of it.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is not None and replica.num_replicas_in_sync > 1:
+        return _synchronised_batch_norm(inputs, gamma, beta, epsilon, replica)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=gamma,
@@ -86,6 +92,24 @@ def batch_norm_training(
         is_training=True,
     )
     return outputs, mean, variance
+
+
+def _synchronised_batch_norm(
+    inputs: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    replica: tf.distribute.ReplicaContext,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return what `batch_norm_training` does, of the batches of all replicas, equal in size."""
+    mean_of = tf.distribute.ReduceOp.MEAN
+    mean = replica.all_reduce(mean_of, tf.reduce_mean(inputs, axis=[0, 1, 2]))
+    squares = tf.reduce_mean(tf.square(inputs - mean), axis=[0, 1, 2])
+    variance = replica.all_reduce(mean_of, squares)
+    outputs = tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, epsilon)
+    number = tf.cast(tf.size(inputs[..., 0]) * replica.num_replicas_in_sync, tf.float32)
+    # The fused kernel, too, returns the variance without bias.
+    return outputs, mean, variance * (number / tf.maximum(number - 1.0, 1.0))
 
 
 def depthwise_conv(inputs: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
