@@ -159,9 +159,7 @@ def _is_there_a_mapping(layer, dataflow, side, rf_words, global_buffer_words, is
     names = [LOOPS.index(name) for name in CHANNEL_LOOPS + PLANE_LOOPS]
     for spread in spreads(layer, dataflow, [side], [side]):
         parts = [
-            tilings(
-                layer, dataflow, spread.temporal_bounds, loops, **capacities, is_split=is_split
-            )
+            tilings(layer, dataflow, spread.temporal_bounds, loops, **capacities, is_split=is_split)
             for loops in (CHANNEL_LOOPS, PLANE_LOOPS)
         ]
         num = [part.shape[2] for part in parts]
