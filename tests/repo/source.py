@@ -51,7 +51,7 @@ DISTRIBUTIONS = {
 }
 
 #: The same for what an extra of pyproject.toml installs and all else can do without.
-OPTIONAL_DISTRIBUTIONS = {"ray": "ray", "torch": "torch"}
+OPTIONAL_DISTRIBUTIONS = {"mlflow": "mlflow-skinny", "ray": "ray", "torch": "torch"}
 
 
 @functools.cache

@@ -42,6 +42,7 @@ OWNERS = {
     "h5py": ("dance_tf/interop/keras_files",),
     "matplotlib": ("dance_tf/search/sweep/plot", "dance_tf/search/strategies/picture"),
     "moocore": ("dance_tf/search/",),
+    "mlflow": ("tools/export_mlflow",),
     "ray": ("dance_tf/run/engine",),
     "pymoo": ("dance_tf/search/strategies/nsga2",),
     "scipy": ("dance_tf/search/",),

@@ -86,6 +86,7 @@ def test_every_file_says_what_it_is():
 
 #: Optional packages to the only files that may import them.
 _OPTIONAL_USERS = {
+    "mlflow": ("tools/export_mlflow.py", "tests/"),
     "ray": ("dance_tf/run/engine.py", "tests/"),
     "torch": ("studies/pytorch/", "tests/studies/"),
 }

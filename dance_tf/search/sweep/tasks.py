@@ -33,6 +33,7 @@ from dance_tf.search.retrain import retrain
 from dance_tf.search.supernet_training import read_supernet_record
 from dance_tf.search.sweep.fronts import Point
 from dance_tf.structs import Architecture
+from dance_tf.supernet.inherited import InheritedAccuracy
 
 __all__ = [
     "NETWORK",
@@ -72,13 +73,17 @@ class Ahead:
     ) -> None:
         data = () if engine.is_here else data
         self._left = {one["folder"] for one in data}
-        records = engine.run(task, data)
-        self._finished = _finish(what, file_name, data, records)
+        #: Inherited accuracies that tasks have measured, by their folders.
+        self.accuracies: dict[str, float] = {}
+        self._finished = _finish(what, file_name, data, engine.run(task, data))
 
     def wait_for(self, folder: str) -> None:
         """Return when the task of a folder is finished, if there is one."""
         while folder in self._left:
-            self._left.remove(next(self._finished))
+            finished, outcome = next(self._finished)
+            self._left.remove(finished)
+            if outcome.get("accuracy") is not None:
+                self.accuracies[finished] = outcome["accuracy"]
 
     def close(self) -> None:
         """End what is still running."""
@@ -86,18 +91,18 @@ class Ahead:
 
 
 def _finish(
-    what: str, file_name: str, data: Sequence[Json], records: Generator[tuple[int, Json]]
-) -> Generator[str]:
-    """Write records into the folders of their tasks as they come; yield the folders."""
-    with contextlib.closing(records), terminal.progress(what) as report:
+    what: str, file_name: str, data: Sequence[Json], outcomes: Generator[tuple[int, Json]]
+) -> Generator[tuple[str, dict[str, Json]]]:
+    """Write records into the folders of their tasks as they come; yield folders and outcomes."""
+    with contextlib.closing(outcomes), terminal.progress(what) as report:
         if data:
             report(0, len(data))
-        for done, (number, record) in enumerate(records, start=1):
+        for done, (number, outcome) in enumerate(outcomes, start=1):
             folder = data[number]["folder"]
-            write_json(os.path.join(folder, file_name), record)
+            write_json(os.path.join(folder, file_name), outcome["record"])
             terminal.note(f"{what}: {os.path.basename(folder)} is finished")
             report(done, len(data))
-            yield folder
+            yield folder, outcome
 
 
 def facts_of(config: ExperimentConfig, problem: SearchProblem, num_images: int) -> dict[str, Json]:
@@ -181,7 +186,9 @@ def _search(
 
 
 def search_task(data: dict[str, Json]) -> dict[str, Json]:
-    """Run a search to its end and return its result as JSON data.
+    """Run a search to its end; return its `record`, and the `accuracy` that its network inherits.
+
+    Networks that are trained have none, and one that was measured before is measured again.
 
     Args:
         data: `config`, `cache_dir` and `facts` of the sweep; `folder`, `own` configuration and
@@ -191,7 +198,12 @@ def search_task(data: dict[str, Json]) -> dict[str, Json]:
     # The process that had the task before may still be ending.
     with owned(folder, is_waiting=True), StopSignals() as stop:
         write_json(os.path.join(folder, "config.json"), data["own"])
-        return _search(folder, own, problem, stop, data["candidates_dir"]).to_json()
+        result = _search(folder, own, problem, stop, data["candidates_dir"])
+        accuracy = None
+        if own.search.accuracy == "supernet":
+            op_indices = problem.space.to_indices(result.architecture)[None]
+            accuracy = float(_inherited(problem, data["facts"]["num_images"])(op_indices)[0])
+        return {"record": result.to_json(), "accuracy": accuracy}
 
 
 def retrained_folder(point: Point, output_dir: str) -> str:
@@ -256,7 +268,7 @@ def _retrain(
 
 
 def retraining_task(data: dict[str, Json]) -> dict[str, Json]:
-    """Train a network in its folder and return the record of its training.
+    """Train a network in its folder and return the `record` of its training.
 
     Args:
         data: `config`, `cache_dir` and `facts` of the sweep; `folder`, `ops` and `seed` of the
@@ -265,7 +277,8 @@ def retraining_task(data: dict[str, Json]) -> dict[str, Json]:
     problem, folder = _problem(data), data["folder"]
     config = config_from_json(data["config"])
     with owned(folder, is_waiting=True), StopSignals() as stop:
-        return _retrain(folder, tuple(data["ops"]), data["seed"], config, problem, stop)
+        ops, seed = tuple(data["ops"]), data["seed"]
+        return {"record": _retrain(folder, ops, seed, config, problem, stop)}
 
 
 def prepare_task(data: dict[str, Json]) -> None:
@@ -291,8 +304,22 @@ def _problem(data: dict[str, Json]) -> SearchProblem:
     return problem
 
 
+def _inherited(problem: SearchProblem, num_images: int) -> InheritedAccuracy:
+    """Return the accuracies of this process's problem, whose images are read once."""
+    if num_images not in _accuracies:
+        assert problem.supernet is not None, "weights are frozen, so there are some"
+        _accuracies.clear()
+        _accuracies[num_images] = InheritedAccuracy(problem.supernet, problem.dataset, num_images)
+    return _accuracies[num_images]
+
+
+#: Accuracies by the number of images; of the problem that `_make_problem` made last.
+_accuracies: dict[int, InheritedAccuracy] = {}
+
+
 @functools.lru_cache(maxsize=1)
 def _make_problem(config_text: str, cache_dir: str | None) -> SearchProblem:
+    _accuracies.clear()
     config = config_from_json(json.loads(config_text))
     make_deterministic(config.seed)
     return pipeline.prepare(config, cache_dir=cache_dir)
