@@ -289,6 +289,7 @@ class RetrainConfig:
     learning_rate: float = 0.05
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
+    quantisation_epochs: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "retrain")

@@ -230,6 +230,7 @@ EFFECTS: dict[str, Condition | None] = {
     "retrain.learning_rate": _RETRAINS,
     "retrain.weight_decay": _RETRAINS,
     "retrain.label_smoothing": _RETRAINS,
+    "retrain.quantisation_epochs": Condition("a retraining", lambda run: run.retrains),
     "seed": Condition("a search or a retraining", lambda run: run.searches or run.retrains),
 }
 

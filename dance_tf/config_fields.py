@@ -292,6 +292,11 @@ FIELDS: dict[str, FieldInfo] = {
     ),
     "retrain.weight_decay": FieldInfo("Decoupled weight decay", 0, 1),
     "retrain.label_smoothing": FieldInfo("Label smoothing of the loss", 0, 1),
+    "retrain.quantisation_epochs": _count(
+        "Epochs of a fine-tune for 8-bit words, done where the int8 network loses more than 0.3"
+        " points on the split architecture; 0: none",
+        0,
+    ),
     "seed": _count("Seed of everything random", 0, 2**31 - 1),
 }
 

@@ -20,7 +20,7 @@ from absl import flags
 from dance_tf.config import ExperimentConfig
 from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, write_json
-from dance_tf.run.terminal import Stages, begin_stage, note
+from dance_tf.run.terminal import Stages, note
 from dance_tf.structs import Architecture
 
 from . import flags as common
@@ -178,9 +178,9 @@ def _retrain(
     stop: StopSignals,
     replicas: Replicas,
 ) -> dict[str, Json]:
-    from dance_tf.export import networks
     from dance_tf.run.surroundings import open_run
     from dance_tf.search import pipeline
+    from dance_tf.search.quantisation import finish
     from dance_tf.search.retrain import retrain
 
     is_resuming = bool(FLAGS["resume"].value)
@@ -213,28 +213,31 @@ def _retrain(
             stop=stop,
             replicas=replicas,
         )
+        finished = finish(
+            space,
+            architecture,
+            result,
+            dataset,
+            config.retrain,
+            config.seed,
+            output_dir,
+            exports=exports if _EXPORT.value else None,
+            resume=is_resuming,
+            stop=stop,
+        )
+        int8 = finished.int8_accuracy
         report = {
             "schema_version": 1,
             "architecture": record,
             "dataset": dataset.name,
             "accuracy": dataclasses.asdict(result.accuracy),
+            "int8_accuracy": None if int8 is None else dataclasses.asdict(int8),
             "num_parameters": result.network.count_params(),
             "seed": config.seed,
             "num_trained_candidates": 1,
             "training_time_s": round(result.elapsed_s, 3),
+            **({} if finished.exports is None else {"exports": finished.exports}),
         }
-        if _EXPORT.value:
-            begin_stage("export")
-            images, labels = networks.sample_images(dataset, "test", 200)
-            calibration, _ = networks.sample_images(dataset, "architecture", 200)
-            report["exports"] = networks.export_network(
-                result.network,
-                exports,
-                calibration_images=calibration,
-                test_images=images,
-                test_labels=labels,
-                inputs=getattr(dataset, "input_description", None),
-            )
         write_json(path, report)
         run.end()
     return report

@@ -11,6 +11,7 @@ in all formats: a TFLite interpreter starts at one image and can be resized.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from dance_tf.export.description import (
     describe,
     fills_little,
 )
+from dance_tf.export.int8 import int8_content
 from dance_tf.export.preparation import better_range, declared_range, in_float32
 from dance_tf.export.serving import ServedModel, staging_folder
 from dance_tf.export.signatures import (
@@ -76,6 +78,7 @@ def export_network(
     test_labels: np.ndarray | None = None,
     inputs: InputDescription | None = None,
     use_strict_int8: bool = False,
+    int8_model: keras.Model | None = None,
 ) -> dict[str, Json]:
     """Write a trained network in every format, each re-loaded and compared.
 
@@ -112,6 +115,7 @@ def export_network(
             its classes; adds the accuracy of every format.
         inputs: Description of the images by their data set; None: the network's own.
         use_strict_int8: Whether to refuse a network of which something stays in float.
+        int8_model: Network of the int8 file if that is another, fine-tuned for 8-bit words.
     Returns:
         For each of `saved_model`, `keras`, `tflite` and `tflite_int8` a dict with `path`,
         `num_bytes`, `max_difference` and `top1_agreement` with the model, and with labels
@@ -141,9 +145,7 @@ def export_network(
 
     network, policies = in_float32(model)
     expected = in_batches(lambda batch: call_by_name(network, batch), values)
-    own = expected
-    if policies:
-        own = in_batches(lambda batch: call_by_name(model, batch), values)
+    own = in_batches(lambda batch: call_by_name(model, batch), values) if policies else expected
     labels = None if test_labels is None else np.asarray(test_labels)
     accuracies = accuracies_of(own, num_images, labels)
     against = Compared(expected, num_images, labels, accuracies)
@@ -183,7 +185,12 @@ def export_network(
         loaded = load_network(files["keras"])
         compare("keras", lambda batch: call_by_name(loaded, batch))
         for key, images in (("tflite", None), ("tflite_int8", calibration)):
-            content = convert_to_tflite(files["saved_model"], images, layer_names=names)
+            if key == "tflite_int8" and int8_model is not None:
+                content = int8_content(int8_model, calibration)
+                own = in_batches(functools.partial(call_by_name, int8_model), values)
+                against = Compared(own, num_images, labels, accuracies_of(own, num_images, labels))
+            else:
+                content = convert_to_tflite(files["saved_model"], images, layer_names=names)
             if key == "tflite_int8":
                 in_float = float_operations(content, names)
                 if use_strict_int8 and in_float:

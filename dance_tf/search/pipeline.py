@@ -12,8 +12,6 @@ import os
 import shutil
 from collections.abc import Sequence
 
-import keras
-
 from dance_tf.config import ExperimentConfig, config_from_json
 from dance_tf.data import datasets
 from dance_tf.errors import UserError
@@ -30,6 +28,7 @@ from dance_tf.search.dance import DanceSearch
 from dance_tf.search.judge import Judge
 from dance_tf.search.predictor_search import search_by_predictor
 from dance_tf.search.problem import SearchProblem
+from dance_tf.search.quantisation import finish
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
@@ -57,9 +56,6 @@ EXPORTS = {
     "tflite": "network.tflite",
     "tflite_int8": "network_int8.tflite",
 }
-
-_NUM_CALIBRATION_IMAGES = 200
-_NUM_COMPARED_IMAGES = 200
 
 
 def prepare(
@@ -260,16 +256,31 @@ def run_experiment(
                 resume=is_resuming,
                 stop=stop,
             )
+            exports = os.path.join(output_dir, "exports") if use_export else None
+            finished = finish(
+                problem.space,
+                result.architecture,
+                trained,
+                problem.dataset,
+                config.retrain,
+                config.seed,
+                output_dir,
+                word_bits=getattr(result.accelerator, "word_bits", 16),
+                exports=exports,
+                resume=is_resuming,
+                stop=stop,
+            )
             result = dataclasses.replace(
                 result,
-                accuracy=trained.accuracy,
+                accuracy=finished.accuracy,
                 accuracy_reason=None,
+                int8_accuracy=finished.int8_accuracy,
                 num_trained_candidates=result.num_trained_candidates + 1,
                 times={**result.times, "retrain_s": trained.elapsed_s},
             )
-            if use_export:
-                stages.begin("export")
-                paths |= _export(problem, trained.network, os.path.join(output_dir, "exports"))
+            if exports is not None and finished.exports is not None:
+                paths |= {name: finished.exports[name]["path"] for name in EXPORTS}
+                paths["evaluator"] = _export_evaluator(problem, exports)
         # These are of an interrupted run's last part; search_s and retrain_s are of all parts.
         result = dataclasses.replace(result, times={**result.times, **run.end()})
         paths["result"] = result.save(output_dir)
@@ -310,25 +321,12 @@ def cost_facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Js
     }
 
 
-def _export(problem: SearchProblem, network: keras.Model, folder: str) -> dict[str, str]:
-    """Write the network in every format and the evaluator; return where they are."""
-    calibration, _ = networks.sample_images(
-        problem.dataset, "architecture", _NUM_CALIBRATION_IMAGES
-    )
-    images, labels = networks.sample_images(problem.dataset, "test", _NUM_COMPARED_IMAGES)
-    report = networks.export_network(
-        network,
-        folder,
-        calibration_images=calibration,
-        test_images=images,
-        test_labels=labels,
-        inputs=getattr(problem.dataset, "input_description", None),
-    )
+def _export_evaluator(problem: SearchProblem, folder: str) -> str:
+    """Write the evaluator into a folder of exports and return its path."""
     evaluator_dir = os.path.join(folder, "evaluator")
     # An interrupted run may have written it already; a run has one.
     shutil.rmtree(evaluator_dir, ignore_errors=True)
-    served = export_evaluator(problem.evaluator, evaluator_dir, 1)
-    return {name: report[name]["path"] for name in EXPORTS} | {"evaluator": served["path"]}
+    return export_evaluator(problem.evaluator, evaluator_dir, 1)["path"]
 
 
 def load_finished(

@@ -17,7 +17,15 @@ from dance_tf.files import write_json
 from dance_tf.protocols import ImageDataset
 from dance_tf.search.result import Accuracy
 
-__all__ = ["PREDICTIONS_NAME", "Mistake", "Predictions", "infer", "logits_of", "predict"]
+__all__ = [
+    "PREDICTIONS_NAME",
+    "Mistake",
+    "Predictions",
+    "accuracy_of",
+    "infer",
+    "logits_of",
+    "predict",
+]
 
 #: Name of the file in a run folder.
 PREDICTIONS_NAME = "predictions.json"
@@ -73,7 +81,7 @@ def infer(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def logits_of(
-    function: Callable[[tf.Tensor], tf.Tensor], dataset: ImageDataset, split: str
+    function: Callable[[tf.Tensor], tf.Tensor | np.ndarray], dataset: ImageDataset, split: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield images, labels and logits of a split, batch by batch.
 
@@ -85,6 +93,26 @@ def logits_of(
         raise UserError(f"{dataset.name}: its {split} split is empty")
     for images, labels in dataset.split(split, batch_size=min(_BATCH_SIZE, num_images)):
         yield np.asarray(images), np.asarray(labels), np.asarray(function(images))
+
+
+def accuracy_of(
+    function: Callable[[tf.Tensor], tf.Tensor | np.ndarray], dataset: ImageDataset, split: str
+) -> Accuracy:
+    """Return the share of a split's images whose largest logit is the label's.
+
+    Args:
+        function: Logits [B, classes] of images.
+        dataset: Images.
+        split: Name of a split of the data set.
+    Raises:
+        UserError: If the split is empty.
+    """
+    hits = [
+        np.argmax(logits, axis=-1) == labels
+        for _, labels, logits in logits_of(function, dataset, split)
+    ]
+    right = np.concatenate(hits)
+    return Accuracy(split=split, value=int(right.sum()) / len(right), num_images=len(right))
 
 
 def predict(network: keras.Model, dataset: ImageDataset, split: str = "test") -> Predictions:

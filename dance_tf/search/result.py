@@ -26,6 +26,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Accuracy",
     "CostRecord",
+    "Int8Accuracy",
     "SearchRecord",
     "SearchResult",
     "op_counts",
@@ -127,6 +128,23 @@ class Accuracy:
 
 
 @dataclasses.dataclass(frozen=True)
+class Int8Accuracy:
+    """Share of right answers of the retrained network in 8-bit words, beside that in float."""
+
+    split: str
+    value: float  # of the int8 TFLite network
+    num_images: int
+    float_value: float  # of the network as it was retrained
+    post_training_value: float  # of the int8 network without a fine-tune
+    fine_tuned_value: float | None = None  # of the int8 network with it; None: there was none
+
+    @property
+    def points_lost(self) -> float:
+        """Percentage points of accuracy that 8-bit words cost."""
+        return 100 * (self.float_value - self.value)
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchResult:
     """Network and accelerator that a search found, their costs, and the search's effort.
 
@@ -177,6 +195,7 @@ class SearchResult:
     accuracy_source: dict[str, Json] | None = None  # of search.accuracy=predictor
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = "the network was not retrained"  # why there is none
+    int8_accuracy: Int8Accuracy | None = None  # where it was measured
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     is_deterministic: bool = False
     times: dict[str, Json] = dataclasses.field(default_factory=dict)  # all that differs run to run
@@ -231,6 +250,8 @@ class SearchResult:
             if values.get("accuracy") is not None:
                 values["accuracy"] = Accuracy(**values["accuracy"])
                 values["accuracy_reason"] = None
+            if values.get("int8_accuracy") is not None:
+                values["int8_accuracy"] = Int8Accuracy(**values["int8_accuracy"])
             values["warnings"] = tuple(data["warnings"])
             values["collapses"] = tuple(data.get("collapses", ()))
             values["arch_logits"] = tuple(tuple(row) for row in data["arch_logits"])

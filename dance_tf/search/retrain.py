@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -23,6 +24,7 @@ import tensorflow as tf
 
 from dance_tf.config import RetrainConfig
 from dance_tf.errors import Interrupted, UserError
+from dance_tf.export.int8 import fake_quantised
 from dance_tf.files import Json
 from dance_tf.protocols import ImageDataset
 from dance_tf.run import reporting, terminal
@@ -31,7 +33,7 @@ from dance_tf.run.folder_lock import owned
 from dance_tf.run.installation import tool_command
 from dance_tf.run.replicas import Replicas
 from dance_tf.run.surroundings import StopSignals
-from dance_tf.search.predictions import infer, logits_of, predict
+from dance_tf.search.predictions import accuracy_of, infer, predict
 from dance_tf.search.result import Accuracy
 from dance_tf.structs import Architecture
 from dance_tf.supernet.search_space import NetworkSpace
@@ -41,15 +43,17 @@ from dance_tf.supernet.supernet import Supernet, build_network
 __all__ = [
     "INHERITS_NOTHING",
     "PHASE",
+    "QUANTISATION",
     "RetrainRecord",
     "RetrainResult",
+    "fine_tune",
     "measure_accuracy",
     "retrain",
     "retrain_work",
 ]
 
-#: Phase of the lines that retraining writes to history.jsonl.
-PHASE = "retrain"
+#: Phases of the lines that retraining, and a fine-tune for 8 bits, write to history.jsonl.
+PHASE, QUANTISATION = "retrain", "quantisation"
 
 #: Message where a network has no trained supernet to inherit weights from.
 INHERITS_NOTHING = (
@@ -60,6 +64,7 @@ INHERITS_NOTHING = (
 _SPLITS = ("train", "architecture")
 _WARMUP_SHARE = 0.05  # of all steps
 _TEST_SHARE = 0.1  # of images trained on: so many are tested on along the way
+_FINE_TUNE_RATE = 0.1  # learning rate of a fine-tune, in that of the retraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,41 +150,47 @@ def retrain(
         if supernet is None:
             raise UserError(INHERITS_NOTHING)
         run.network.set_weights(supernet.inherited_network(architecture).get_weights())
-    with contextlib.ExitStack() as stack:
-        listeners: list[Callable[[RetrainRecord], None]] = []
-        folder = None
-        if output_dir is not None:
-            if replicas.is_chief:
-                stack.enter_context(owned(output_dir))
-            path = os.path.join(output_dir, "checkpoints", PHASE)
-            folder = CheckpointFolder(path, network=run.network, optimizer=run.optimizer)
-            lines = os.path.join(output_dir, "history.jsonl")
-            if resume:
-                run.restore(folder, lines)
-            elif (
-                replicas.is_chief
-            ):  # Checkpoints of an earlier retraining must not pass for this one's.
-                shutil.rmtree(path, ignore_errors=True)
-        if output_dir is not None and replicas.is_chief:
-            os.makedirs(output_dir, exist_ok=True)
-            # The checkpoint has the lines so far; those in the file may be of later steps,
-            # or gone with the end of a search that had to go back.
-            history = reporting.HistoryWriter(lines, resume_step=0, phase=PHASE)
-            stack.enter_context(history)
-            for record in run.history:
-                history.write(dataclasses.asdict(record))
-            listeners.append(lambda record: history.write(dataclasses.asdict(record)))
-        listeners += [on_progress] if on_progress else []
-        stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
-        stack.enter_context(replicas.telling_of_losses())
-        replicas.check_step(run.step)
-        run.train(folder if replicas.is_chief else None, stop, listeners)
-    network = build_network(space, architecture)
-    network.set_weights(run.network.get_weights())
+    run.do(output_dir, is_resuming=resume, stop=stop, on_progress=on_progress)
+    network = run.stock_network()
     tested = predict(network, dataset)
     if output_dir is not None and replicas.is_chief:
         tested.save(output_dir)
     return RetrainResult(network, tested.accuracy, tuple(run.history), run.elapsed_s)
+
+
+def fine_tune(
+    space: NetworkSpace,
+    architecture: Architecture,
+    network: keras.Model,
+    dataset: ImageDataset,
+    config: RetrainConfig,
+    seed: int,
+    output_dir: str | None,
+    *,
+    resume: bool = False,
+    stop: StopSignals | None = None,
+) -> keras.Model:
+    """Return a network trained further while it is computed with the errors of 8-bit words.
+
+    `config.quantisation_epochs` epochs with a tenth of the learning rate; the statistics of
+    batch normalisation stay. See `export.int8.fake_quantised`. Of the arguments, those that
+    `retrain` has are the same; the test accuracy in the history is that with the errors.
+
+    Args:
+        network: Trained network of the architecture; left as it is.
+        seed: Seed of the order of images.
+    Raises:
+        UserError, Interrupted: See `retrain`.
+    """
+    short = dataclasses.replace(
+        config,
+        epochs=config.quantisation_epochs,
+        learning_rate=_FINE_TUNE_RATE * config.learning_rate,
+    )
+    run = _Run(space, architecture, dataset, short, seed, Replicas(), QUANTISATION)
+    run.network.set_weights(network.get_weights())
+    run.do(output_dir, is_resuming=resume, stop=stop)
+    return run.stock_network()
 
 
 def retrain_work(config: RetrainConfig, dataset: ImageDataset) -> float:
@@ -207,8 +218,10 @@ class _Run:
         config: RetrainConfig,
         seed: int,
         replicas: Replicas,
+        phase: str = PHASE,
     ) -> None:
-        self._dataset, self._config, self._seed = dataset, config, seed
+        self._dataset, self._config, self._seed, self._phase = dataset, config, seed, phase
+        self._space, self._architecture = space, architecture
         self._replicas = replicas
         self._batch_size = min(config.batch_size, dataset.num_images("train"))
         if self._batch_size == 0:
@@ -227,7 +240,13 @@ class _Run:
             self.steps_per_epoch * self._batch_size,
         )
         self._test_every = max(1, math.ceil(num_tested / (_TEST_SHARE * num_trained)))  # epochs
-        self._infer = infer(self.network)
+        self._in_training: Callable[[tf.Tensor], tf.Tensor]
+        if phase == QUANTISATION:
+            self._in_training = fake_quantised(self.network)
+            self._infer = tf.function(self._in_training, autograph=False, reduce_retracing=True)
+        else:
+            self._in_training = functools.partial(self.network, training=True)
+            self._infer = infer(self.network)
         warmup_steps = math.ceil(_WARMUP_SHARE * self.total_steps)
         with replicas.scope():
             self.optimizer = RowSGD(
@@ -245,11 +264,55 @@ class _Run:
         self.history: list[RetrainRecord] = []
         self._sums = [0.0, 0.0]  # cross-entropy and accuracy since the epoch began
 
+    def do(
+        self,
+        output_dir: str | None,
+        *,
+        is_resuming: bool,
+        stop: StopSignals | None,
+        on_progress: Callable[[RetrainRecord], None] | None = None,
+    ) -> None:
+        """Train to the end; the chief leaves checkpoints and lines in a run folder."""
+        is_chief = self._replicas.is_chief
+        with contextlib.ExitStack() as stack:
+            listeners: list[Callable[[RetrainRecord], None]] = []
+            folder = None
+            if output_dir is not None:
+                if is_chief:
+                    stack.enter_context(owned(output_dir))
+                path = os.path.join(output_dir, "checkpoints", self._phase)
+                folder = CheckpointFolder(path, network=self.network, optimizer=self.optimizer)
+                lines = os.path.join(output_dir, "history.jsonl")
+                if is_resuming:
+                    self.restore(folder, lines)
+                elif is_chief:  # Checkpoints of an earlier training must not pass for this one's.
+                    shutil.rmtree(path, ignore_errors=True)
+            if output_dir is not None and is_chief:
+                os.makedirs(output_dir, exist_ok=True)
+                # The checkpoint has the lines so far; those in the file may be of later steps,
+                # or gone with the end of a search that had to go back.
+                history = reporting.HistoryWriter(lines, resume_step=0, phase=self._phase)
+                stack.enter_context(history)
+                for record in self.history:
+                    history.write(dataclasses.asdict(record))
+                listeners.append(lambda record: history.write(dataclasses.asdict(record)))
+            listeners += [on_progress] if on_progress else []
+            stack.enter_context(stop.deferred() if stop else contextlib.nullcontext())
+            stack.enter_context(self._replicas.telling_of_losses())
+            self._replicas.check_step(self.step)
+            self.train(folder if is_chief else None, stop, listeners)
+
+    def stock_network(self) -> keras.Model:
+        """Return the network as it is now, of stock layers."""
+        network = build_network(self._space, self._architecture)
+        network.set_weights(self.network.get_weights())
+        return network
+
     def restore(self, folder: CheckpointFolder, history: str) -> None:
         """Go on from the newest checkpoint, if there is one."""
         restored = folder.restore()
         step = restored and restored[0]
-        check_history(history, step, phases=[PHASE], first_save=self.steps_per_epoch)
+        check_history(history, step, phases=[self._phase], first_save=self.steps_per_epoch)
         if restored is None:
             return
         self.step, state = restored
@@ -265,7 +328,7 @@ class _Run:
         """Do the steps that are left."""
         began = time.monotonic() - self.elapsed_s
         batches = self._batches()
-        with terminal.ProgressLine(PHASE, self.total_steps, start_step=self.step) as progress:
+        with terminal.ProgressLine(self._phase, self.total_steps, start_step=self.step) as progress:
             while self.step < self.total_steps:
                 shared = self._replicas.shared(*next(batches))
                 loss, accuracy = (float(value) for value in self._train_step(*shared))
@@ -297,24 +360,18 @@ class _Run:
         self._sums = [0.0, 0.0]
         epoch = self.step // self.steps_per_epoch
         is_tested = epoch % self._test_every == 0 or self.step == self.total_steps
+        tested = accuracy_of(self._infer, self._dataset, "test").value if is_tested else None
         record = RetrainRecord(
             step=self.step,
             epoch=epoch,
-            phase=PHASE,
+            phase=self._phase,
             cross_entropy=cross_entropy,
             accuracy=accuracy,
-            test_accuracy=self._test_accuracy() if is_tested else None,
+            test_accuracy=tested,
         )
         self.history.append(record)
         for listener in listeners:
             listener(record)
-
-    def _test_accuracy(self) -> float:
-        hits = [
-            np.argmax(logits, axis=-1) == labels
-            for _, labels, logits in logits_of(self._infer, self._dataset, "test")
-        ]
-        return float(np.mean(np.concatenate(hits)))
 
     def _batches(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Yield the batches that follow; those of the two splits of an epoch are mixed."""
@@ -347,7 +404,7 @@ class _Run:
         weights = [variable.value for variable in self.network.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits = self.network(images, training=True)
+            logits = self._in_training(images)
             losses = keras.losses.categorical_crossentropy(
                 tf.one_hot(labels, logits.shape[-1]),
                 logits,

@@ -119,6 +119,16 @@ class InheritedAccuracy:
                 accuracies.append(sum(map(int, hits)) / self.num_images)
         return np.asarray(accuracies, np.float64)
 
+    def network(self, op_indices: ArrayLike) -> keras.Model:
+        """Return a network of stock layers with these weights and its own statistics.
+
+        Args:
+            op_indices: Ops of the network, int32 [D].
+        """
+        architecture = self._supernet.space.from_indices(np.asarray(op_indices).tolist())
+        with recalibrated(self._supernet, op_indices, self._calibration) as supernet:
+            return supernet.inherited_network(architecture)
+
 
 def _first(
     dataset: ImageDataset, split: str, batch_size: int, num_images: int

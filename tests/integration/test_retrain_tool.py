@@ -47,6 +47,7 @@ def test_architecture_of_a_search_is_trained_and_exported(tmp_path, capsys):
     assert report["accuracy"]["split"] == "test"
     assert report["accuracy"]["num_images"] == 359
     assert report["exports"]["tflite"]["top1_agreement"] >= 0.99
+    assert report["int8_accuracy"]["float_value"] == report["accuracy"]["value"]
     classifier = tflite.TFLiteClassifier(folder / "exports" / "network.tflite")
     network = networks.load_network(str(folder / "exports" / "network.keras"))
     assert network.count_params() == report["num_parameters"]

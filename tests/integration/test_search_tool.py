@@ -47,6 +47,7 @@ RESULT_FIELDS = {
     "evaluator_accelerator",
     "evaluator_accelerator_exact_cost",
     "accuracy",
+    "int8_accuracy",
     "seed",
     "times",
     "num_trained_candidates",
@@ -98,6 +99,9 @@ def test_a_run_leaves_everything(finished):
     result = read_json(finished / "result.json")
     assert set(result) >= RESULT_FIELDS
     assert result["accuracy"]["split"] == "test" and result["accuracy"]["num_images"] == 359
+    int8 = result["int8_accuracy"]
+    assert int8["num_images"] == 359 and int8["float_value"] == result["accuracy"]["value"]
+    assert abs(int8["value"] - int8["float_value"]) < 0.1 and int8["fine_tuned_value"] is None
     assert result["num_trained_candidates"] == 1 and result["is_deterministic"] is True
     assert result["versions"]["tensorflow"] and result["seed"] == 0
     assert {"wall_s", "search_s", "retrain_s"} <= set(result["times"])
