@@ -34,7 +34,7 @@ from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
 from dance_tf.search.supernet_training import load_supernet, read_supernet_record
 from dance_tf.supernet.search_space import NetworkSpace
-from dance_tf.supernet.space_files import SPACES, make_space
+from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.space_record import space_sha256, space_to_json
 from dance_tf.supernet.supernet import Supernet
 
@@ -288,15 +288,14 @@ def run_experiment(
 
 
 def _facts(config: ExperimentConfig, problem: SearchProblem) -> dict[str, Json]:
-    """Return `cost_facts`, and the hash of the weights that a trained supernet has."""
+    """Return `cost_facts`, and the hashes of the space and of a trained supernet's weights."""
     facts = cost_facts(config, problem)
     if problem.is_warm:
         record = read_supernet_record(
             str(config.search.supernet_dir), problem.space, problem.dataset, config
         )
         facts["supernet_sha256"] = record["weights_sha256"]
-    if problem.space.name not in SPACES:
-        facts["space_sha256"] = space_sha256(problem.space)
+    facts["space_sha256"] = space_sha256(problem.space)
     return facts
 
 
