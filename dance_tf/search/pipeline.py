@@ -28,7 +28,7 @@ from dance_tf.search.dance import DanceSearch
 from dance_tf.search.judge import Judge
 from dance_tf.search.predictor_search import search_by_predictor
 from dance_tf.search.problem import SearchProblem
-from dance_tf.search.quantisation import finish
+from dance_tf.search.quantisation import finish, word_bits_of
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import INHERITS_NOTHING, retrain, retrain_work
 from dance_tf.search.steps import SearchPlan
@@ -265,7 +265,7 @@ def run_experiment(
                 config.retrain,
                 config.seed,
                 output_dir,
-                word_bits=getattr(result.accelerator, "word_bits", 16),
+                word_bits=word_bits_of(config.hardware, result.accelerator),
                 exports=exports,
                 resume=is_resuming,
                 stop=stop,

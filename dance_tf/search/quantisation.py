@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dance_tf.config import RetrainConfig
+from dance_tf.config import HardwareConfig, RetrainConfig
 from dance_tf.export.int8 import as_int8
 from dance_tf.export.networks import export_network, sample_images
 from dance_tf.export.tflite import TFLiteClassifier
@@ -24,12 +24,20 @@ from dance_tf.run.surroundings import StopSignals
 from dance_tf.search.predictions import accuracy_of, infer
 from dance_tf.search.result import Accuracy, Int8Accuracy
 from dance_tf.search.retrain import RetrainResult, fine_tune
-from dance_tf.structs import Architecture
+from dance_tf.structs import Accelerator, Architecture
 from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.search_space import NetworkSpace
 from dance_tf.supernet.supernet import Supernet
 
-__all__ = ["MAX_LOSS", "Finished", "finish", "inherited_int8_accuracies", "judged_accuracy"]
+__all__ = [
+    "MAX_LOSS",
+    "Finished",
+    "finish",
+    "inherited_int8_accuracies",
+    "judged_accuracy",
+    "may_have_8_bits",
+    "word_bits_of",
+]
 
 #: Share of images that post-training quantisation may lose before a fine-tune is worth its time.
 MAX_LOSS = 0.003
@@ -110,6 +118,17 @@ def finish(
             int8 = _int8_accuracy(classifier, trained.accuracy, dataset)
     judged = judged_accuracy(trained.accuracy, int8, word_bits)
     return Finished(judged, int8, report)
+
+
+def word_bits_of(hardware: HardwareConfig, accelerator: Accelerator) -> int:
+    """Return the width of an accelerator's words, bits: its own, or that of the machine."""
+    return getattr(accelerator, "word_bits", None) or hardware.machine.word_bits
+
+
+def may_have_8_bits(hardware: HardwareConfig) -> bool:
+    """Return whether accelerators of the hardware may have 8-bit words."""
+    searched = getattr(hardware.accelerators, "word_bits", ()) or (hardware.machine.word_bits,)
+    return 8 in searched
 
 
 def judged_accuracy(

@@ -197,6 +197,21 @@ def test_strategies():
     _assert_written(strategy_rows.texts())
 
 
+def test_int8_accuracy():
+    report = search_rows.read("int8_accuracy")
+    rows = {f"inherited, {number}": row for number, row in enumerate(report["inherited"], start=1)}
+    plain, large = report["retrained"]
+    rows |= {"retrained": plain["before"], "the same, fine-tuned": plain["after"]}
+    start = f"retrained, one channel {large['factor']:g} times larger"
+    rows |= {start: large["before"], "that, fine-tuned": large["after"]}
+    names = ("float", "fake_16", "fake_8", "int8", "agreement_fake_8", "agreement_float")
+    for start, row in rows.items():
+        assert _row(f"{start} |") == [f"{100 * row[name]:.2f} %" for name in names]
+    # Post-training quantisation costs the networks of the space little.
+    assert all(row["float"] - row["int8"] < 0.003 for row in report["inherited"])
+    assert large["after"]["int8"] > large["before"]["int8"] + 0.003
+
+
 def test_labels():
     sets = [
         json.loads((ROOT / f"studies/results/labels_{space}.json").read_text("utf-8"))

@@ -8,15 +8,22 @@ import json
 import numpy as np
 import pytest
 
-from dance_tf.config import DataConfig, RetrainConfig, SpaceConfig
+from dance_tf.config import DataConfig, HardwareConfig, MachineConfig, RetrainConfig, SpaceConfig
 from dance_tf.data.datasets import load_images
 from dance_tf.export.networks import load_network
 from dance_tf.export.tflite import TFLiteClassifier
 from dance_tf.search import quantisation
 from dance_tf.search.predictions import accuracy_of, infer
-from dance_tf.search.quantisation import finish, inherited_int8_accuracies, judged_accuracy
+from dance_tf.search.quantisation import (
+    finish,
+    inherited_int8_accuracies,
+    judged_accuracy,
+    may_have_8_bits,
+    word_bits_of,
+)
 from dance_tf.search.result import Accuracy, Int8Accuracy
 from dance_tf.search.retrain import RetrainResult, fine_tune, retrain
+from dance_tf.structs import Accelerator
 from dance_tf.supernet.inherited import InheritedAccuracy
 from dance_tf.supernet.space_files import make_space
 from dance_tf.supernet.supernet import Supernet, build_network
@@ -139,3 +146,11 @@ def test_words_of_16_bits_are_judged_in_float():
     int8 = Int8Accuracy("test", 0.8, 100, 0.9, 0.8)
     assert judged_accuracy(accuracy, int8, 16) == accuracy
     assert judged_accuracy(accuracy, int8, 8) == Accuracy("test", 0.8, 100)
+
+
+def test_words_are_the_accelerators_own_or_the_machines():
+    accelerator = Accelerator(8, 8, 64, "row_stationary")
+    for bits in (8, 16):
+        hardware = HardwareConfig(machine=MachineConfig(word_bits=bits))
+        assert word_bits_of(hardware, accelerator) == bits
+        assert may_have_8_bits(hardware) == (bits == 8)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dance_tf.config import ExperimentConfig, config_from_json, config_to_json
+from dance_tf.config import ExperimentConfig, HardwareConfig, config_from_json, config_to_json
 from dance_tf.errors import UserError
 from dance_tf.files import Json, read_json, write_json
 from dance_tf.run import terminal
@@ -171,7 +171,8 @@ def run_sweep(
                 if folder in ahead.accuracies:
                     measured[tuple(op_indices[0].tolist())] = ahead.accuracies[folder]
                 error = 1.0 - float(memo.accuracies(op_indices)[0])
-                points.append(_with_retrained_error(point_of(search, result, error), output_dir))
+                point = point_of(search, result, error)
+                points.append(_with_retrained_error(point, config.hardware, output_dir))
                 data = write(num_retrained, 0)
             rows = worth_retraining(points[len(earlier) :], reachable, num_retrained)
             chosen = [points[len(earlier) + row] for row in rows]
@@ -188,7 +189,7 @@ def run_sweep(
                 stages.begin(f"retraining {number}")
                 retrain_in(folder, *point.training, config, problem, stop)
                 # Searches of other objectives and weights may have found the same network.
-                points = [_with_retrained_error(point, output_dir) for point in points]
+                points = [_with_retrained_error(p, config.hardware, output_dir) for p in points]
                 data = write(len(rows), number)
         folders = [retrained_folder(p, output_dir) for p in points if p.retrained_error is not None]
         for folder in dict.fromkeys(folders):
@@ -292,10 +293,13 @@ def _with_known_network(
     return config
 
 
-def _with_retrained_error(point: Point, output_dir: str) -> Point:
-    """Return a point with the error of its training, if that is finished."""
+def _with_retrained_error(point: Point, hardware: HardwareConfig, output_dir: str) -> Point:
+    """Return a point with the error of its finished training, in the accelerator's words."""
     path = os.path.join(retrained_folder(point, output_dir), "retrain.json")
     if not os.path.exists(path):
         return point
-    error = 1.0 - float(read_json(path)["accuracy"]["value"])
-    return dataclasses.replace(point, retrained_error=error)
+    record = read_json(path)
+    word_bits = point.accelerator.get("word_bits") or hardware.machine.word_bits
+    is_int8 = "int8_accuracy" in record and word_bits == 8
+    accuracy = record["int8_accuracy" if is_int8 else "accuracy"]
+    return dataclasses.replace(point, retrained_error=1.0 - float(accuracy["value"]))

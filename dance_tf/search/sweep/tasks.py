@@ -28,6 +28,7 @@ from dance_tf.search import pipeline
 from dance_tf.search.dance import DanceSearch
 from dance_tf.search.predictor_search import search_by_predictor
 from dance_tf.search.problem import SearchProblem
+from dance_tf.search.quantisation import finish, may_have_8_bits
 from dance_tf.search.result import SearchResult
 from dance_tf.search.retrain import retrain
 from dance_tf.search.supernet_training import read_supernet_record
@@ -259,9 +260,24 @@ def _retrain(
         stop=stop,
     )
     result.network.save(os.path.join(folder, NETWORK))
+    finished = finish(
+        problem.space,
+        architecture,
+        result,
+        problem.dataset,
+        config.retrain,
+        seed,
+        folder,
+        # Points of several accelerators may share the network.
+        word_bits=8 if may_have_8_bits(config.hardware) else 16,
+        resume=True,
+        stop=stop,
+    )
+    int8 = finished.int8_accuracy
     return {
         "architecture": dataclasses.asdict(architecture),
         "accuracy": dataclasses.asdict(result.accuracy),
+        **({} if int8 is None else {"int8_accuracy": dataclasses.asdict(int8)}),
         "seed": seed,
         "training_time_s": round(result.elapsed_s, 3),
     }
