@@ -5,6 +5,7 @@ python -m tests.repo.strategy_rows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,26 +156,27 @@ def predicted_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def ranking_table(found: dict[str, Any]) -> list[str]:
+def ranking_table(ways: Sequence[dict[str, Any]]) -> list[str]:
     """Return Kendall's correlation of supernets by epochs, and that of the MACs."""
     lines = [
         "| supernet, paths | epochs | images | accuracy of paths, % | Kendall, all | better half"
         " | seconds of training |",
         "|---|---|---|---|---|---|---|",
     ]
-    macs = found["macs"]
+    macs = ways[0]["macs"]
     lines.append(
         f"| multiply-accumulates | | | | {macs['kendall']:.2f} |"
         f" {macs['kendall_better_half']:.2f} | |"
     )
-    for row in found["curve"]:
-        if "kendall" in row:
-            lines.append(
-                f"| `{found['kind']}`, {found['sampling']} | {row['epoch']}"
-                f" | {row['size']}x{row['size']} | {100 * row['accuracy']:.1f}"
-                f" | {row['kendall']:.2f} | {row['kendall_better_half']:.2f}"
-                f" | {row['train_s']:.0f} |"
-            )
+    lines += [
+        f"| `{found['kind']}`, {found['sampling']} | {row['epoch']}"
+        f" | {row['size']}x{row['size']} | {100 * row['accuracy']:.1f}"
+        f" | {row['kendall']:.2f} | {row['kendall_better_half']:.2f}"
+        f" | {row['train_s']:.0f} |"
+        for found in ways
+        for row in found["curve"]
+        if "kendall" in row
+    ]
     return lines
 
 
@@ -216,7 +218,9 @@ def texts() -> list[tuple[Path, str, str]]:
         "strategy limits": limits_table(found),
         "equal accuracy": ratios_table(found),
     }
-    tables["supernet ranking"] = ranking_table(read("supernet_ranking"))
+    tables["supernet ranking"] = ranking_table(
+        [read(f"supernet_ranking{way}") for way in ("", "_superkernel_uniform", "_proxyless_fair")]
+    )
     tables["trained again"] = again_table(read("retrained_again"))
     inputs = ROOT / "docs/own_space.md"
     others = [(inputs, name, joined([inputs_table(read(name))])) for name in ("series", "tokens")]

@@ -29,13 +29,8 @@ from dance_tf.hardware.loopnest.fills import (
     add_up,
     fills_of_orders,
 )
-from dance_tf.hardware.loopnest.mapspace import (
-    CHANNEL_LOOPS,
-    PLANE_LOOPS,
-    RULES,
-    WEIGHT_SPAD_ORDER,
-    Spreads,
-)
+from dance_tf.hardware.loopnest.mapspace import CHANNEL_LOOPS, PLANE_LOOPS, WEIGHT_SPAD_ORDER
+from dance_tf.hardware.loopnest.spreads import RULES, Spreads
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = [

@@ -23,13 +23,8 @@ import numpy as np
 
 from dance_tf.errors import UserError
 from dance_tf.files import Json
-from dance_tf.hardware.loopnest.mapspace import (
-    CHANNEL_LOOPS,
-    PLANE_LOOPS,
-    RULES,
-    WEIGHT_SPAD_ORDER,
-    Spread,
-)
+from dance_tf.hardware.loopnest.mapspace import CHANNEL_LOOPS, PLANE_LOOPS, WEIGHT_SPAD_ORDER
+from dance_tf.hardware.loopnest.spreads import RULES, Spread
 from dance_tf.structs import LOOPS, Layer
 
 __all__ = [

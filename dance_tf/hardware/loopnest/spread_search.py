@@ -32,6 +32,7 @@ from dance_tf.hardware.loopnest.mapspace import (
     present_loops,
     tile_words,
 )
+from dance_tf.hardware.loopnest.tiles import COLUMNS, MEMBERS, Side, make_tiles
 from dance_tf.run.threads import map_in_threads
 from dance_tf.structs import LOOPS
 
@@ -39,12 +40,6 @@ __all__ = ["Best", "SpreadSearch"]
 
 _CHANNELS = [LOOPS.index(loop) for loop in CHANNEL_LOOPS]
 _PLANE = [LOOPS.index(loop) for loop in PLANE_LOOPS]
-
-#: Tilings of the channels and of the plane in a tile.
-_MEMBERS, _COLUMNS = 16, 8
-
-#: Numbers of a tile's members that may differ.
-_WIDTHS = (4, 8, _MEMBERS)
 
 _MAPPINGS = 114_688  # per block of eight figures: few calls, arrays that a cache still holds
 _LEAST_MAPPINGS = 16_384  # per block of any number of figures
@@ -151,9 +146,9 @@ class SpreadSearch:
         self._compute_cycles = np.prod(temporal.astype(np.float64), axis=1).astype(np.float32)
         # A product of both, as either may be what does not fit.
         needs = [f.sum(axis=1) * b.sum(axis=1) for f, b in zip(at_file, at_buffer, strict=True)]
-        self._tiles = _make_tiles(
-            _Side(of_channel, pattern, needs[0]),
-            _Side(of_plane, np.zeros_like(of_plane), needs[1]),
+        self._tiles = make_tiles(
+            Side(of_channel, pattern, needs[0]),
+            Side(of_plane, np.zeros_like(of_plane), needs[1]),
         )
 
     def best(self) -> Best:
@@ -232,13 +227,13 @@ class SpreadSearch:
         if not len(tiles):
             return
         dram_code = self._patterns[self._tiles.pattern[tiles]] >> 6
-        key = dram_code * (_MEMBERS + 1) + self._tiles.width[tiles]
+        key = dram_code * (MEMBERS + 1) + self._tiles.width[tiles]
         order = np.argsort(key, kind="stable")
         ends = [*(np.flatnonzero(np.diff(key[order])) + 1), len(order)]
         for first, end in itertools.pairwise([0, *ends]):
             alike = order[first:end]
             num_orders = len(self._orders_of(tiles[alike[0]]))
-            per_tile = int(self._tiles.width[tiles[alike[0]]]) * num_orders * _COLUMNS
+            per_tile = int(self._tiles.width[tiles[alike[0]]]) * num_orders * COLUMNS
             step = max(1, self._mappings // per_tile)
             for start in range(0, len(alike), step):
                 yield alike[start : start + step]
@@ -325,11 +320,11 @@ class SpreadSearch:
         rows = (pattern[:, None] * all_orders + orders)[:, :, None] * num_rows + columns[:, None]
         terms = self._coefficients.reshape(-1, num_terms).take(rows, axis=0)
         mixed = self._mixing[spread] @ terms.reshape(num, -1, num_terms).transpose(0, 2, 1)
-        mixed = mixed.reshape(num, -1, num_figures, num_orders * _COLUMNS)
+        mixed = mixed.reshape(num, -1, num_figures, num_orders * COLUMNS)
         mixed[:, self._constant_monomial] += self._constants[spread][:, :, None]
         mixed = mixed.reshape(num, mixed.shape[1], -1)
         figures = self._values[members] @ mixed
-        figures = figures.reshape(num, -1, num_figures, num_orders, _COLUMNS)
+        figures = figures.reshape(num, -1, num_figures, num_orders, COLUMNS)
         waiting = figures[:, :, : len(self._words_per_cycle)]
         np.ceil(np.divide(waiting, self._words_per_cycle, out=waiting), out=waiting)
         computing = self._compute_cycles[spread][:, None, None, None]
@@ -406,70 +401,3 @@ def _pattern_codes(channels: np.ndarray, is_split: bool) -> np.ndarray:
     if not is_split:
         is_live[0] = False  # a shared register file's loops have no order
     return (1 << np.arange(9)) @ is_live.reshape(9, -1)
-
-
-class _Tiles(NamedTuple):
-    """Pairs of tilings of one spread in rectangles: channels with one pattern x planes."""
-
-    spread: np.ndarray  # [tiles]
-    pattern: np.ndarray  # [tiles], which loops of the channels are there
-    members: np.ndarray  # [tiles, _MEMBERS], columns of all channels; the last one may repeat
-    width: np.ndarray  # [tiles], of _WIDTHS: no more members than this differ
-    columns: np.ndarray  # [tiles, _COLUMNS], columns of all planes; the last one may repeat
-
-
-class _Side(NamedTuple):
-    """Tilings of the channels, or of the plane, of all spreads, [n]."""
-
-    spread: np.ndarray  # ascending
-    pattern: np.ndarray  # what the tilings of a tile have in common
-    words: np.ndarray  # what they need; tiles hold tilings that need about the same
-
-
-def _make_tiles(channels: _Side, planes: _Side) -> _Tiles:
-    """Cover all pairs of a spread's channels and its planes; spreads are in order."""
-    members, of_member = _chunks_of(channels, _MEMBERS)
-    columns, of_column = _chunks_of(planes, _COLUMNS)
-    # Each chunk of channels meets each chunk of planes of its spread.
-    spread = channels.spread[of_member]
-    owners = planes.spread[of_column]
-    first = np.searchsorted(owners, spread)
-    count = np.searchsorted(owners, spread, side="right") - first
-    left = np.repeat(np.arange(len(spread)), count)
-    right = np.arange(len(left)) - np.repeat(np.cumsum(count) - count - first, count)
-    # Narrow chunks are common, and repeating members is work for nothing.
-    width = np.full(len(members), _MEMBERS)
-    for narrow in sorted(_WIDTHS, reverse=True):
-        width[members[:, narrow - 1] == members[:, -1]] = narrow
-    return _Tiles(
-        spread=spread[left],
-        pattern=channels.pattern[of_member][left],
-        members=members[left],
-        width=width[left],
-        columns=columns[right],
-    )
-
-
-def _chunks_of(side: _Side, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return chunks of alike tilings, [chunks, width], and one tiling of each, [chunks]."""
-    order = np.lexsort((side.words, side.pattern, side.spread))
-    key = side.spread[order] * (side.pattern.max(initial=0) + 1) + side.pattern[order]
-    first, count = _runs(key)
-    run, chunks = _chunks(first, count, width)
-    return order[chunks], order[first[run]]
-
-
-def _runs(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return first index and length of each run of equal values."""
-    first = np.flatnonzero(np.diff(key, prepend=key[:1] - 1))
-    return first, np.diff(first, append=len(key))
-
-
-def _chunks(first: np.ndarray, count: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut runs into chunks: run of each chunk, and its indices [chunks, width]."""
-    num = -(-count // width)
-    run = np.repeat(np.arange(len(first)), num)
-    offset = np.arange(len(run)) - np.repeat(np.cumsum(num) - num, num)
-    last = first[run] + count[run] - 1
-    indices = first[run][:, None] + offset[:, None] * width + np.arange(width)
-    return run, np.minimum(indices, last[:, None])

@@ -293,7 +293,7 @@ def test_many_accelerators_at_once_equal_one_at_a_time(pair_of_layers):
 def test_a_search_in_parts_finds_the_same(pair_of_layers, monkeypatch):
     model, accelerators = LoopNestCostModel(MACHINE), _together(ACCELERATORS)
     whole = model(pair_of_layers, accelerators)
-    monkeypatch.setattr(mapspace, "_ROWS", 1)  # every spread by itself
+    monkeypatch.setattr(mapspace, "MAX_TILINGS", 1)  # every spread by itself
     parts = model(pair_of_layers, accelerators)
     np.testing.assert_array_equal(parts.latency_cycles, whole.latency_cycles)
     np.testing.assert_array_equal(parts.energy_pj, whole.energy_pj)

@@ -9,15 +9,13 @@ import pytest
 
 from dance_tf.hardware.loopnest.mapspace import (
     CHANNEL_LOOPS,
-    MAPSPACE_RULES,
     PLANE_LOOPS,
-    RULES,
     dram_orders,
     shortage,
-    spreads,
     tile_words,
     tilings,
 )
+from dance_tf.hardware.loopnest.spreads import MAPSPACE_RULES, RULES, spreads
 from dance_tf.structs import DATAFLOWS, DIMENSIONS, LOOPS
 from tests import reference, reference_mappings
 from tests.hardware import plain
